@@ -1,0 +1,39 @@
+//! `filters { … }` of a route: what a request goes through before it is answered, and the response after.
+
+use super::{AgentId, FailureMode, Template};
+use std::time::Duration;
+
+/// One step of a route's filter chain.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Filter {
+    /// One agent is asked.
+    Agent(AgentUse),
+    /// Agents are asked at the same time, all with the same view. At least one, no agent twice.
+    Parallel(Vec<AgentUse>),
+    /// The request's header fields are changed, in the order written. Never empty.
+    RequestHeaders(Vec<HeaderEdit>),
+    /// The response's header fields are changed, in the order written. Never empty.
+    ResponseHeaders(Vec<HeaderEdit>),
+}
+
+/// An agent on a route, with the settings that hold there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentUse {
+    /// Who is asked.
+    pub agent: AgentId,
+    /// For one answer: the route's, else the agent's.
+    pub timeout: Duration,
+    /// What a failure means: the route's, else the agent's.
+    pub failure_mode: FailureMode,
+}
+
+/// A change of a header field. Names are lower case and never those that decide how a message is framed or routed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HeaderEdit {
+    /// Replaces every line of that name by one.
+    Set(String, Template),
+    /// Adds a line.
+    Add(String, Template),
+    /// Removes every line of that name.
+    Remove(String),
+}

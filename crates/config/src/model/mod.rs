@@ -1,0 +1,54 @@
+//! What a configuration says, as plain data. One file per block of the language.
+
+mod admin;
+mod agent;
+mod condition;
+mod filter;
+mod id;
+mod listener;
+mod observability;
+mod place;
+mod route;
+mod system;
+mod template;
+mod units;
+mod upstream;
+
+pub use admin::{Admin, AdminAddress, Probes};
+pub use agent::{Agent, AgentTransport, BuiltinAgent, FailureMode, Inspect, Json};
+pub use condition::{
+    HeaderCondition, HeaderConditionKind, HostPattern, Match, PathPattern, QueryCondition,
+};
+pub use filter::{AgentUse, Filter, HeaderEdit};
+pub use id::{AgentId, ListenerId, RouteId, UpstreamId};
+pub use listener::{Listener, ListenerLimits, ListenerTimeouts};
+pub use observability::{
+    AccessLog, AccessLogFormat, LogFormat, LogLevel, LogSettings, LogSink, Observability,
+};
+pub use place::Place;
+pub use route::{Action, Route, RouteTimeouts};
+pub use system::{DoubleSlash, EncodedSlash, PathPolicy, System};
+pub use template::{Template, TemplatePart, Variable};
+pub use units::ByteSize;
+pub use upstream::{Origin, Target, Upstream, UpstreamProtocol, UpstreamTimeouts};
+
+/// Everything that the operator decided, with defaults filled in and references resolved.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Settings of the process.
+    pub system: System,
+    /// The private status page and API. None: not served.
+    pub admin: Option<Admin>,
+    /// The health and metrics listener. None: not served.
+    pub probes: Option<Probes>,
+    /// Where clients connect; never empty. In the order written.
+    pub listeners: Vec<Listener>,
+    /// In the order written, which is the last word between routes that are equal otherwise.
+    pub routes: Vec<Route>,
+    /// In the order written.
+    pub upstreams: Vec<Upstream>,
+    /// In the order written.
+    pub agents: Vec<Agent>,
+    /// Logs.
+    pub observability: Observability,
+}

@@ -1,0 +1,55 @@
+//! `routes { route "ID" { … } }`: which requests go where, through which filters.
+
+use super::{Filter, Match, Place, RouteId, Template, UpstreamId};
+use std::time::Duration;
+
+/// What happens to the requests that it matches.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Route {
+    /// Its name in logs and metrics.
+    pub id: RouteId,
+    /// A request belongs to the route if any of these holds. Empty: every request does.
+    pub matches: Vec<Match>,
+    /// Higher is looked at first. Default 0.
+    pub priority: i64,
+    /// In the order of the way in; chains are expanded in place.
+    pub filters: Vec<Filter>,
+    /// What answers.
+    pub action: Action,
+    /// Whether a request may upgrade to WebSocket. Default false; only with [`Action::Upstream`].
+    pub websocket: bool,
+    /// Overrides of the upstream's timeouts.
+    pub timeouts: RouteTimeouts,
+    /// Where it is written.
+    pub place: Place,
+}
+
+/// What answers the requests of a route.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// A server behind us.
+    Upstream(UpstreamId),
+    /// A redirection.
+    Redirect {
+        /// The `location` header. May hold request variables.
+        location: Template,
+        /// 301, 302, 303, 307 or 308. Default 302.
+        status: u16,
+    },
+    /// A fixed answer.
+    Respond {
+        /// 200 to 599.
+        status: u16,
+        /// Sent as `text/plain; charset=utf-8`. Empty for 204 and 304.
+        body: String,
+    },
+}
+
+/// Overrides of the upstream's timeouts for one route. None: as the upstream says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RouteTimeouts {
+    /// From the end of the request to the head of the response.
+    pub response_header: Option<Duration>,
+    /// Between two pieces of a response body.
+    pub idle: Option<Duration>,
+}

@@ -1,0 +1,68 @@
+//! `upstreams { upstream "ID" { … } }`: the servers behind us.
+
+use super::{Place, UpstreamId};
+use std::{net::SocketAddr, time::Duration};
+
+/// Servers that answer alike.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Upstream {
+    /// Its name in logs and metrics.
+    pub id: UpstreamId,
+    /// Who answers.
+    pub origin: Origin,
+    /// What is spoken to the targets.
+    pub protocol: UpstreamProtocol,
+    /// How long a target may take.
+    pub timeouts: UpstreamTimeouts,
+    /// Where it is written.
+    pub place: Place,
+}
+
+/// Who answers the requests of an upstream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// Servers, taken in turn by weight. At least one, no address twice.
+    Targets(Vec<Target>),
+    /// An origin inside this program that answers with what it was asked.
+    BuiltinEcho,
+}
+
+/// A server of an upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Target {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// Its share against the other targets. Default 1, 1 to 1000.
+    pub weight: u32,
+}
+
+/// What is spoken to the targets of an upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum UpstreamProtocol {
+    /// HTTP/1.1. The default.
+    #[default]
+    Http1,
+    /// HTTP/2 with prior knowledge, without TLS.
+    H2c,
+}
+
+/// How long a target may take. None of these can be switched off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UpstreamTimeouts {
+    /// For a TCP connection to stand. Default 2 s.
+    pub connect: Duration,
+    /// From the end of the request to the head of the response. Default 30 s.
+    pub response_header: Duration,
+    /// Between two pieces of a response body. Default 60 s.
+    pub idle: Duration,
+}
+
+impl Default for UpstreamTimeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(2),
+            response_header: Duration::from_secs(30),
+            idle: Duration::from_secs(60),
+        }
+    }
+}
