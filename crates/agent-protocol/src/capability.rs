@@ -1,0 +1,235 @@
+//! Capabilities: what an agent says about itself in the handshake.
+
+use serde::{Deserialize, Serialize};
+
+/// A kind of event that an agent can be asked about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum EventKind {
+    /// The head of a request.
+    RequestHeaders = 1,
+    /// A piece of a request's body.
+    RequestBodyChunk = 2,
+    /// The head of a response.
+    ResponseHeaders = 3,
+    /// A piece of a response's body.
+    ResponseBodyChunk = 4,
+    /// The end of a request.
+    RequestComplete = 5,
+    /// A frame of a WebSocket.
+    WebSocketFrame = 6,
+    /// Text for a guardrail.
+    GuardrailInspect = 7,
+    /// The agent's configuration.
+    Configure = 8,
+}
+
+/// What an agent said about itself.
+///
+/// Every member has a default, because agents leave members out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Capabilities {
+    /// The id of the agent, as in `denylist`.
+    pub agent_id: String,
+    /// The name of the agent for people.
+    pub name: String,
+    /// The version of the agent.
+    pub version: String,
+    /// Numbers of the events that it wants, see [`EventKind`]. When the
+    /// agent does not say, these are the request headers alone.
+    pub supported_events: Vec<u32>,
+    /// What it can do.
+    pub features: Features,
+    /// What it can bear.
+    pub limits: AgentLimits,
+}
+
+impl Capabilities {
+    /// The capabilities of an agent that wants request headers.
+    #[must_use]
+    pub fn new(name: impl Into<String>, version: impl Into<String>) -> Self {
+        let name = name.into();
+        Self {
+            agent_id: name.clone(),
+            name,
+            version: version.into(),
+            ..Self::default()
+        }
+    }
+
+    /// Whether the agent wants events of this kind.
+    #[must_use]
+    pub fn supports(&self, kind: EventKind) -> bool {
+        self.supported_events.contains(&(kind as u32))
+    }
+}
+
+impl Default for Capabilities {
+    fn default() -> Self {
+        Self {
+            agent_id: String::new(),
+            name: String::new(),
+            version: String::new(),
+            supported_events: vec![EventKind::RequestHeaders as u32],
+            features: Features::default(),
+            limits: AgentLimits::default(),
+        }
+    }
+}
+
+/// What an agent can do. Everything is off unless it says so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Features {
+    /// It takes bodies in pieces.
+    pub streaming_body: bool,
+    /// It takes frames of WebSockets.
+    pub websocket: bool,
+    /// It inspects text for guardrails.
+    pub guardrails: bool,
+    /// It takes a new configuration at any time.
+    pub config_push: bool,
+    /// It sends metrics.
+    pub metrics_export: bool,
+    /// How many events it works on at once on one connection; default 1.
+    pub concurrent_requests: u32,
+    /// It understands that an event was cancelled.
+    pub cancellation: bool,
+    /// It sends pause and resume.
+    pub flow_control: bool,
+    /// It sends reports about its health.
+    pub health_reporting: bool,
+}
+
+impl Default for Features {
+    fn default() -> Self {
+        Self {
+            streaming_body: false,
+            websocket: false,
+            guardrails: false,
+            config_push: false,
+            metrics_export: false,
+            concurrent_requests: 1,
+            cancellation: false,
+            flow_control: false,
+            health_reporting: false,
+        }
+    }
+}
+
+/// What an agent can bear.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AgentLimits {
+    /// The largest body that it takes, in bytes; default 10 MiB.
+    pub max_body_size: u64,
+    /// How many events it works on at once; default 100.
+    pub max_concurrency: u32,
+    /// The size of a piece of a body that suits it, in bytes; default 64 KiB.
+    pub preferred_chunk_size: u64,
+}
+
+impl Default for AgentLimits {
+    fn default() -> Self {
+        Self {
+            max_body_size: 10 << 20,
+            max_concurrency: 100,
+            preferred_chunk_size: 64 << 10,
+        }
+    }
+}
+
+/// What goes beyond the legacy protocol: offered by the proxy, chosen by the
+/// agent. An agent that chooses nothing is spoken to as a legacy peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extensions {
+    /// `event-id`: a number per event, so that late answers are recognised.
+    pub event_id: bool,
+    /// `binary`: our encoding for events and answers; includes `event-id`.
+    pub binary: bool,
+    /// `error`: the agent can answer that it failed.
+    pub error: bool,
+}
+
+impl Extensions {
+    /// Everything that this library can do.
+    pub const ALL: Self = Self {
+        event_id: true,
+        binary: true,
+        error: true,
+    };
+    /// The legacy protocol.
+    pub const NONE: Self = Self {
+        event_id: false,
+        binary: false,
+        error: false,
+    };
+
+    /// The names as they are in the handshake.
+    #[must_use]
+    pub fn names(self) -> Vec<&'static str> {
+        let all = [
+            (self.event_id, "event-id"),
+            (self.binary, "binary"),
+            (self.error, "error"),
+        ];
+        all.into_iter()
+            .filter_map(|(on, name)| on.then_some(name))
+            .collect()
+    }
+
+    /// Reads names, and gives back the first that is not known.
+    ///
+    /// # Errors
+    /// The unknown name, for a reader that has to refuse it.
+    pub fn from_names<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Self, &'a str> {
+        let mut extensions = Self::NONE;
+        for name in names {
+            *extensions.by_name(name).ok_or(name)? = true;
+        }
+        Ok(extensions.complete())
+    }
+
+    /// Reads names and passes over those that are not known.
+    pub fn from_known_names<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut extensions = Self::NONE;
+        for name in names {
+            if let Some(member) = extensions.by_name(name) {
+                *member = true;
+            }
+        }
+        extensions.complete()
+    }
+
+    /// What both sides can do.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            event_id: self.event_id && other.event_id,
+            binary: self.binary && other.binary,
+            error: self.error && other.error,
+        }
+    }
+
+    /// Whether everything in here is also in the other.
+    #[must_use]
+    pub fn is_within(self, other: Self) -> bool {
+        self.and(other) == self
+    }
+
+    fn by_name(&mut self, name: &str) -> Option<&mut bool> {
+        match name {
+            "event-id" => Some(&mut self.event_id),
+            "binary" => Some(&mut self.binary),
+            "error" => Some(&mut self.error),
+            _ => None,
+        }
+    }
+
+    // Binary frames have no other id than the number.
+    fn complete(mut self) -> Self {
+        self.event_id |= self.binary;
+        self
+    }
+}

@@ -1,0 +1,3 @@
+//! Dialects: the ways in which a proxy talks to agents, one module each.
+
+pub(crate) mod v2_uds;

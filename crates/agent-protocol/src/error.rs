@@ -1,0 +1,105 @@
+//! What can go wrong between a proxy and an agent.
+
+use std::io;
+
+use crate::codec::frame::MessageType;
+
+/// The peer did not keep to the protocol.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProtocolError {
+    /// A frame claims a length of zero or above the limit.
+    #[error("a frame claims {length} bytes, allowed are 1 to {limit}")]
+    FrameLength {
+        /// What the frame claims.
+        length: u32,
+        /// The most that is accepted.
+        limit: u32,
+    },
+    /// A frame has a type that does not exist.
+    #[error("unknown message type 0x{0:02x}")]
+    UnknownType(u8),
+    /// A message that exists, but not from this peer or not now.
+    #[error("unexpected message {0:?}")]
+    UnexpectedMessage(MessageType),
+    /// A message cannot be decoded.
+    #[error("malformed {what}: {detail}")]
+    Malformed {
+        /// Which message, or which part of it.
+        what: &'static str,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// An answer to an event that was never sent, or was already answered.
+    #[error("answer to an event that is not outstanding: {id:?}")]
+    UnknownEvent {
+        /// The id in the answer.
+        id: String,
+    },
+    /// The peer chose something in the handshake that was not offered.
+    #[error("handshake: the peer chose {what} {chosen:?}, which was not offered")]
+    NotOffered {
+        /// What was chosen: a version, an encoding or an extension.
+        what: &'static str,
+        /// The choice.
+        chosen: String,
+    },
+}
+
+impl ProtocolError {
+    pub(crate) fn malformed(what: &'static str, detail: impl ToString) -> Self {
+        Self::Malformed {
+            what,
+            detail: detail.to_string(),
+        }
+    }
+}
+
+/// Why there is no connection to an agent.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// Nobody listens at the path, or the peer closed during the handshake.
+    #[error("the agent is unreachable: {0}")]
+    Unreachable(#[source] io::Error),
+    /// Dialling, handshake and configuration took longer than allowed.
+    #[error("the agent did not finish the handshake in time")]
+    Timeout,
+    /// The agent refused the handshake or its configuration.
+    #[error("the agent refused: {reason}")]
+    Refused {
+        /// What the agent said.
+        reason: String,
+    },
+    /// The agent did not keep to the protocol.
+    #[error(transparent)]
+    Protocol(#[from] ProtocolError),
+}
+
+/// Why a call has no decision.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// The connection is gone, or takes no new events.
+    #[error("the connection to the agent is closed")]
+    Closed,
+    /// The agent does not read: the outbound buffer or the table of
+    /// unanswered events is full.
+    #[error("the agent does not keep up: too much is queued for it")]
+    OutboundFull,
+    /// The event alone is larger than a frame may be.
+    #[error("the event of {bytes} bytes is larger than a frame may be ({limit} bytes)")]
+    EventTooLarge {
+        /// The size of the encoded event.
+        bytes: usize,
+        /// The limit for one frame.
+        limit: usize,
+    },
+    /// A legacy peer has not yet answered an event with the same correlation
+    /// id, and could not tell the two apart.
+    #[error("an event with this correlation id is still unanswered")]
+    DuplicateOutstanding,
+    /// The agent did not keep to the protocol.
+    #[error(transparent)]
+    Protocol(#[from] ProtocolError),
+    /// The agent says that it failed. This is not a verdict.
+    #[error("the agent failed: {0}")]
+    Agent(String),
+}

@@ -1,0 +1,40 @@
+//! The wire between portcullis and its agents, and the library that agents
+//! are written with.
+//!
+//! An *agent* is a process that a proxy asks about a request before it lets
+//! the request go on. This crate holds both ends of that conversation:
+//!
+//! - [`Connection`] is the proxy's end: it dials an agent, shakes hands,
+//!   encodes each event once and hands back a [`PendingAnswer`].
+//! - [`server`] is the agent's end: implement [`server::Agent`], bind a
+//!   socket and call [`server::serve`].
+//!
+//! Both ends speak agent protocol version 2 over Unix sockets, in JSON with
+//! peers of any make and in a compact binary encoding with peers that agree
+//! to it ([`codec::binary`]). What is on the wire is written down in
+//! `PROTOCOL.md`.
+//!
+//! The crate knows no configuration files, no proxy, and no policy: what a
+//! failed call means for a request is decided elsewhere.
+#![warn(missing_docs)]
+
+mod capability;
+pub mod codec;
+mod control;
+mod decision;
+mod dialect;
+mod error;
+mod event;
+mod header_op;
+pub mod server;
+
+pub use capability::{AgentLimits, Capabilities, EventKind, Extensions, Features};
+pub use control::{ControlMessage, FlowAction, HealthState};
+pub use decision::{Audit, Decision, Verdict};
+pub use dialect::v2_uds::{
+    CloseReason, ConnectOptions, Connection, ConnectionDriver, ControlHandler, Limits,
+    PendingAnswer,
+};
+pub use error::{CallError, ConnectError, ProtocolError};
+pub use event::{RequestHeaders, RequestMetadata};
+pub use header_op::HeaderOp;

@@ -1,0 +1,93 @@
+//! What an agent is: one method per phase.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use serde_json::Value;
+
+use crate::{Capabilities, Decision, RequestHeaders};
+
+/// An agent: it is asked about requests and decides.
+///
+/// Every phase has a method, and every method allows unless it is
+/// implemented. Only the phases in [`capabilities`](Self::capabilities) are
+/// asked about. Methods are called concurrently, from several connections.
+///
+/// A method that panics or returns an error makes the proxy treat the call as
+/// failed, which is not the same as a block: what happens then is the proxy's
+/// policy.
+#[async_trait]
+pub trait Agent: Send + Sync + 'static {
+    /// The name of the agent, as in `denylist`.
+    fn name(&self) -> &str;
+
+    /// The version of the agent; default that of this library.
+    fn version(&self) -> &str {
+        env!("CARGO_PKG_VERSION")
+    }
+
+    /// What the agent wants to be asked about, and what it can do; default
+    /// request headers. How many events it works on at once is filled in
+    /// from [`ServeOptions`](super::ServeOptions).
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::new(self.name(), self.version())
+    }
+
+    /// Takes over the configuration that a proxy has for the agent.
+    ///
+    /// Each connection configures anew: a proxy has several, with the same
+    /// configuration, and reconnects. The default accepts anything.
+    ///
+    /// # Errors
+    /// What is wrong with it, for the proxy's log. The proxy then does not
+    /// use the connection.
+    async fn configure(&self, config: &Value) -> Result<(), String> {
+        let _ = config;
+        Ok(())
+    }
+
+    /// Decides about the head of a request.
+    ///
+    /// # Errors
+    /// When the agent cannot decide.
+    async fn request_headers(&self, event: &RequestHeaders<'_>) -> Result<Decision, AgentError> {
+        let _ = event;
+        Ok(Decision::allow())
+    }
+}
+
+/// Why an agent cannot decide. Any error converts into it, so `?` works.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentError {
+    message: String,
+}
+
+impl AgentError {
+    /// An error with this message, which goes to the proxy's log.
+    #[must_use]
+    pub fn new(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+        }
+    }
+
+    /// The message.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+}
+
+impl fmt::Display for AgentError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+// `AgentError` is not itself an `Error`, or this would overlap with
+// `From<T> for T`.
+impl<E: std::error::Error> From<E> for AgentError {
+    fn from(error: E) -> Self {
+        Self::new(error.to_string())
+    }
+}
