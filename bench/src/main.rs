@@ -1,0 +1,59 @@
+//! Measures what the proxy costs per request, against a bare Pingora proxy on the same machine at the same time.
+//!
+//! Without a subcommand it is the driver, which starts itself again in the roles below. README.md says what the figures
+//! mean.
+
+mod drive;
+mod error;
+mod process;
+mod report;
+mod roles;
+mod scenario;
+mod stage;
+mod statistics;
+mod usage;
+
+use clap::{Parser, Subcommand};
+use roles::{floor, load, origin, pinned};
+use std::{io::Write, process::ExitCode};
+
+#[derive(Parser)]
+#[command(about, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    role: Option<Role>,
+    #[command(flatten)]
+    driver: drive::Options,
+}
+
+#[derive(Subcommand)]
+enum Role {
+    /// Serve a fixed answer.
+    Origin(origin::Options),
+    /// Proxy with bare Pingora.
+    Floor(floor::Options),
+    /// Send requests and measure.
+    Load(load::Options),
+    /// Become another program on one processor.
+    #[command(hide = true)]
+    Pinned(pinned::Options),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match &cli.role {
+        None => drive::run(&cli.driver),
+        Some(Role::Origin(options)) => origin::run(options),
+        Some(Role::Floor(options)) => floor::run(options),
+        Some(Role::Load(options)) => load::run(options),
+        Some(Role::Pinned(options)) => pinned::run(options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // There is nowhere else to say it.
+            let _ = writeln!(std::io::stderr(), "portcullis-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

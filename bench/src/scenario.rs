@@ -1,0 +1,319 @@
+//! What is measured: one entry of a table per scenario.
+
+use crate::roles::floor::Accept;
+use std::{fmt::Write, net::SocketAddr, path::PathBuf};
+
+/// Who is measured with what.
+pub(crate) struct Scenario {
+    /// Its name on the command line and in reports.
+    pub(crate) name: &'static str,
+    /// One line for readers.
+    pub(crate) about: &'static str,
+    /// The proxy under test.
+    pub(crate) subject: Subject,
+    /// What the client sends.
+    pub(crate) request: Request,
+    /// Whether it runs when no scenarios are named.
+    pub(crate) by_default: bool,
+    /// Left out with a word, not with an error, when its agents do not start.
+    pub(crate) optional: bool,
+    /// What it is compared with, if that runs too.
+    pub(crate) comparisons: &'static [Comparison],
+}
+
+/// The proxy under test.
+pub(crate) enum Subject {
+    /// Bare Pingora.
+    Floor(Accept),
+    /// This project's proxy, in front of the same origin.
+    Ours {
+        /// The inside of the route's `filters` block; empty: no block.
+        filters: &'static str,
+        /// The agents that the configuration names.
+        agents: &'static [Agent],
+    },
+}
+
+/// An agent that is a process of its own.
+pub(crate) struct Agent {
+    /// Its id in the configuration.
+    pub(crate) id: &'static str,
+    /// The arguments of our program that start it; `--socket PATH` is added.
+    pub(crate) arguments: &'static [&'static str],
+    /// More lines for its block in the configuration.
+    pub(crate) settings: &'static str,
+}
+
+/// What the client sends, on all connections alike.
+pub(crate) struct Request {
+    pub(crate) method: &'static str,
+    pub(crate) path: &'static str,
+    /// Header lines, `name: value`.
+    pub(crate) headers: &'static [&'static str],
+    pub(crate) body_bytes: usize,
+}
+
+/// How a scenario is judged against another of the same round.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Comparison {
+    /// The other scenario.
+    pub(crate) base: &'static str,
+    /// The figure.
+    pub(crate) kind: Kind,
+    /// The bar: met when the upper end of the interval is at most this.
+    pub(crate) at_most: Option<f64>,
+}
+
+/// The figure of a comparison, made of CPU time per request of the proxy process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Kind {
+    /// This one divided by the base.
+    Ratio,
+    /// This one less the base, in microseconds.
+    DifferenceUs,
+}
+
+const PLAIN_GET: Request = Request {
+    method: "GET",
+    path: "/hello",
+    headers: &["user-agent: portcullis-bench", "accept: */*"],
+    body_bytes: 0,
+};
+
+const OVER_PLAIN: Comparison = Comparison {
+    base: "plain",
+    kind: Kind::DifferenceUs,
+    at_most: None,
+};
+
+/// All scenarios, in the order of the report.
+pub(crate) static SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "floor",
+        about: "bare Pingora: upstream_peer and nothing else (F)",
+        subject: Subject::Floor(Accept::Service),
+        request: PLAIN_GET,
+        by_default: true,
+        optional: false,
+        comparisons: &[],
+    },
+    Scenario {
+        name: "floor-loop",
+        about: "bare Pingora behind an accept loop of its own",
+        subject: Subject::Floor(Accept::Loop),
+        request: PLAIN_GET,
+        by_default: false,
+        optional: false,
+        comparisons: &[Comparison {
+            base: "floor",
+            kind: Kind::Ratio,
+            at_most: None,
+        }],
+    },
+    Scenario {
+        name: "plain",
+        about: "no agent; access log, metrics, limits and timeouts as in production",
+        subject: Subject::Ours {
+            filters: "",
+            agents: &[],
+        },
+        request: PLAIN_GET,
+        by_default: true,
+        optional: false,
+        comparisons: &[Comparison {
+            base: "floor",
+            kind: Kind::Ratio,
+            at_most: Some(1.25),
+        }],
+    },
+    Scenario {
+        name: "agent",
+        about: "plain and one agent for request headers, with our own encoding",
+        subject: Subject::Ours {
+            filters: r#"agent "echo""#,
+            agents: &[Agent {
+                id: "echo",
+                arguments: &["agent", "echo"],
+                settings: "",
+            }],
+        },
+        request: PLAIN_GET,
+        by_default: true,
+        optional: false,
+        comparisons: &[Comparison {
+            at_most: Some(10.0),
+            ..OVER_PLAIN
+        }],
+    },
+    Scenario {
+        name: "legacy",
+        about: "the same agent, which knows no extensions: JSON as published",
+        subject: Subject::Ours {
+            filters: r#"agent "echo""#,
+            agents: &[Agent {
+                id: "echo",
+                arguments: &["agent", "echo", "--legacy"],
+                settings: "",
+            }],
+        },
+        request: PLAIN_GET,
+        by_default: true,
+        optional: true,
+        comparisons: &[OVER_PLAIN],
+    },
+];
+
+/// The scenarios of these names, in the order of the table; those that run by default if there are no names.
+///
+/// # Errors
+/// The first name that is not in the table.
+pub(crate) fn choose(names: &[String]) -> Result<Vec<&'static Scenario>, String> {
+    let unknown = names
+        .iter()
+        .find(|name| !SCENARIOS.iter().any(|scenario| scenario.name == **name));
+    if let Some(name) = unknown {
+        return Err(name.clone());
+    }
+    let chosen = SCENARIOS.iter().filter(|scenario| {
+        if names.is_empty() {
+            scenario.by_default
+        } else {
+            names.iter().any(|name| name == scenario.name)
+        }
+    });
+    Ok(chosen.collect())
+}
+
+/// Where the parts of one scenario are.
+pub(crate) struct Places {
+    pub(crate) listener: SocketAddr,
+    pub(crate) origin: SocketAddr,
+    pub(crate) probes: SocketAddr,
+    pub(crate) access_log: PathBuf,
+    /// The sockets of the agents, in the order of the scenario.
+    pub(crate) sockets: Vec<PathBuf>,
+}
+
+/// The configuration of our proxy for a scenario: one worker, everything on that a real one would have on.
+pub(crate) fn configuration(filters: &str, agents: &[Agent], places: &Places) -> String {
+    let filters = if filters.is_empty() {
+        String::new()
+    } else {
+        format!("        filters {{ {filters} }}\n")
+    };
+    let mut agent_blocks = String::new();
+    for (agent, socket) in agents.iter().zip(&places.sockets) {
+        // The timeout is as in production in what it costs, and long enough for a machine that is shared.
+        let _ = write!(
+            agent_blocks,
+            "    agent \"{}\" {{\n        unix-socket \"{}\"\n        timeout \"1s\"\n{}    }}\n",
+            agent.id,
+            socket.display(),
+            agent.settings
+        );
+    }
+    let agents = if agent_blocks.is_empty() {
+        String::new()
+    } else {
+        format!("agents {{\n{agent_blocks}}}\n")
+    };
+    format!(
+        r#"schema-version "1"
+system {{ worker-threads 1 }}
+probes {{ address "{probes}" }}
+listeners {{
+    listener "http" {{
+        address "{listener}"
+        timeouts {{ request-header "10s"; keepalive "75s"; request-body-idle "30s"; response-write "30s" }}
+        limits {{ header-bytes "32KiB"; header-count 100; uri-bytes "8KiB"; body-bytes "100MiB"; connections-per-client 1000; requests-per-connection 1000000 }}
+    }}
+}}
+routes {{
+    route "all" {{
+        match {{ path-prefix "/" }}
+{filters}        upstream "origin"
+    }}
+}}
+upstreams {{
+    upstream "origin" {{
+        target "{origin}"
+        timeouts {{ connect "2s"; response-header "30s"; idle "60s" }}
+    }}
+}}
+{agents}observability {{
+    access-log "{access_log}" format="json"
+}}
+"#,
+        probes = places.probes,
+        listener = places.listener,
+        origin = places.origin,
+        access_log = places.access_log.display(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_bases_exist() {
+        for (index, scenario) in SCENARIOS.iter().enumerate() {
+            assert!(
+                SCENARIOS[..index]
+                    .iter()
+                    .all(|other| other.name != scenario.name)
+            );
+            for comparison in scenario.comparisons {
+                let base = SCENARIOS[..index]
+                    .iter()
+                    .any(|other| other.name == comparison.base);
+                assert!(
+                    base,
+                    "{} is compared with {}",
+                    scenario.name, comparison.base
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn choosing() {
+        let names = |chosen: Vec<&'static Scenario>| -> Vec<&str> {
+            chosen.iter().map(|scenario| scenario.name).collect()
+        };
+        for (wanted, expected) in [
+            (vec![], Ok(vec!["floor", "plain", "agent", "legacy"])),
+            (vec!["plain", "floor"], Ok(vec!["floor", "plain"])),
+            (vec!["floor-loop"], Ok(vec!["floor-loop"])),
+            (vec!["floor", "flor"], Err("flor".to_owned())),
+        ] {
+            let wanted: Vec<String> = wanted.into_iter().map(str::to_owned).collect();
+            assert_eq!(choose(&wanted).map(names), expected, "{wanted:?}");
+        }
+    }
+
+    #[test]
+    fn a_configuration_names_every_agent_once() {
+        let places = Places {
+            listener: "127.0.0.1:1".parse().unwrap(),
+            origin: "127.0.0.1:2".parse().unwrap(),
+            probes: "127.0.0.1:3".parse().unwrap(),
+            access_log: "/l".into(),
+            sockets: vec!["/s".into()],
+        };
+        let agents = [Agent {
+            id: "echo",
+            arguments: &[],
+            settings: "",
+        }];
+        let with = configuration("agent \"echo\"", &agents, &places);
+        assert_eq!(with.matches("agent \"echo\" {").count(), 1, "{with}");
+        assert!(with.contains("filters { agent \"echo\" }"), "{with}");
+        let without = configuration("", &[], &places);
+        assert!(
+            !without.contains("agent") && !without.contains("filters"),
+            "{without}"
+        );
+    }
+}

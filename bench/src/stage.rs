@@ -1,0 +1,222 @@
+//! Everything that runs during the measurements: one origin, and a proxy with its agents for each scenario.
+
+use crate::{
+    error::BenchError,
+    process::{Launcher, Process, accepts_tcp, accepts_unix, answers_ok, free_address},
+    roles::load::LoadReport,
+    scenario::{Agent, Places, Scenario, Subject, configuration},
+};
+use std::{
+    fs::{self, File},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::atomic::AtomicBool,
+};
+
+/// The processors of the two sides.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Processors {
+    /// The proxy under test, alone.
+    pub(crate) proxy: Option<usize>,
+    /// Client, origin and agents.
+    pub(crate) others: Option<usize>,
+}
+
+/// How to load a proxy.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Load {
+    pub(crate) connections: usize,
+    pub(crate) seconds: f64,
+    pub(crate) warmup: f64,
+    /// Open loop at this many requests per second; closed loop without it.
+    pub(crate) rate: Option<f64>,
+    /// The bytes of an answer's body.
+    pub(crate) size: usize,
+}
+
+/// The origin and what starts everything.
+pub(crate) struct Stage {
+    launcher: Launcher,
+    directory: PathBuf,
+    program: PathBuf,
+    processors: Processors,
+    origin: SocketAddr,
+    _origin_process: Process,
+}
+
+/// A scenario that is up. Its processes end with it.
+pub(crate) struct Cast {
+    /// What it is.
+    pub(crate) scenario: &'static Scenario,
+    address: SocketAddr,
+    proxy: Process,
+    agents: Vec<Process>,
+    access_log: Option<PathBuf>,
+}
+
+impl Stage {
+    /// Starts the origin. `program` is our proxy; `directory` takes configurations, sockets and logs.
+    ///
+    /// # Errors
+    /// The origin does not come up.
+    pub(crate) fn set(
+        executable: PathBuf,
+        program: PathBuf,
+        directory: &Path,
+        processors: Processors,
+        size: usize,
+    ) -> Result<Self, BenchError> {
+        let launcher = Launcher::new(executable, directory.to_owned());
+        let origin = free_address()?;
+        let listen = origin.to_string();
+        let size = size.to_string();
+        let arguments = ["origin", "--listen", &listen, "--size", &size];
+        let mut process = launcher.start_role("origin", processors.others, &arguments)?;
+        process.wait_ready(|| accepts_tcp(origin))?;
+        Ok(Self {
+            launcher,
+            directory: directory.to_owned(),
+            program,
+            processors,
+            origin,
+            _origin_process: process,
+        })
+    }
+
+    /// Starts the proxy of a scenario and its agents, and waits until it is ready.
+    ///
+    /// # Errors
+    /// One of them does not come up.
+    pub(crate) fn cast(&self, scenario: &'static Scenario) -> Result<Cast, BenchError> {
+        match &scenario.subject {
+            Subject::Floor(accept) => {
+                let address = free_address()?;
+                let (listen, origin) = (address.to_string(), self.origin.to_string());
+                let accept = format!("{accept:?}").to_lowercase();
+                let arguments = [
+                    "floor", "--listen", &listen, "--origin", &origin, "--accept", &accept,
+                ];
+                let processor = self.processors.proxy;
+                let mut proxy = self
+                    .launcher
+                    .start_role(scenario.name, processor, &arguments)?;
+                proxy.wait_ready(|| accepts_tcp(address))?;
+                Ok(Cast {
+                    scenario,
+                    address,
+                    proxy,
+                    agents: Vec::new(),
+                    access_log: None,
+                })
+            }
+            Subject::Ours { filters, agents } => self.cast_ours(scenario, filters, agents),
+        }
+    }
+
+    fn cast_ours(
+        &self,
+        scenario: &'static Scenario,
+        filters: &str,
+        agents: &'static [Agent],
+    ) -> Result<Cast, BenchError> {
+        let name = scenario.name;
+        let file = |suffix: &str| self.directory.join(format!("{name}{suffix}"));
+        let mut agent_processes = Vec::new();
+        let mut sockets = Vec::new();
+        for agent in agents {
+            let socket = file(&format!("-{}.sock", agent.id));
+            agent_processes.push(self.start_agent(name, agent, &socket)?);
+            sockets.push(socket);
+        }
+        let places = Places {
+            listener: free_address()?,
+            origin: self.origin,
+            probes: free_address()?,
+            access_log: file(".access.json"),
+            sockets,
+        };
+        let path = file(".kdl");
+        fs::write(&path, configuration(filters, agents, &places))
+            .map_err(BenchError::file("write", &path))?;
+        let path = path.display().to_string();
+        let arguments = ["run", "-c", &path];
+        let mut proxy =
+            self.launcher
+                .start(name, self.processors.proxy, &self.program, &arguments)?;
+        proxy.wait_ready(|| answers_ok(places.probes, "/readyz"))?;
+        Ok(Cast {
+            scenario,
+            address: places.listener,
+            proxy,
+            agents: agent_processes,
+            access_log: Some(places.access_log),
+        })
+    }
+
+    fn start_agent(
+        &self,
+        scenario: &str,
+        agent: &Agent,
+        socket: &Path,
+    ) -> Result<Process, BenchError> {
+        let path = socket.display().to_string();
+        let mut arguments = agent.arguments.to_vec();
+        arguments.extend(["--socket", &path]);
+        let mut process = self.launcher.start(
+            &format!("{scenario}-{}", agent.id),
+            self.processors.others,
+            &self.program,
+            &arguments,
+        )?;
+        process.wait_ready(|| accepts_unix(socket))?;
+        Ok(process)
+    }
+
+    /// Loads a proxy once. In the report's `usage` the proxy comes first, then its agents.
+    ///
+    /// # Errors
+    /// The client gives up, or a process is gone, or the user wants to stop.
+    pub(crate) fn measure(
+        &self,
+        cast: &Cast,
+        load: &Load,
+        interrupted: &AtomicBool,
+    ) -> Result<LoadReport, BenchError> {
+        if let Some(path) = &cast.access_log {
+            // It is appended to; without this a long run fills the disk.
+            File::options()
+                .write(true)
+                .truncate(true)
+                .open(path)
+                .map_err(BenchError::file("empty", path))?;
+        }
+        let request = &cast.scenario.request;
+        let mut arguments = vec!["load".to_owned()];
+        let mut add = |name: &str, value: String| arguments.push(format!("--{name}={value}"));
+        add("target", cast.address.to_string());
+        add("connections", load.connections.to_string());
+        add("seconds", load.seconds.to_string());
+        add("warmup", load.warmup.to_string());
+        add("method", request.method.to_owned());
+        add("path", request.path.to_owned());
+        add("body-bytes", request.body_bytes.to_string());
+        add("expect-bytes", load.size.to_string());
+        for header in request.headers {
+            add("header", (*header).to_owned());
+        }
+        if let Some(rate) = load.rate {
+            add("rate", rate.to_string());
+        }
+        for process in std::iter::once(&cast.proxy).chain(&cast.agents) {
+            add("watch", process.pid().to_string());
+        }
+        let process = self
+            .launcher
+            .start_role("load", self.processors.others, &arguments)?;
+        let text = process.finish(interrupted)?;
+        serde_json::from_str(&text).map_err(|source| BenchError::Json {
+            doing: format!("read the client's report of {}", cast.scenario.name),
+            source,
+        })
+    }
+}
