@@ -1,0 +1,30 @@
+# `make run` and `make test` need cargo, and install what else they need (scripts/ensure-tools.sh).
+export PATH := $(CURDIR)/target/tools/bin:$(PATH)
+PROXY := target/debug/portcullis
+
+.PHONY: build run test lint e2e bench test-interop
+
+build: ; @scripts/ensure-tools.sh cc cmake
+	cargo build --package portcullis
+
+run: build
+	$(PROXY) run --config config/quickstart.kdl
+
+test: ; @scripts/ensure-tools.sh cc cmake
+	cargo test --workspace
+
+lint: ; @scripts/ensure-tools.sh cc cmake fmt deny
+	cargo fmt --all --check && cargo fmt --manifest-path tests/interop/Cargo.toml --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo deny --all-features check --hide-inclusion-graph bans licenses sources
+
+e2e: ; @scripts/ensure-tools.sh cc cmake
+	cargo test --package portcullis --test e2e
+
+# More: make bench BENCH="--pairs 20 --scenarios floor,plain"
+bench: ; @scripts/ensure-tools.sh cc cmake
+	cargo run --release --package portcullis-bench -- $(BENCH)
+
+# Not part of `make test`: it compiles another project's agent library, which asks for a newer Rust than it needs.
+test-interop: build ; @scripts/ensure-tools.sh protoc
+	cargo test --manifest-path tests/interop/Cargo.toml --ignore-rust-version --locked

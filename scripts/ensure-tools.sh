@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Installs what a build needs and the machine lacks: `ensure-tools.sh TOOL…` with cc, cmake, protoc, fmt, deny.
+# As root with apt-get: by the system's package manager. Else into target/tools, which the Makefile puts on PATH.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+tools="$PWD/target/tools"
+export PATH="$tools/bin:$PATH"
+
+have() { command -v "$1" >/dev/null 2>&1; }
+say() { echo "ensure-tools: $*" >&2; }
+die() { say "$*"; exit 1; }
+
+updated=
+apt() {
+    [ "$(id -u)" = 0 ] && have apt-get || return 1
+    say "installing $* with apt-get"
+    if [ -z "$updated" ]; then apt-get update -qq >&2 || return 1; updated=yes; fi
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >&2
+}
+
+# The wheel holds the whole of cmake; its launcher is Python, the program behind it is not.
+cmake_wheel() {
+    have python3 || return 1
+    local wheel="$tools/cmake-wheel"
+    say "installing cmake from PyPI into target/tools"
+    rm -rf "$wheel"
+    python3 -m pip install --quiet --disable-pip-version-check --only-binary=:all: --no-deps --target "$wheel" cmake >&2 ||
+        { have pip3 && pip3 install --quiet --only-binary=:all: --no-deps --target "$wheel" cmake >&2; } ||
+        { have uv && uv pip install --quiet --no-deps --target "$wheel" cmake >&2; } || return 1
+    mkdir -p "$tools/bin"
+    ln -sf "$wheel/cmake/data/bin/cmake" "$tools/bin/cmake"
+    cmake --version >/dev/null
+}
+
+for tool in "$@"; do
+    case "$tool" in
+    cc) have cc || have gcc || have clang || apt gcc libc6-dev ||
+        die "no C compiler: install gcc or clang (Debian: apt install gcc libc6-dev) and try again" ;;
+    cmake) have cmake || apt cmake || cmake_wheel ||
+        die "no cmake, and neither apt-get as root nor pip could install it: install cmake and try again" ;;
+    protoc) have protoc || apt protobuf-compiler ||
+        die "no protoc: install it (Debian: apt install protobuf-compiler) and try again" ;;
+    fmt) cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 ||
+        rustup component add rustfmt clippy ||
+        die "no rustfmt or clippy for this toolchain, and rustup could not add them" ;;
+    deny) cargo deny --version >/dev/null 2>&1 || {
+        # Unoptimised: it compiles in a minute and runs once.
+        say "building cargo-deny into target/tools"
+        CARGO_PROFILE_DEV_DEBUG=0 CARGO_INCREMENTAL=0 CARGO_TARGET_DIR="$tools/build" \
+            cargo install --quiet --locked --debug --root "$tools" cargo-deny --version 0.20.2
+        rm -rf "$tools/build"
+    } ;;
+    *) die "unknown tool: $tool" ;;
+    esac
+done
