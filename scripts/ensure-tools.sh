@@ -24,18 +24,37 @@ cmake_wheel() {
     local wheel="$tools/cmake-wheel"
     say "installing cmake from PyPI into target/tools"
     rm -rf "$wheel"
-    python3 -m pip install --quiet --disable-pip-version-check --only-binary=:all: --no-deps --target "$wheel" cmake >&2 ||
-        { have pip3 && pip3 install --quiet --only-binary=:all: --no-deps --target "$wheel" cmake >&2; } ||
-        { have uv && uv pip install --quiet --no-deps --target "$wheel" cmake >&2; } || return 1
-    mkdir -p "$tools/bin"
-    ln -sf "$wheel/cmake/data/bin/cmake" "$tools/bin/cmake"
+    mkdir -p "$tools/bin" "$wheel"
+    if python3 -m pip --version >/dev/null 2>&1; then
+        PIP_ROOT_USER_ACTION=ignore python3 -m pip install --quiet --disable-pip-version-check \
+            --only-binary=:all: --no-deps --target "$wheel" cmake >&2 || return 1
+    else
+        unpack_wheel "$wheel" || return 1
+    fi
+    chmod +x "$wheel/cmake/data/bin/cmake"
+    ln -sf ../cmake-wheel/cmake/data/bin/cmake "$tools/bin/cmake"
     cmake --version >/dev/null
+}
+
+# What pip would do, where Python comes without it.
+unpack_wheel() {
+    python3 - "$1" <<'PYTHON'
+import hashlib, io, json, platform, sys, urllib.parse, urllib.request, zipfile
+index = "https://pypi.org/pypi/cmake/json"
+files = json.load(urllib.request.urlopen(index))["urls"]
+libc = "manylinux" if platform.libc_ver()[0] == "glibc" else "musllinux"
+wheel = next(f for f in files if libc in f["filename"] and platform.machine() in f["filename"])
+data = urllib.request.urlopen(urllib.parse.urljoin(index, wheel["url"])).read()
+if hashlib.sha256(data).hexdigest() != wheel["digests"]["sha256"]:
+    sys.exit("the wheel is not what PyPI announced")
+zipfile.ZipFile(io.BytesIO(data)).extractall(sys.argv[1])
+PYTHON
 }
 
 for tool in "$@"; do
     case "$tool" in
-    cc) have cc || have gcc || have clang || apt gcc libc6-dev ||
-        die "no C compiler: install gcc or clang (Debian: apt install gcc libc6-dev) and try again" ;;
+    cc) have cc || apt gcc libc6-dev ||
+        die "no C compiler (cc): install gcc or clang (Debian: apt install gcc libc6-dev) and try again" ;;
     cmake) have cmake || apt cmake || cmake_wheel ||
         die "no cmake, and neither apt-get as root nor pip could install it: install cmake and try again" ;;
     protoc) have protoc || apt protobuf-compiler ||
