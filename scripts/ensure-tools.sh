@@ -14,8 +14,8 @@ updated=
 apt() {
     [ "$(id -u)" = 0 ] && have apt-get || return 1
     say "installing $* with apt-get"
-    if [ -z "$updated" ]; then apt-get update -qq >&2 || return 1; updated=yes; fi
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >&2
+    if [ -z "$updated" ]; then apt-get update -qq >/dev/null || return 1; updated=yes; fi
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
 }
 
 # The wheel holds the whole of cmake; its launcher is Python, the program behind it is not.
