@@ -1,0 +1,50 @@
+//! What the text of one block cannot say: references, contradictions, and what would never happen.
+//!
+//! Every check looks at everything that was written and reports all that it finds. Warnings come only when there is no
+//! error, because a misspelled name would make half of the file look unused.
+
+mod addresses;
+mod chains;
+mod conditions;
+mod identity;
+mod paths;
+mod precedence;
+mod references;
+mod routes;
+mod unused;
+
+use crate::{diagnostic::Report, kdl::Parsed};
+
+type Check = fn(&Parsed, &Report);
+
+const ERRORS: &[Check] = &[
+    identity::duplicate_ids,
+    identity::duplicate_targets,
+    references::dangling,
+    chains::loops_and_sizes,
+    chains::agents_in_parallel,
+    addresses::listeners,
+    routes::actions,
+    routes::useless_settings,
+    conditions::impossible,
+    paths::normal_form,
+];
+
+const WARNINGS: &[Check] = &[
+    unused::unused,
+    routes::no_routes,
+    chains::asked_twice,
+    precedence::file_order,
+    addresses::loops,
+];
+
+pub(crate) fn check(parsed: &Parsed, report: &Report) {
+    for check in ERRORS {
+        check(parsed, report);
+    }
+    if !report.has_errors() {
+        for check in WARNINGS {
+            check(parsed, report);
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! What is wrong with a configuration: all of it, each with its place, a code, and what to do about it.
+
+pub mod code;
+mod render;
+mod suggest;
+
+pub use code::Code;
+pub use render::Style;
+pub(crate) use suggest::{did_you_mean, list};
+
+use crate::{
+    model::Place,
+    source::{Sources, Span},
+};
+use std::{cell::RefCell, fmt, sync::Arc};
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Severity {
+    /// The configuration cannot be used.
+    Error,
+    /// It can be used, but probably does not do what was meant.
+    Warning,
+}
+
+/// A place that a diagnostic points to, and what to say there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Label {
+    /// Where.
+    pub span: Span,
+    /// A few words; may be empty.
+    pub text: String,
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// What kind of mistake it is. Stable over releases.
+    pub code: Code,
+    /// How bad it is.
+    pub severity: Severity,
+    /// One sentence, lower case, no full stop.
+    pub message: String,
+    /// The place of the mistake first, then places that explain it. Never empty.
+    pub labels: Vec<Label>,
+    /// What to do.
+    pub help: Option<String>,
+}
+
+impl Diagnostic {
+    pub(crate) fn error(code: Code, span: Span, message: impl Into<String>) -> Self {
+        Self::new(Severity::Error, code, span, message.into())
+    }
+
+    pub(crate) fn warning(code: Code, span: Span, message: impl Into<String>) -> Self {
+        Self::new(Severity::Warning, code, span, message.into())
+    }
+
+    fn new(severity: Severity, code: Code, span: Span, message: String) -> Self {
+        Self {
+            code,
+            severity,
+            message,
+            labels: vec![Label {
+                span,
+                text: String::new(),
+            }],
+            help: None,
+        }
+    }
+
+    /// What to say at the place of the mistake.
+    pub(crate) fn label(mut self, text: impl Into<String>) -> Self {
+        if let Some(first) = self.labels.first_mut() {
+            first.text = text.into();
+        }
+        self
+    }
+
+    /// Another place that explains the mistake.
+    pub(crate) fn also(mut self, span: Span, text: impl Into<String>) -> Self {
+        self.labels.push(Label {
+            span,
+            text: text.into(),
+        });
+        self
+    }
+
+    /// What to do about it.
+    pub(crate) fn help(mut self, text: impl Into<String>) -> Self {
+        self.help = Some(text.into());
+        self
+    }
+
+    fn sort_key(&self) -> Option<Span> {
+        self.labels.first().map(|label| label.span)
+    }
+}
+
+/// Where the parts of the loader put what they find. Shared, because the cursors over a file overlap.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    found: RefCell<Vec<Diagnostic>>,
+}
+
+impl Report {
+    pub(crate) fn add(&self, diagnostic: Diagnostic) {
+        self.found.borrow_mut().push(diagnostic);
+    }
+
+    pub(crate) fn has_errors(&self) -> bool {
+        self.found
+            .borrow()
+            .iter()
+            .any(|diagnostic| diagnostic.severity == Severity::Error)
+    }
+
+    /// Everything found, in the order of the text, and the texts if there is anything to show in them.
+    pub(crate) fn finish(&self, sources: Sources) -> Diagnostics {
+        let mut items = self.found.take();
+        items.sort_by_key(Diagnostic::sort_key);
+        items.dedup();
+        let sources = if items.is_empty() {
+            Sources::default()
+        } else {
+            sources
+        };
+        Diagnostics {
+            items,
+            sources: Arc::new(sources),
+        }
+    }
+}
+
+/// Everything that is wrong with a configuration, in the order of its text.
+#[derive(Clone, Default)]
+pub struct Diagnostics {
+    items: Vec<Diagnostic>,
+    sources: Arc<Sources>,
+}
+
+impl Diagnostics {
+    /// All of them.
+    pub fn iter(&self) -> std::slice::Iter<'_, Diagnostic> {
+        self.items.iter()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Whether there is nothing wrong.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// How many are errors.
+    pub fn error_count(&self) -> usize {
+        self.items
+            .iter()
+            .filter(|diagnostic| diagnostic.severity == Severity::Error)
+            .count()
+    }
+
+    /// How many are warnings.
+    pub fn warning_count(&self) -> usize {
+        self.len() - self.error_count()
+    }
+
+    /// Where the mistake is.
+    pub fn place(&self, diagnostic: &Diagnostic) -> Place {
+        diagnostic
+            .labels
+            .first()
+            .map_or_else(Place::default, |label| self.sources.place(label.span))
+    }
+
+    /// For people: each with its code, its place as `file:line:column`, the line of the text and the remedy, and a
+    /// blank line between them. Ends with a newline unless it is empty.
+    pub fn render(&self, style: Style) -> String {
+        render::render(&self.items, &self.sources, style)
+    }
+}
+
+impl<'a> IntoIterator for &'a Diagnostics {
+    type Item = &'a Diagnostic;
+    type IntoIter = std::slice::Iter<'a, Diagnostic>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl fmt::Display for Diagnostics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.render(Style::Plain))
+    }
+}
+
+impl fmt::Debug for Diagnostics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(&self.items).finish()
+    }
+}
+
+impl std::error::Error for Diagnostics {}

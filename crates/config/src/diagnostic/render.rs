@@ -1,0 +1,172 @@
+//! Diagnostics as text for people, drawn by miette.
+
+use super::{Diagnostic, Label, Severity};
+use crate::source::Sources;
+use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, SourceCode};
+use std::fmt;
+
+/// How diagnostics are drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Style {
+    /// Without colour; always the same for the same input.
+    #[default]
+    Plain,
+    /// With the colours of a terminal.
+    Coloured,
+}
+
+/// Wide enough for a sentence, narrow enough for half a screen. Not the terminal's, so that output can be compared.
+const WIDTH: usize = 110;
+
+pub(super) fn render(items: &[Diagnostic], sources: &Sources, style: Style) -> String {
+    let theme = match style {
+        Style::Plain => GraphicalTheme::unicode_nocolor(),
+        Style::Coloured => GraphicalTheme::unicode(),
+    };
+    let handler = GraphicalReportHandler::new_themed(theme)
+        .with_width(WIDTH)
+        .with_links(false)
+        .with_context_lines(1)
+        .without_syntax_highlighting();
+    let mut text = String::new();
+    for item in items {
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        let start = text.len();
+        if handler
+            .render_report(&mut text, &Shown::new(item, sources))
+            .is_err()
+        {
+            // Cannot happen while a String takes everything; the message must come out in any case.
+            text.truncate(start);
+            text.push_str(&item.message);
+            text.push('\n');
+        }
+    }
+    // Blank lines of the drawing carry the indentation of the lines around them.
+    let mut trimmed = String::with_capacity(text.len());
+    for line in text.lines() {
+        trimmed.push_str(line.trim_end());
+        trimmed.push('\n');
+    }
+    trimmed
+}
+
+/// A diagnostic with the text that it points into, as miette wants it. Labels in other files than the first become
+/// notes below it.
+struct Shown<'a> {
+    code: Option<&'a str>,
+    message: &'a str,
+    severity: miette::Severity,
+    help: Option<&'a str>,
+    source: Option<&'a dyn SourceCode>,
+    labels: Vec<LabeledSpan>,
+    notes: Vec<Self>,
+}
+
+impl<'a> Shown<'a> {
+    fn new(item: &'a Diagnostic, sources: &'a Sources) -> Self {
+        let home = item.labels.first().map(|label| label.span.source);
+        let (here, elsewhere): (Vec<&Label>, Vec<&Label>) = item
+            .labels
+            .iter()
+            .partition(|label| Some(label.span.source) == home);
+        Self {
+            code: Some(item.code.as_str()),
+            message: &item.message,
+            severity: match item.severity {
+                Severity::Error => miette::Severity::Error,
+                Severity::Warning => miette::Severity::Warning,
+            },
+            help: item.help.as_deref(),
+            source: source(sources, home),
+            labels: here
+                .iter()
+                .enumerate()
+                .map(|(index, label)| labelled(label, index == 0, true))
+                .collect(),
+            notes: elsewhere
+                .iter()
+                .map(|label| Self::note(label, sources))
+                .collect(),
+        }
+    }
+
+    fn note(label: &'a Label, sources: &'a Sources) -> Self {
+        Self {
+            code: None,
+            message: &label.text,
+            severity: miette::Severity::Advice,
+            help: None,
+            source: source(sources, Some(label.span.source)),
+            labels: vec![labelled(label, true, false)],
+            notes: Vec::new(),
+        }
+    }
+}
+
+fn source(sources: &Sources, number: Option<u32>) -> Option<&dyn SourceCode> {
+    number
+        .and_then(|number| sources.file(number))
+        .map(|file| file as &dyn SourceCode)
+}
+
+fn labelled(label: &Label, primary: bool, with_text: bool) -> LabeledSpan {
+    let text = (with_text && !label.text.is_empty()).then(|| label.text.clone());
+    let range = (label.span.start as usize, label.span.len());
+    if primary {
+        LabeledSpan::new_primary_with_span(text, range)
+    } else {
+        LabeledSpan::new_with_span(text, range)
+    }
+}
+
+impl miette::Diagnostic for Shown<'_> {
+    fn code<'b>(&'b self) -> Option<Box<dyn fmt::Display + 'b>> {
+        self.code
+            .map(|code| Box::new(code) as Box<dyn fmt::Display>)
+    }
+
+    fn severity(&self) -> Option<miette::Severity> {
+        Some(self.severity)
+    }
+
+    fn help<'b>(&'b self) -> Option<Box<dyn fmt::Display + 'b>> {
+        self.help
+            .map(|help| Box::new(help) as Box<dyn fmt::Display>)
+    }
+
+    fn source_code(&self) -> Option<&dyn SourceCode> {
+        self.source
+    }
+
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
+        Some(Box::new(self.labels.iter().cloned()))
+    }
+
+    fn related<'b>(&'b self) -> Option<Box<dyn Iterator<Item = &'b dyn miette::Diagnostic> + 'b>> {
+        if self.notes.is_empty() {
+            return None;
+        }
+        Some(Box::new(
+            self.notes
+                .iter()
+                .map(|note| note as &dyn miette::Diagnostic),
+        ))
+    }
+}
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.message)
+    }
+}
+
+impl fmt::Debug for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.message)
+    }
+}
+
+impl std::error::Error for Shown<'_> {}

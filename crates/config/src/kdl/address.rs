@@ -1,0 +1,154 @@
+//! Addresses and networks. Everything here is numeric: names would have to be resolved, and that takes time and fails.
+
+use super::{cursor::Node, value::Value};
+use crate::{
+    diagnostic::{Diagnostic, code},
+    source::Spanned,
+};
+use ipnet::IpNet;
+use std::net::{IpAddr, SocketAddr};
+
+/// What a numeric address is for; it decides what is said about one that is not.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Use {
+    /// We listen on it. Port 0 lets the system choose.
+    Listen,
+    /// We connect to it.
+    Connect,
+}
+
+/// `IP:PORT`, with IPv6 in brackets.
+pub(super) fn socket_address(value: Value<'_>, purpose: Use) -> Option<Spanned<SocketAddr>> {
+    let text = value.text()?;
+    let Ok(address) = text.parse::<SocketAddr>() else {
+        value.report(not_an_address(value, &text, purpose));
+        return None;
+    };
+    if purpose == Use::Connect && address.port() == 0 {
+        value.report(
+            value
+                .error(code::INVALID_VALUE, "nobody can be reached at port 0")
+                .help("write the target's port"),
+        );
+        return None;
+    }
+    Some(value.spanned(address))
+}
+
+fn not_an_address(value: Value<'_>, text: &str, purpose: Use) -> Diagnostic {
+    let invalid = |help: String| {
+        value
+            .error(
+                code::INVALID_VALUE,
+                format!("`{text}` is not an address and a port"),
+            )
+            .help(help)
+    };
+    let unsupported =
+        |what: &str, help: String| value.error(code::NOT_SUPPORTED_YET, what).help(help);
+    if text.starts_with("unix:") || text.starts_with('/') {
+        return unsupported(
+            "Unix sockets are not supported here yet",
+            "write an IP address and a port, such as \"127.0.0.1:8080\"".to_owned(),
+        );
+    }
+    if let Some((scheme, rest)) = text.split_once("://") {
+        let rest = rest.trim_end_matches('/');
+        return invalid(format!(
+            "leave out `{scheme}://`: write only the address and the port, such as \"{rest}\""
+        ));
+    }
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return invalid(format!(
+            "add the port: \"{}\"",
+            SocketAddr::new(address, 8080)
+        ));
+    }
+    if let Some(port) = text
+        .strip_prefix(':')
+        .or_else(|| text.strip_prefix("*:"))
+        .or(Some(text))
+        && port.parse::<u16>().is_ok()
+    {
+        let host = if purpose == Use::Listen {
+            "0.0.0.0"
+        } else {
+            "127.0.0.1"
+        };
+        return invalid(format!("write the address too: \"{host}:{port}\""));
+    }
+    match text.rsplit_once(':') {
+        Some((host, port)) if is_name(host) && port.parse::<u16>().is_ok() => {
+            let help = match host {
+                "localhost" => format!("write \"127.0.0.1:{port}\" or \"[::1]:{port}\""),
+                _ => format!("write its IP address and the port, such as \"10.0.0.11:{port}\""),
+            };
+            unsupported("names are not supported yet", help)
+        }
+        Some((host, port))
+            if host.contains(':') && !host.starts_with('[') && port.parse::<u16>().is_ok() =>
+        {
+            invalid(format!(
+                "an IPv6 address needs brackets: \"[{host}]:{port}\""
+            ))
+        }
+        _ => invalid("write it such as \"127.0.0.1:8080\" or \"[::1]:8080\"".to_owned()),
+    }
+}
+
+/// Whether it could be the name of a host rather than a numeric address.
+fn is_name(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+    text.bytes().all(allowed) && text.bytes().any(|byte| byte.is_ascii_alphabetic())
+}
+
+/// The arguments of a node as networks; a bare address is a network of one.
+pub(super) fn networks(node: &mut Node<'_>) -> Option<Vec<IpNet>> {
+    let values = node.arguments("addresses or networks, such as \"10.0.0.0/8\"");
+    Some(values.into_iter().filter_map(network).collect())
+}
+
+fn network(value: Value<'_>) -> Option<IpNet> {
+    let text = value.text()?;
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Some(IpNet::from(address));
+    }
+    let Ok(network) = text.parse::<IpNet>() else {
+        value.report(
+            value
+                .error(
+                    code::INVALID_VALUE,
+                    format!("`{text}` is neither an address nor a network"),
+                )
+                .help("write it such as \"10.0.0.0/8\", \"fd00::/8\" or \"192.0.2.7\""),
+        );
+        return None;
+    };
+    if network.trunc() != network {
+        value.report(
+            value
+                .error(
+                    code::INVALID_VALUE,
+                    format!("`{text}` has bits set behind its prefix"),
+                )
+                .help(format!(
+                    "write \"{}\" for the network or \"{}\" for the one address",
+                    network.trunc(),
+                    network.addr()
+                )),
+        );
+        return None;
+    }
+    if network.prefix_len() == 0 {
+        value.report(
+            Diagnostic::warning(
+                code::TRUSTS_EVERYBODY,
+                value.span(),
+                format!("`{text}` is everybody"),
+            )
+            .label("any client can claim any address")
+            .help("list only the proxies in front of this one"),
+        );
+    }
+    Some(network)
+}

@@ -1,0 +1,314 @@
+//! `agents { agent "ID" { … } }`.
+
+use super::{
+    cursor::{Block, Later, Node},
+    filter, header_span, json,
+    value::Value,
+};
+use crate::{
+    diagnostic::{Diagnostic, code},
+    model::{AgentId, AgentTransport, BuiltinAgent, FailureMode, Inspect, Json},
+    source::{Span, Spanned},
+};
+use std::{path::PathBuf, time::Duration};
+
+/// An agent as it is written.
+pub(crate) struct ParsedAgent {
+    pub(crate) id: Spanned<AgentId>,
+    /// None: it was reported as wrong already.
+    pub(crate) transport: Option<AgentTransport>,
+    pub(crate) policy: AgentPolicy,
+    pub(crate) inspect: Inspect,
+    pub(crate) config: Option<Json>,
+    pub(crate) span: Span,
+}
+
+/// What `defaults` can say too.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct AgentPolicy {
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) failure_mode: Option<FailureMode>,
+}
+
+/// Also refused in `defaults { agent { … } }`.
+pub(super) const LATER: &[Later] = &[
+    Later::new("owns-headers"),
+    Later::new("send-headers"),
+    Later::new("verdict-cache"),
+    Later::new("max-concurrent-calls"),
+    Later::new("circuit-breaker"),
+    Later::new("pool"),
+    Later::new("replicas"),
+    Later::new("retry"),
+    Later::new("health-check"),
+    Later::new("user"),
+    Later::new("group"),
+];
+
+const LATER_TRANSPORTS: &[Later] = &[
+    Later::with_remedy("grpc", "use `unix-socket`, `command` or `builtin`"),
+    Later::with_remedy("http", "use `unix-socket`, `command` or `builtin`"),
+    Later::with_remedy("reverse", "use `unix-socket`, `command` or `builtin`"),
+];
+
+const LATER_EVENTS: &[Later] = &[
+    Later::new("request-body"),
+    Later::new("response-headers"),
+    Later::new("response-body"),
+    Later::new("request-complete"),
+    Later::new("websocket-frames"),
+    Later::new("request-trailers"),
+    Later::new("response-trailers"),
+    Later::new("guardrail"),
+];
+
+/// What tells an agent where its socket is. Set by us.
+const SOCKET_VARIABLE: &str = "PORTCULLIS_AGENT_SOCKET";
+
+pub(super) fn agent(node: &mut Node<'_>) -> Option<ParsedAgent> {
+    let id = node.id();
+    let span = header_span(node);
+    node.block(|block| {
+        block.later(LATER);
+        let transport = transport(block, span);
+        block.one("dialect", |node| {
+            node.argument("\"v2\"")?.choice(
+                &[("v2", ())],
+                &["v1", "ext-proc", "ext-authz", "forward-auth"],
+            )
+        });
+        Some(ParsedAgent {
+            transport,
+            policy: policy(block),
+            inspect: block
+                .one("inspect", |node| Some(inspect(node)))
+                .unwrap_or_default(),
+            config: block.one("config", |node| {
+                json::object(node.context(), node.take_raw())
+            }),
+            id: id?,
+            span,
+        })
+    })
+}
+
+/// `timeout` and `failure-mode`.
+pub(super) fn policy(block: &mut Block<'_>) -> AgentPolicy {
+    AgentPolicy {
+        timeout: block.one("timeout", |node| {
+            node.argument("a duration, such as \"50ms\"")?.timeout()
+        }),
+        failure_mode: block.one("failure-mode", |node| {
+            filter::failure_mode(node.argument("\"open\" or \"closed\"")?)
+        }),
+    }
+}
+
+fn inspect(node: &mut Node<'_>) -> Inspect {
+    let span = node.span();
+    node.block(|block| {
+        block.later(LATER_EVENTS);
+        if block.is_empty() {
+            block.report(
+                Diagnostic::error(code::MISSING, span, "this agent is asked about nothing")
+                    .help("write `inspect { request-headers }`, or leave the block out, which means the same"),
+            );
+        }
+        let request_headers = block.one("request-headers", |node| Some((node.flag()?, node.span())));
+        if let Some((false, at)) = request_headers {
+            block.report(
+                Diagnostic::error(code::CONTRADICTION, at, "this agent would be asked about nothing")
+                    .help("remove `#false`: requests' headers are all that an agent can inspect in this version"),
+            );
+        }
+        Inspect { request_headers: request_headers.is_none_or(|(on, _)| on) }
+    })
+}
+
+fn transport(block: &mut Block<'_>, span: Span) -> Option<AgentTransport> {
+    let env = block.one("env", |node| Some((environment(node), node.span())));
+    let (env, env_span) = env.map_or((Vec::new(), None), |(env, span)| (env, Some(span)));
+    let mut written: Vec<Spanned<Option<AgentTransport>>> = Vec::new();
+    block.each(
+        &[
+            "unix-socket",
+            "command",
+            "builtin",
+            "grpc",
+            "http",
+            "reverse",
+        ],
+        |node| {
+            let transport = match node.name() {
+                "unix-socket" => unix_socket(node, env_span),
+                "command" => command(node, env.clone()),
+                "builtin" => builtin(node, env.clone()),
+                name => {
+                    if let Some(later) = LATER_TRANSPORTS.iter().find(|later| later.name == name) {
+                        node.report(later.diagnostic(node.span()));
+                    }
+                    node.ignore_rest();
+                    None
+                }
+            };
+            written.push(Spanned {
+                value: transport,
+                span: node.span(),
+            });
+        },
+    );
+    match written.as_slice() {
+        [] => block.report(
+            Diagnostic::error(
+                code::MISSING,
+                span,
+                "it is not said how this agent is reached",
+            )
+            .label("no `unix-socket`, `command` or `builtin`")
+            .help("add a line such as `unix-socket \"/run/portcullis/agents/waf.sock\"`"),
+        ),
+        [only] => return only.value.clone(),
+        [first, second, ..] => block.report(
+            Diagnostic::error(
+                code::CONTRADICTION,
+                second.span,
+                "an agent is reached in one way",
+            )
+            .label("the second")
+            .also(first.span, "the first")
+            .help("keep one of them, or make two agents"),
+        ),
+    }
+    None
+}
+
+fn unix_socket(node: &mut Node<'_>, env: Option<Span>) -> Option<AgentTransport> {
+    if let Some(env) = env {
+        node.report(
+            Diagnostic::error(
+                code::CONTRADICTION,
+                env,
+                "`env` has no effect on an agent that runs on its own",
+            )
+            .also(node.span(), "it is not started by us")
+            .help("set its environment where it is started"),
+        );
+    }
+    node.argument("the path of the agent's socket")?
+        .socket_path("")
+        .map(AgentTransport::UnixSocket)
+}
+
+fn builtin(node: &mut Node<'_>, env: Vec<(String, String)>) -> Option<AgentTransport> {
+    let choices = [BuiltinAgent::Denylist, BuiltinAgent::Echo].map(|agent| (agent.name(), agent));
+    let name = node
+        .argument("the name of a builtin agent")?
+        .choice(&choices, &[])?;
+    Some(AgentTransport::Builtin { name, env })
+}
+
+fn command(node: &mut Node<'_>, env: Vec<(String, String)>) -> Option<AgentTransport> {
+    let program = node.argument("the path of a program")?;
+    let path = program_path(program);
+    let mut arguments = Vec::new();
+    while let Some(value) = node.optional_argument() {
+        let text = value.text()?;
+        if text.contains('\0') {
+            value.report(value.error(
+                code::INVALID_VALUE,
+                "an argument cannot contain a NUL character",
+            ));
+        }
+        arguments.push(text);
+    }
+    Some(AgentTransport::Command {
+        program: path?,
+        arguments,
+        env,
+    })
+}
+
+fn program_path(value: Value<'_>) -> Option<PathBuf> {
+    let text = value.text()?;
+    if !text.contains('/') {
+        value.report(
+            value
+                .error(code::INVALID_VALUE, format!("`{text}` is not a path"))
+                .label("never looked up in PATH")
+                .help(format!(
+                    "write an absolute path, or \"./{text}\" for a program beside this file"
+                )),
+        );
+        return None;
+    }
+    if text.ends_with('/') {
+        value.report(
+            value
+                .error(code::INVALID_VALUE, format!("`{text}` is a folder"))
+                .help("write the program's path"),
+        );
+        return None;
+    }
+    value.path()
+}
+
+/// Each node is a variable.
+fn environment(node: &mut Node<'_>) -> Vec<(String, String)> {
+    let context = node.context();
+    let raw = node.take_raw();
+    for entry in raw.entries() {
+        context.report.add(
+            Diagnostic::error(
+                code::EXTRA_ARGUMENT,
+                context.span(entry.span()),
+                "`env` takes a block",
+            )
+            .help("write `env { NAME \"value\" }`"),
+        );
+    }
+    let mut variables: Vec<(String, String)> = Vec::new();
+    for child in raw.children().map_or(&[][..], ::kdl::KdlDocument::nodes) {
+        Node::read(context, child, |node| {
+            let name = node.name().to_owned();
+            let value = node
+                .argument("a value in quotation marks")
+                .and_then(|value| value.text());
+            if let Some(problem) = variable_problem(node, &name, &variables) {
+                node.report(problem);
+                return;
+            }
+            if let Some(value) = value {
+                variables.push((name, value));
+            }
+        });
+    }
+    variables
+}
+
+fn variable_problem(
+    node: &Node<'_>,
+    name: &str,
+    before: &[(String, String)],
+) -> Option<Diagnostic> {
+    let error = |code, message: String| Diagnostic::error(code, node.name_span(), message);
+    if name.is_empty() || name.contains(['=', '\0']) {
+        return Some(
+            error(
+                code::INVALID_VALUE,
+                format!("`{name}` cannot be the name of a variable"),
+            )
+            .help("write `NAME \"value\"`, with a space between them"),
+        );
+    }
+    if name == SOCKET_VARIABLE {
+        return Some(
+            error(code::CONTRADICTION, format!("`{name}` is set by the proxy")).help("remove it"),
+        );
+    }
+    if before.iter().any(|(other, _)| other == name) {
+        return Some(
+            error(code::REPEATED, format!("`{name}` is set twice")).help("remove one of them"),
+        );
+    }
+    None
+}

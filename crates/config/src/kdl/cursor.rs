@@ -1,0 +1,459 @@
+//! Reading a KDL document without forgetting anything: take what you know, then nothing may be left.
+//!
+//! A [`Node`] hands out its arguments, properties and block, a [`Block`] its nodes. Both are read inside a closure;
+//! when it ends, whatever was not asked for becomes a diagnostic, with the names that *were* asked for as suggestions.
+//! So a setting is either read by somebody or refused; there is no third way.
+
+use super::value::Value;
+use crate::{
+    diagnostic::{Code, Diagnostic, Report, code, did_you_mean, list},
+    source::{Span, Spanned},
+};
+use ::kdl::{KdlDocument, KdlEntry, KdlNode};
+use miette::SourceSpan;
+use std::path::Path;
+
+/// What is known while one file is read.
+pub(crate) struct Context<'a> {
+    /// The number of the file.
+    pub(crate) source: u32,
+    /// The folder that relative paths of this file start from.
+    pub(crate) folder: &'a Path,
+    /// The environment, for `${NAME}`.
+    pub(crate) environment: &'a dyn Fn(&str) -> Option<String>,
+    /// Where mistakes go.
+    pub(crate) report: &'a Report,
+}
+
+impl Context<'_> {
+    pub(crate) fn span(&self, span: SourceSpan) -> Span {
+        Span::new(self.source, span.offset()..span.offset() + span.len())
+    }
+}
+
+/// Something that the language will have and this program has not.
+pub(crate) struct Later {
+    /// How it is written.
+    pub(crate) name: &'static str,
+    /// What to do until then.
+    pub(crate) remedy: &'static str,
+}
+
+impl Later {
+    /// The remedy is to leave it out.
+    pub(crate) const fn new(name: &'static str) -> Self {
+        Self::with_remedy(name, "leave it out: this version would not act on it")
+    }
+
+    pub(crate) const fn with_remedy(name: &'static str, remedy: &'static str) -> Self {
+        Self { name, remedy }
+    }
+
+    pub(crate) fn diagnostic(&self, span: Span) -> Diagnostic {
+        Diagnostic::error(
+            code::NOT_SUPPORTED_YET,
+            span,
+            format!("`{}` is not supported yet", self.name),
+        )
+        .help(self.remedy)
+    }
+}
+
+/// Reads a whole document like a block.
+pub(crate) fn document(
+    context: &Context<'_>,
+    document: &KdlDocument,
+    read: impl FnOnce(&mut Block<'_>),
+) {
+    let start = Span::new(context.source, 0..0);
+    let mut block = Block::new(context, document.nodes(), start, "a configuration");
+    read(&mut block);
+    block.finish();
+}
+
+/// A node that is being read.
+pub(crate) struct Node<'a> {
+    context: &'a Context<'a>,
+    node: &'a KdlNode,
+    entries: Vec<Option<&'a KdlEntry>>,
+    properties: Vec<&'static str>,
+    block_taken: bool,
+    /// An argument is missing, so reading stopped before everything was asked for.
+    broken: bool,
+}
+
+impl<'a> Node<'a> {
+    /// Lets `read` take what it knows and reports the rest.
+    pub(crate) fn read<T>(
+        context: &'a Context<'a>,
+        node: &'a KdlNode,
+        read: impl FnOnce(&mut Self) -> T,
+    ) -> T {
+        let entries = node.entries().iter().map(Some).collect();
+        let mut cursor = Self {
+            context,
+            node,
+            entries,
+            properties: Vec::new(),
+            block_taken: false,
+            broken: false,
+        };
+        let result = read(&mut cursor);
+        cursor.finish();
+        result
+    }
+
+    pub(crate) fn context(&self) -> &'a Context<'a> {
+        self.context
+    }
+
+    pub(crate) fn name(&self) -> &'a str {
+        self.node.name().value()
+    }
+
+    /// The name alone.
+    pub(crate) fn name_span(&self) -> Span {
+        self.context.span(self.node.name().span())
+    }
+
+    /// The name with arguments and properties, without the block.
+    pub(crate) fn span(&self) -> Span {
+        let name = self.name_span();
+        let end = self
+            .node
+            .entries()
+            .last()
+            .map_or(name.end, |entry| self.context.span(entry.span()).end);
+        Span {
+            end: end.max(name.end),
+            ..name
+        }
+    }
+
+    pub(crate) fn report(&self, diagnostic: Diagnostic) {
+        self.context.report.add(diagnostic);
+    }
+
+    pub(crate) fn error(&self, code: Code, message: impl Into<String>) -> Diagnostic {
+        Diagnostic::error(code, self.span(), message)
+    }
+
+    /// The next argument, if there is one.
+    pub(crate) fn optional_argument(&mut self) -> Option<Value<'a>> {
+        let slot = self
+            .entries
+            .iter_mut()
+            .find(|slot| slot.is_some_and(|entry| entry.name().is_none()))?;
+        slot.take()
+            .map(|entry| Value::new(self.context, entry, self.node.name().value()))
+    }
+
+    /// The next argument; `what` says what it should be, for example `an address, such as "0.0.0.0:80"`.
+    pub(crate) fn argument(&mut self, what: &str) -> Option<Value<'a>> {
+        let value = self.optional_argument();
+        if value.is_none() {
+            self.broken = true;
+            self.report(
+                Diagnostic::error(
+                    code::MISSING,
+                    self.name_span(),
+                    format!("`{}` needs {what}", self.name()),
+                )
+                .label("nothing is written after it"),
+            );
+        }
+        value
+    }
+
+    /// All arguments that are left; none is an error.
+    pub(crate) fn arguments(&mut self, what: &str) -> Vec<Value<'a>> {
+        let Some(first) = self.argument(what) else {
+            return Vec::new();
+        };
+        let mut values = vec![first];
+        while let Some(value) = self.optional_argument() {
+            values.push(value);
+        }
+        values
+    }
+
+    /// The value of a property. A second one of the same name is reported and not used.
+    pub(crate) fn property(&mut self, name: &'static str) -> Option<Value<'a>> {
+        self.properties.push(name);
+        let mut found: Option<&'a KdlEntry> = None;
+        for slot in &mut self.entries {
+            if slot.is_none_or(|entry| entry.name().is_none_or(|key| key.value() != name)) {
+                continue;
+            }
+            let Some(entry) = slot.take() else { continue };
+            match found {
+                None => found = Some(entry),
+                Some(first) => self.context.report.add(
+                    Diagnostic::error(
+                        code::REPEATED,
+                        self.context.span(entry.span()),
+                        format!("the property `{name}` is written twice"),
+                    )
+                    .label("the second time")
+                    .also(self.context.span(first.span()), "the first time")
+                    .help("a property holds one value: remove one of the two"),
+                ),
+            }
+        }
+        found.map(|entry| Value::new(self.context, entry, name))
+    }
+
+    /// Refuses properties that the language will have later.
+    pub(crate) fn later_properties(&mut self, later: &[Later]) {
+        for slot in &mut self.entries {
+            let Some(entry) = *slot else { continue };
+            let Some(known) = later
+                .iter()
+                .find(|known| entry.name().is_some_and(|key| key.value() == known.name))
+            else {
+                continue;
+            };
+            *slot = None;
+            self.context
+                .report
+                .add(known.diagnostic(self.context.span(entry.span())));
+        }
+    }
+
+    /// A switch: on by being there, or as its one argument says.
+    pub(crate) fn flag(&mut self) -> Option<bool> {
+        self.optional_argument()
+            .map_or(Some(true), |value| value.boolean())
+    }
+
+    /// The name that the operator gave to the thing.
+    pub(crate) fn id<T: From<String>>(&mut self) -> Option<Spanned<T>> {
+        let what = format!("a name of its own, such as `{} \"main\"`", self.name());
+        self.argument(&what)?.id()
+    }
+
+    /// The block in braces; an empty one if there is none.
+    pub(crate) fn block<T>(&mut self, read: impl FnOnce(&mut Block<'a>) -> T) -> T {
+        self.block_taken = true;
+        let nodes = self.node.children().map_or(&[][..], KdlDocument::nodes);
+        let mut block = Block::new(self.context, nodes, self.span(), self.node.name().value());
+        let result = read(&mut block);
+        block.finish();
+        result
+    }
+
+    /// Takes everything that is left, for nodes that are refused as a whole.
+    pub(crate) fn ignore_rest(&mut self) {
+        self.entries.clear();
+        self.block_taken = true;
+    }
+
+    /// The entries and the block as they are, for a block that is not ours to understand.
+    pub(crate) fn take_raw(&mut self) -> &'a KdlNode {
+        self.ignore_rest();
+        self.node
+    }
+
+    fn finish(self) {
+        if let Some(annotation) = self.node.ty() {
+            self.report(annotation_error(self.context.span(annotation.span())));
+        }
+        if self.broken {
+            return;
+        }
+        for entry in self.entries.iter().copied().flatten() {
+            let span = self.context.span(entry.span());
+            self.report(match entry.name() {
+                Some(key) => self.unknown_property(key.value(), span),
+                None => Diagnostic::error(
+                    code::EXTRA_ARGUMENT,
+                    span,
+                    format!("`{}` takes no further argument", self.name()),
+                )
+                .label("not expected")
+                .help("remove it, or put it where it belongs"),
+            });
+        }
+        if let (false, Some(_)) = (self.block_taken, self.node.children()) {
+            self.report(
+                self.error(
+                    code::UNEXPECTED,
+                    format!("`{}` takes no block in braces", self.name()),
+                )
+                .help("remove the braces and what is in them"),
+            );
+        }
+    }
+
+    fn unknown_property(&self, key: &str, span: Span) -> Diagnostic {
+        let message = format!("`{}` has no property `{key}`", self.name());
+        let diagnostic = Diagnostic::error(code::UNKNOWN_PROPERTY, span, message).label("unknown");
+        let known = &self.properties;
+        match did_you_mean(key, known.iter().copied()) {
+            Some(hint) => diagnostic.help(hint),
+            None if known.is_empty() => diagnostic.help("it has no properties at all"),
+            None => diagnostic.help(format!("it has {}", list(known.iter().copied(), "and"))),
+        }
+    }
+}
+
+pub(super) fn annotation_error(span: Span) -> Diagnostic {
+    Diagnostic::error(
+        code::UNEXPECTED,
+        span,
+        "type annotations have no meaning here",
+    )
+    .help("remove it together with its parentheses")
+}
+
+/// The nodes between two braces that are being read.
+pub(crate) struct Block<'a> {
+    context: &'a Context<'a>,
+    nodes: Vec<Option<&'a KdlNode>>,
+    owner: Span,
+    owner_name: &'a str,
+    known: Vec<&'static str>,
+}
+
+impl<'a> Block<'a> {
+    fn new(
+        context: &'a Context<'a>,
+        nodes: &'a [KdlNode],
+        owner: Span,
+        owner_name: &'a str,
+    ) -> Self {
+        Self {
+            context,
+            nodes: nodes.iter().map(Some).collect(),
+            owner,
+            owner_name,
+            known: Vec::new(),
+        }
+    }
+
+    pub(crate) fn context(&self) -> &'a Context<'a> {
+        self.context
+    }
+
+    /// The node that the block belongs to.
+    pub(crate) fn owner(&self) -> Span {
+        self.owner
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    pub(crate) fn report(&self, diagnostic: Diagnostic) {
+        self.context.report.add(diagnostic);
+    }
+
+    /// A node that may be there once. A second one is read too, so that its mistakes show, and then refused.
+    pub(crate) fn one<T>(
+        &mut self,
+        name: &'static str,
+        mut read: impl FnMut(&mut Node<'a>) -> Option<T>,
+    ) -> Option<T> {
+        let mut first: Option<(Span, Option<T>)> = None;
+        let context = self.context;
+        self.each(&[name], |node| {
+            let result = read(node);
+            match &first {
+                None => first = Some((node.span(), result)),
+                Some((earlier, _)) => context.report.add(
+                    Diagnostic::error(
+                        code::REPEATED,
+                        node.span(),
+                        format!("`{name}` is written twice"),
+                    )
+                    .label("the second time")
+                    .also(*earlier, "the first time")
+                    .help("keep one of the two"),
+                ),
+            }
+        });
+        first.and_then(|(_, result)| result)
+    }
+
+    /// A node that must be there once. `such_as` is how to write it.
+    pub(crate) fn required<T>(
+        &mut self,
+        name: &'static str,
+        such_as: &str,
+        read: impl FnMut(&mut Node<'a>) -> Option<T>,
+    ) -> Option<T> {
+        if !self.has(name) {
+            self.report(
+                Diagnostic::error(
+                    code::MISSING,
+                    self.owner,
+                    format!("`{}` needs `{name}`", self.owner_name),
+                )
+                .label(format!("has no `{name}`"))
+                .help(format!("add a line such as `{such_as}` inside its braces")),
+            );
+        }
+        self.one(name, read)
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.nodes
+            .iter()
+            .flatten()
+            .any(|node| node.name().value() == name)
+    }
+
+    /// All nodes of a name, in their order.
+    pub(crate) fn many<T>(
+        &mut self,
+        name: &'static str,
+        mut read: impl FnMut(&mut Node<'a>) -> Option<T>,
+    ) -> Vec<T> {
+        let mut results = Vec::new();
+        self.each(&[name], |node| results.extend(read(node)));
+        results
+    }
+
+    /// All nodes of several names, in their order.
+    pub(crate) fn each(&mut self, names: &[&'static str], mut read: impl FnMut(&mut Node<'a>)) {
+        self.known.extend_from_slice(names);
+        for slot in &mut self.nodes {
+            let Some(node) = *slot else { continue };
+            if names.contains(&node.name().value()) {
+                *slot = None;
+                Node::read(self.context, node, &mut read);
+            }
+        }
+    }
+
+    /// Refuses nodes that the language will have later.
+    pub(crate) fn later(&mut self, later: &[Later]) {
+        for slot in &mut self.nodes {
+            let Some(node) = *slot else { continue };
+            let Some(known) = later.iter().find(|known| known.name == node.name().value()) else {
+                continue;
+            };
+            *slot = None;
+            Node::read(self.context, node, |node| {
+                node.report(known.diagnostic(node.span()));
+                node.ignore_rest();
+            });
+        }
+    }
+
+    fn finish(self) {
+        for node in self.nodes.iter().copied().flatten() {
+            let name = node.name().value();
+            let span = self.context.span(node.name().span());
+            let message = format!("`{}` has nothing called `{name}`", self.owner_name);
+            let diagnostic = Diagnostic::error(code::UNKNOWN_NODE, span, message).label("unknown");
+            self.report(match did_you_mean(name, self.known.iter().copied()) {
+                Some(hint) => diagnostic.help(hint),
+                None => diagnostic.help(format!(
+                    "here can be {}",
+                    list(self.known.iter().copied(), "or")
+                )),
+            });
+        }
+    }
+}

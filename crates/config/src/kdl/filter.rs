@@ -1,0 +1,129 @@
+//! `filters { … }` of a route, and `filters { chain "ID" { … } }`.
+
+use super::{
+    cursor::{Block, Later, Node},
+    header, header_span,
+};
+use crate::{
+    diagnostic::code,
+    model::{AgentId, FailureMode, HeaderEdit},
+    source::{Span, Spanned},
+};
+use std::time::Duration;
+
+/// A line of a chain as it is written.
+#[derive(Debug, Clone)]
+pub(crate) enum ParsedFilter {
+    Agent(ParsedAgentUse),
+    Parallel(Vec<ParsedAgentUse>),
+    RequestHeaders(Vec<HeaderEdit>),
+    ResponseHeaders(Vec<HeaderEdit>),
+    Use(Spanned<String>),
+}
+
+/// An agent on a route; `None` is what the agent's own block says.
+#[derive(Debug, Clone)]
+pub(crate) struct ParsedAgentUse {
+    pub(crate) agent: Spanned<AgentId>,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) failure_mode: Option<FailureMode>,
+}
+
+/// Filters with a name, for `use`.
+pub(crate) struct ParsedChain {
+    pub(crate) id: Spanned<String>,
+    pub(crate) filters: Vec<ParsedFilter>,
+    pub(crate) span: Span,
+}
+
+const LATER: &[Later] = &[
+    Later::new("rate-limit"),
+    Later::new("compress"),
+    Later::new("cors"),
+    Later::new("rewrite"),
+];
+
+const LATER_ON_USE: &[Later] = &[
+    Later::with_remedy(
+        "mode",
+        "leave it out: every agent on a route is asked and its verdict holds",
+    ),
+    Later::new("compare-with"),
+];
+
+pub(super) fn chain(node: &mut Node<'_>) -> Option<ParsedChain> {
+    let id = node.id();
+    let span = header_span(node);
+    let filters = node.block(filters);
+    Some(ParsedChain {
+        id: id?,
+        filters,
+        span,
+    })
+}
+
+pub(super) fn filters(block: &mut Block<'_>) -> Vec<ParsedFilter> {
+    block.later(LATER);
+    let mut filters = Vec::new();
+    block.each(
+        &[
+            "agent",
+            "parallel",
+            "request-headers",
+            "response-headers",
+            "use",
+        ],
+        |node| {
+            filters.extend(match node.name() {
+                "agent" => agent_use(node).map(ParsedFilter::Agent),
+                "parallel" => parallel(node).map(ParsedFilter::Parallel),
+                "request-headers" => Some(ParsedFilter::RequestHeaders(header::edits(node))),
+                "response-headers" => Some(ParsedFilter::ResponseHeaders(header::edits(node))),
+                _ => chain_use(node).map(ParsedFilter::Use),
+            });
+        },
+    );
+    filters
+}
+
+fn chain_use(node: &mut Node<'_>) -> Option<Spanned<String>> {
+    let value = node.argument("the name of a chain")?;
+    value.text().map(|text| value.spanned(text))
+}
+
+fn parallel(node: &mut Node<'_>) -> Option<Vec<ParsedAgentUse>> {
+    let is_empty = node.block(|block| {
+        let is_empty = block.is_empty();
+        let uses = block.many("agent", agent_use);
+        (is_empty, uses)
+    });
+    if is_empty.0 {
+        node.report(
+            node.error(code::MISSING, "this `parallel` asks nobody")
+                .help("add lines such as `agent \"auth\"`, or remove it"),
+        );
+    }
+    Some(is_empty.1)
+}
+
+pub(super) fn agent_use(node: &mut Node<'_>) -> Option<ParsedAgentUse> {
+    let value = node.argument("the name of an agent")?;
+    node.later_properties(LATER_ON_USE);
+    let timeout = node.property("timeout").and_then(|value| value.timeout());
+    let failure_mode = node.property("failure-mode").and_then(failure_mode);
+    let agent = value
+        .text()
+        .map(|text| value.spanned(AgentId::from(text)))?;
+    Some(ParsedAgentUse {
+        agent,
+        timeout,
+        failure_mode,
+    })
+}
+
+pub(super) fn failure_mode(value: super::value::Value<'_>) -> Option<FailureMode> {
+    value.choice(
+        &[("open", FailureMode::Open), ("closed", FailureMode::Closed)],
+        &[],
+    )
+}

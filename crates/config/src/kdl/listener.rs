@@ -1,0 +1,126 @@
+//! `listeners { listener "ID" { … } }`.
+
+use super::{
+    address::{self, Use},
+    cursor::{Block, Later, Node},
+    header_span,
+};
+use crate::{
+    diagnostic::{Diagnostic, code},
+    model::{ByteSize, ListenerId, ListenerLimits, ListenerTimeouts},
+    source::{Span, Spanned},
+};
+use ipnet::IpNet;
+use std::net::SocketAddr;
+
+/// A listener as it is written.
+pub(crate) struct ParsedListener {
+    pub(crate) id: Spanned<ListenerId>,
+    pub(crate) address: Option<Spanned<SocketAddr>>,
+    pub(crate) h2c: bool,
+    pub(crate) timeouts: ListenerTimeouts,
+    pub(crate) limits: ListenerLimits,
+    /// None: the system's list holds.
+    pub(crate) trusted_proxies: Option<Vec<IpNet>>,
+    pub(crate) span: Span,
+}
+
+const LATER: &[Later] = &[
+    Later::new("proxy-protocol"),
+    Later::with_remedy("tls", "leave it out and end TLS in front of this listener"),
+    Later::new("http3"),
+    Later::new("http2"),
+    Later::new("forwarded"),
+];
+
+pub(super) fn listener(node: &mut Node<'_>) -> Option<ParsedListener> {
+    let id = node.id();
+    let span = header_span(node);
+    node.block(|block| {
+        block.later(LATER);
+        Some(ParsedListener {
+            address: block.required("address", "address \"0.0.0.0:8080\"", |node| {
+                address::socket_address(
+                    node.argument("an address, such as \"0.0.0.0:8080\"")?,
+                    Use::Listen,
+                )
+            }),
+            h2c: block.one("h2c", Node::flag).unwrap_or(false),
+            timeouts: block
+                .one("timeouts", |node| Some(node.block(timeouts)))
+                .unwrap_or_default(),
+            limits: block
+                .one("limits", |node| Some(limits(node)))
+                .unwrap_or_default(),
+            trusted_proxies: block.one("trusted-proxies", address::networks),
+            id: id?,
+            span,
+        })
+    })
+}
+
+fn timeouts(block: &mut Block<'_>) -> ListenerTimeouts {
+    let default = ListenerTimeouts::default();
+    let mut timeout = |name| {
+        block.one(name, |node: &mut Node<'_>| {
+            node.argument("a duration")?.timeout()
+        })
+    };
+    ListenerTimeouts {
+        request_header: timeout("request-header").unwrap_or(default.request_header),
+        keepalive: timeout("keepalive").unwrap_or(default.keepalive),
+        request_body_idle: timeout("request-body-idle").unwrap_or(default.request_body_idle),
+        response_write: timeout("response-write").unwrap_or(default.response_write),
+    }
+}
+
+fn limits(node: &mut Node<'_>) -> ListenerLimits {
+    let default = ListenerLimits::default();
+    let limits = node.block(|block| {
+        let most_headers = u32::try_from(ListenerLimits::MAX_HEADER_COUNT).unwrap_or(u32::MAX);
+        let header_count = block.one("header-count", |node| {
+            node.argument("a number of header fields")?
+                .count(1..=most_headers)
+        });
+        let connections = block.one("connections-per-client", |node| {
+            node.argument("a number of connections")?
+                .count(1..=10_000_000)
+        });
+        let requests = block.one("requests-per-connection", |node| {
+            node.argument("a number of requests")?.integer(1..=u64::MAX)
+        });
+        let mut size = |name, most| {
+            block.one(name, |node: &mut Node<'_>| {
+                node.argument("a size")?.size(ByteSize(1)..=most)
+            })
+        };
+        ListenerLimits {
+            header_bytes: size("header-bytes", ListenerLimits::MAX_HEAD_BYTES)
+                .unwrap_or(default.header_bytes),
+            uri_bytes: size("uri-bytes", ListenerLimits::MAX_HEAD_BYTES)
+                .unwrap_or(default.uri_bytes),
+            body_bytes: size("body-bytes", ByteSize(u64::MAX)).unwrap_or(default.body_bytes),
+            header_count: header_count.unwrap_or(default.header_count),
+            connections_per_client: connections.unwrap_or(default.connections_per_client),
+            requests_per_connection: requests.unwrap_or(default.requests_per_connection),
+        }
+    });
+    let head = ByteSize(
+        limits
+            .header_bytes
+            .bytes()
+            .saturating_add(limits.uri_bytes.bytes()),
+    );
+    if head > ListenerLimits::MAX_HEAD_BYTES {
+        let most = ListenerLimits::MAX_HEAD_BYTES;
+        node.report(
+            Diagnostic::error(
+                code::OUT_OF_RANGE,
+                node.span(),
+                format!("`header-bytes` and `uri-bytes` are {head} together, and {most} is the most that can be read"),
+            )
+            .help(format!("make one of them smaller, so that both together are {most} at most")),
+        );
+    }
+    limits
+}

@@ -1,0 +1,95 @@
+//! `observability { … }`.
+
+use super::cursor::{Later, Node};
+use crate::{
+    diagnostic::{code, did_you_mean},
+    model::{AccessLog, AccessLogFormat, LogFormat, LogLevel, LogSettings, LogSink, Observability},
+};
+
+const LATER: &[Later] = &[
+    Later::new("tracing"),
+    Later::new("verdict-trace"),
+    Later::new("metrics"),
+];
+
+pub(super) fn observability(node: &mut Node<'_>) -> Observability {
+    node.block(|block| {
+        block.later(LATER);
+        let access_log = block.one("access-log", access_log);
+        Observability {
+            access_log: access_log.unwrap_or_else(|| Some(AccessLog::default())),
+            log: block.one("log", |node| Some(log(node))).unwrap_or_default(),
+        }
+    })
+}
+
+/// The inner `None` is `access-log "off"`.
+fn access_log(node: &mut Node<'_>) -> Option<Option<AccessLog>> {
+    let value = node.argument("\"stdout\", \"stderr\", \"off\" or a path")?;
+    let format = node.property("format");
+    let format_value = format.and_then(|value| {
+        value.choice(
+            &[
+                ("json", AccessLogFormat::Json),
+                ("combined", AccessLogFormat::Combined),
+            ],
+            &[],
+        )
+    });
+    let text = value.nonempty_text()?;
+    let sink = match text.as_str() {
+        "off" => {
+            if let Some(format) = format {
+                format.report(
+                    format
+                        .error(
+                            code::CONTRADICTION,
+                            "an access log that is off has no format",
+                        )
+                        .help("remove it"),
+                );
+            }
+            return Some(None);
+        }
+        "stdout" => LogSink::Stdout,
+        "stderr" => LogSink::Stderr,
+        // Without this a slip of the pen would be a file with that name.
+        name if !name.contains('/') => {
+            let help = did_you_mean(name, ["stdout", "stderr", "off"])
+                .unwrap_or_else(|| format!("write \"./{name}\" for a file beside this one"));
+            value.report(
+                value
+                    .error(code::INVALID_VALUE, format!("`{name}` is not a path"))
+                    .help(help),
+            );
+            return None;
+        }
+        _ => LogSink::File(value.path()?),
+    };
+    Some(Some(AccessLog {
+        sink,
+        format: format_value.unwrap_or_default(),
+    }))
+}
+
+fn log(node: &mut Node<'_>) -> LogSettings {
+    let levels = [
+        LogLevel::Error,
+        LogLevel::Warn,
+        LogLevel::Info,
+        LogLevel::Debug,
+        LogLevel::Trace,
+    ]
+    .map(|level| (level.name(), level));
+    let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+    LogSettings {
+        level: node
+            .property("level")
+            .and_then(|value| value.choice(&levels, &[]))
+            .unwrap_or_default(),
+        format: node
+            .property("format")
+            .and_then(|value| value.choice(&formats, &[]))
+            .unwrap_or_default(),
+    }
+}

@@ -1,0 +1,83 @@
+//! `system { … }`.
+
+use super::{
+    address,
+    cursor::{Block, Later, Node},
+    value::LONGEST,
+};
+use crate::model::{DoubleSlash, EncodedSlash, PathPolicy, System};
+use std::time::Duration;
+
+const LATER: &[Later] = &[
+    Later::with_remedy(
+        "buffer-memory",
+        "leave it out: no bodies are held for agents in this version",
+    ),
+    Later::new("user"),
+    Later::new("group"),
+    Later::new("pid-file"),
+    Later::new("upgrade-socket"),
+];
+
+pub(super) fn system(node: &mut Node<'_>) -> System {
+    let default = System::default();
+    node.block(|block| {
+        block.later(LATER);
+        let any = Duration::ZERO..=LONGEST;
+        System {
+            worker_threads: block
+                .one("worker-threads", |node| {
+                    node.argument("a number; 0 is one per CPU")?.count(0..=1024)
+                })
+                .unwrap_or(default.worker_threads),
+            max_connections: block
+                .one("max-connections", |node| {
+                    node.argument("a number of connections")?
+                        .count(1..=10_000_000)
+                })
+                .unwrap_or(default.max_connections),
+            shutdown_grace: block
+                .one("shutdown-grace", |node| {
+                    node.argument("a duration")?.duration(any.clone())
+                })
+                .unwrap_or(default.shutdown_grace),
+            drain_delay: block
+                .one("drain-delay", |node| {
+                    node.argument("a duration")?.duration(any.clone())
+                })
+                .unwrap_or(default.drain_delay),
+            trusted_proxies: block
+                .one("trusted-proxies", address::networks)
+                .unwrap_or_default(),
+            path: block
+                .one("path", |node| Some(node.block(path_policy)))
+                .unwrap_or_default(),
+        }
+    })
+}
+
+fn path_policy(block: &mut Block<'_>) -> PathPolicy {
+    let encoded = [
+        ("refuse", EncodedSlash::Refuse),
+        ("keep", EncodedSlash::Keep),
+    ];
+    let double = [
+        ("merge", DoubleSlash::Merge),
+        ("refuse", DoubleSlash::Refuse),
+        ("keep", DoubleSlash::Keep),
+    ];
+    PathPolicy {
+        encoded_slash: block
+            .one("encoded-slash", |node| {
+                node.argument("\"refuse\" or \"keep\"")?
+                    .choice(&encoded, &[])
+            })
+            .unwrap_or_default(),
+        double_slash: block
+            .one("double-slash", |node| {
+                node.argument("\"merge\", \"refuse\" or \"keep\"")?
+                    .choice(&double, &[])
+            })
+            .unwrap_or_default(),
+    }
+}

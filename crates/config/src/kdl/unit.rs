@@ -1,0 +1,181 @@
+//! Quantities with units: durations and sizes, as text.
+
+use crate::{
+    diagnostic::{did_you_mean, list},
+    model::ByteSize,
+};
+use std::time::Duration;
+
+/// Why a text is not a quantity, and what to do about it.
+#[derive(Debug, PartialEq)]
+pub(super) struct Wrong {
+    pub(super) message: String,
+    pub(super) help: String,
+}
+
+/// A unit and how many of the smallest unit it is.
+type Unit = (&'static str, u64);
+
+const DURATION_UNITS: &[Unit] = &[("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)];
+const SIZE_UNITS: &[Unit] = &[
+    ("B", 1),
+    ("KB", 1000),
+    ("KiB", 1 << 10),
+    ("MB", 1_000_000),
+    ("MiB", 1 << 20),
+    ("GB", 1_000_000_000),
+    ("GiB", 1 << 30),
+];
+
+/// `250ms`, `10s`, `5m`, `1h`.
+pub(super) fn duration(text: &str) -> Result<Duration, Wrong> {
+    quantity(text, DURATION_UNITS, "10s").map(Duration::from_millis)
+}
+
+/// `64KiB`, `10MB`, `512B`.
+pub(super) fn size(text: &str) -> Result<ByteSize, Wrong> {
+    quantity(text, SIZE_UNITS, "64KiB").map(ByteSize)
+}
+
+fn quantity(text: &str, units: &[Unit], such_as: &str) -> Result<u64, Wrong> {
+    let wrong = |message: &str, help: String| {
+        Err(Wrong {
+            message: message.to_owned(),
+            help,
+        })
+    };
+    let names = || units.iter().map(|(name, _)| *name);
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    if number.is_empty() {
+        return wrong(
+            "it does not begin with a digit",
+            format!("write a whole number and its unit, such as \"{such_as}\""),
+        );
+    }
+    if unit.starts_with(['.', ',']) {
+        return wrong(
+            "fractions are not allowed",
+            "write a whole number of a smaller unit".to_owned(),
+        );
+    }
+    if unit.is_empty() {
+        return wrong(
+            "it has no unit",
+            format!("add {}, such as \"{such_as}\"", list(names(), "or")),
+        );
+    }
+    let Some((_, factor)) = units.iter().find(|(name, _)| *name == unit) else {
+        let help = names()
+            .find(|name| name.eq_ignore_ascii_case(unit.trim()))
+            .map(|name| format!("write \"{number}{name}\""))
+            .or_else(|| did_you_mean(unit.trim(), names().filter(|name| name.len() > 1)))
+            .unwrap_or_else(|| format!("the units are {}", list(names(), "and")));
+        return wrong(&format!("there is no unit `{unit}`"), help);
+    };
+    let total = number
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(*factor));
+    total.map_or_else(
+        || wrong("it is too large", "write a smaller number".to_owned()),
+        Ok,
+    )
+}
+
+/// The largest unit that divides the duration without rest.
+pub(super) fn show_duration(duration: Duration) -> String {
+    let ms = duration.as_millis();
+    if ms == 0 {
+        return "0s".to_owned();
+    }
+    let (name, factor) = DURATION_UNITS
+        .iter()
+        .rev()
+        .find(|(_, factor)| ms.is_multiple_of(u128::from(*factor)))
+        .unwrap_or(&("ms", 1));
+    format!("{}{name}", ms / u128::from(*factor))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_and_shown() {
+        for (text, ms) in [
+            ("0s", 0),
+            ("250ms", 250),
+            ("10s", 10_000),
+            ("5m", 300_000),
+            ("1h", 3_600_000),
+        ] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(ms)));
+            assert_eq!(show_duration(Duration::from_millis(ms)), text);
+        }
+    }
+
+    #[test]
+    fn sizes_are_read() {
+        for (text, bytes) in [
+            ("512B", 512),
+            ("64KiB", 65_536),
+            ("10MB", 10_000_000),
+            ("2GiB", 2 << 30),
+        ] {
+            assert_eq!(size(text), Ok(ByteSize(bytes)));
+        }
+    }
+
+    #[test]
+    fn wrong_quantities_say_what_to_write() {
+        for (text, message, help) in [
+            (
+                "10",
+                "it has no unit",
+                "add `ms`, `s`, `m` or `h`, such as \"10s\"",
+            ),
+            ("10 s", "there is no unit ` s`", "write \"10s\""),
+            ("10S", "there is no unit `S`", "write \"10s\""),
+            (
+                "10sec",
+                "there is no unit `sec`",
+                "the units are `ms`, `s`, `m` and `h`",
+            ),
+            (
+                "1.5s",
+                "fractions are not allowed",
+                "write a whole number of a smaller unit",
+            ),
+            (
+                "-1s",
+                "it does not begin with a digit",
+                "write a whole number and its unit, such as \"10s\"",
+            ),
+            (
+                "",
+                "it does not begin with a digit",
+                "write a whole number and its unit, such as \"10s\"",
+            ),
+            (
+                "99999999999999999999h",
+                "it is too large",
+                "write a smaller number",
+            ),
+        ] {
+            let wrong = Wrong {
+                message: message.to_owned(),
+                help: help.to_owned(),
+            };
+            assert_eq!(duration(text), Err(wrong), "{text}");
+        }
+        assert_eq!(
+            size("64K").map_err(|wrong| wrong.help),
+            Err("did you mean `KB`?".to_owned())
+        );
+        assert_eq!(
+            size("64kib").map_err(|wrong| wrong.help),
+            Err("write \"64KiB\"".to_owned())
+        );
+    }
+}

@@ -1,0 +1,353 @@
+//! Files into a configuration. The only place of this crate that touches the file system, and only by reading.
+
+use crate::{
+    check,
+    diagnostic::{Diagnostic, Diagnostics, Report, code},
+    kdl::{self, Context, Parsed, Role},
+    model::Config,
+    pattern, resolve,
+    source::{Sources, Span, Spanned},
+    syntax,
+};
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::{self, Read},
+    path::{Component, Path, PathBuf},
+    sync::Arc,
+};
+
+/// Larger files are refused; ten thousand routes are about two megabytes.
+const MOST_BYTES: u64 = 64 << 20;
+
+/// A configuration that can be used, and what is odd about it.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// What to do.
+    pub config: Config,
+    /// What probably is not meant.
+    pub warnings: Diagnostics,
+}
+
+/// Reads a file and all that it includes.
+///
+/// `environment` is asked for `${NAME}`; usually it is `&|name| std::env::var(name).ok()`.
+///
+/// # Errors
+/// Everything that is wrong, with its places. A file that cannot be read is one of these things.
+pub fn load_file(
+    path: &Path,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<Loaded, Diagnostics> {
+    let report = Report::default();
+    let mut loader = Loader::new(environment, &report);
+    let mut parsed = Parsed::default();
+    match read(path) {
+        Ok(bytes) => loader.main(path, bytes, &mut parsed),
+        Err(error) => {
+            let source = loader
+                .sources
+                .add(Arc::from(path.to_string_lossy()), Arc::from(""));
+            report.add(unreadable(Span::new(source, 0..0), path, &error));
+            loader.incomplete = true;
+        }
+    }
+    finish(loader, parsed)
+}
+
+/// Reads a text as if it were the file `name` in the folder `folder`, which relative paths start from.
+///
+/// # Errors
+/// Everything that is wrong, with its places.
+pub fn load_str(
+    name: &str,
+    text: &str,
+    folder: &Path,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<Loaded, Diagnostics> {
+    let report = Report::default();
+    let mut loader = Loader::new(environment, &report);
+    let mut parsed = Parsed::default();
+    loader.text(
+        Arc::from(name),
+        Arc::from(text),
+        folder,
+        Role::Main,
+        &mut parsed,
+    );
+    finish(loader, parsed)
+}
+
+fn finish(loader: Loader<'_>, parsed: Parsed) -> Result<Loaded, Diagnostics> {
+    let Loader {
+        report,
+        sources,
+        incomplete,
+        ..
+    } = loader;
+    // With a part of the text unread, every name in it would look undefined.
+    if !incomplete {
+        check::check(&parsed, report);
+    }
+    if incomplete || report.has_errors() {
+        return Err(report.finish(sources));
+    }
+    match resolve::resolve(parsed, &sources) {
+        Some(config) => Ok(Loaded {
+            config,
+            warnings: report.finish(sources),
+        }),
+        None => {
+            report.add(
+                Diagnostic::error(
+                    code::INTERNAL,
+                    Span::new(0, 0..0),
+                    "this configuration passed all checks and has holes",
+                )
+                .help("this is a mistake of the program: please report it with this file"),
+            );
+            Err(report.finish(sources))
+        }
+    }
+}
+
+struct Loader<'a> {
+    environment: &'a dyn Fn(&str) -> Option<String>,
+    report: &'a Report,
+    sources: Sources,
+    /// Files that are being read, outermost first, and where the next was included.
+    open: Vec<PathBuf>,
+    /// Files that were read, and where they were included. None: the main file.
+    seen: HashMap<PathBuf, Option<Span>>,
+    /// Part of the text could not be read.
+    incomplete: bool,
+}
+
+impl<'a> Loader<'a> {
+    fn new(environment: &'a dyn Fn(&str) -> Option<String>, report: &'a Report) -> Self {
+        Self {
+            environment,
+            report,
+            sources: Sources::default(),
+            open: Vec::new(),
+            seen: HashMap::new(),
+            incomplete: false,
+        }
+    }
+
+    fn main(&mut self, path: &Path, bytes: Vec<u8>, parsed: &mut Parsed) {
+        let identity = identity(path);
+        self.seen.insert(identity.clone(), None);
+        self.open.push(identity);
+        self.bytes(path, bytes, Role::Main, parsed);
+    }
+
+    fn bytes(&mut self, path: &Path, bytes: Vec<u8>, role: Role, parsed: &mut Parsed) {
+        let name: Arc<str> = Arc::from(path.to_string_lossy());
+        let folder = path.parent().unwrap_or(Path::new(""));
+        match String::from_utf8(bytes) {
+            Ok(text) => self.text(name, Arc::from(text), folder, role, parsed),
+            Err(error) => {
+                let at = error.utf8_error().valid_up_to();
+                let text = String::from_utf8_lossy(error.as_bytes());
+                let source = self.sources.add(name, Arc::from(text));
+                self.incomplete = true;
+                self.report.add(
+                    Diagnostic::error(
+                        code::ENCODING,
+                        Span::new(source, at..at + 1),
+                        "this file is not UTF-8",
+                    )
+                    .label("the first wrong byte")
+                    .help("save it as UTF-8"),
+                );
+            }
+        }
+    }
+
+    fn text(
+        &mut self,
+        name: Arc<str>,
+        text: Arc<str>,
+        folder: &Path,
+        role: Role,
+        parsed: &mut Parsed,
+    ) {
+        let source = self.sources.add(name, text.clone());
+        let Some(document) = syntax::parse(source, &text, self.report) else {
+            self.incomplete = true;
+            return;
+        };
+        let context = Context {
+            source,
+            folder,
+            environment: self.environment,
+            report: self.report,
+        };
+        kdl::read_document(&context, &document, role, parsed, &mut |parsed, path| {
+            self.include(folder, &path, parsed);
+        });
+    }
+
+    fn include(&mut self, folder: &Path, path: &Spanned<String>, parsed: &mut Parsed) {
+        for file in self.find(folder, path) {
+            let identity = identity(&file);
+            if self.open.contains(&identity) {
+                self.report.add(
+                    Diagnostic::error(
+                        code::INCLUDE_LOOP,
+                        path.span,
+                        format!("`{}` includes itself", file.display()),
+                    )
+                    .label("here, directly or through others")
+                    .help("remove this line, or make the pattern narrower"),
+                );
+                continue;
+            }
+            if let Some(first) = self.seen.get(&identity).copied().flatten() {
+                self.report.add(
+                    Diagnostic::error(
+                        code::INCLUDED_TWICE,
+                        path.span,
+                        format!("`{}` is included already", file.display()),
+                    )
+                    .label("the second time")
+                    .also(first, "the first time")
+                    .help("remove one of them, or make the pattern narrower"),
+                );
+                continue;
+            }
+            match read(&file) {
+                Ok(bytes) => {
+                    self.seen.insert(identity.clone(), Some(path.span));
+                    self.open.push(identity);
+                    self.bytes(&file, bytes, Role::Included, parsed);
+                    self.open.pop();
+                }
+                Err(error) => {
+                    self.incomplete = true;
+                    self.report.add(unreadable(path.span, &file, &error));
+                }
+            }
+        }
+    }
+
+    /// The files that an `include` means, sorted by name. None is fine for a pattern.
+    fn find(&mut self, folder: &Path, path: &Spanned<String>) -> Vec<PathBuf> {
+        if !pattern::is_pattern(&path.value) {
+            return vec![folder.join(&path.value)];
+        }
+        if path.value.contains("**") || path.value.contains(['[', '{']) {
+            self.report.add(
+                Diagnostic::error(
+                    code::INVALID_VALUE,
+                    path.span,
+                    "this pattern is not understood",
+                )
+                .help("there are `*` and `?`, each within one part of the path"),
+            );
+            return Vec::new();
+        }
+        let mut found = vec![folder.to_path_buf()];
+        for component in Path::new(&path.value).components() {
+            let part = match component {
+                Component::Normal(part) => part.to_string_lossy(),
+                other => {
+                    found.iter_mut().for_each(|folder| folder.push(other));
+                    continue;
+                }
+            };
+            if !pattern::is_pattern(&part) {
+                found.iter_mut().for_each(|folder| folder.push(&*part));
+                continue;
+            }
+            found = found
+                .iter()
+                .flat_map(|folder| self.entries(folder, &part, path.span))
+                .collect();
+        }
+        found.retain(|path| path.is_file());
+        found.sort();
+        found
+    }
+
+    fn entries(&mut self, folder: &Path, part: &str, span: Span) -> Vec<PathBuf> {
+        let shown = if folder.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            folder
+        };
+        let names = std::fs::read_dir(shown).and_then(|entries| {
+            entries
+                .map(|entry| entry.map(|entry| entry.file_name()))
+                .collect::<Result<Vec<_>, _>>()
+        });
+        match names {
+            Ok(names) => {
+                let fitting = names
+                    .iter()
+                    .filter_map(|name| name.to_str())
+                    .filter(|name| pattern::fits(part, name));
+                fitting.map(|name| folder.join(name)).collect()
+            }
+            // The folder that a pattern looks into may be missing, like everything that the pattern means.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
+                Vec::new()
+            }
+            Err(error) => {
+                self.incomplete = true;
+                self.report.add(unreadable(span, shown, &error));
+                Vec::new()
+            }
+        }
+    }
+}
+
+/// What a file is called, whatever the way to it.
+fn identity(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_path_buf())
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?
+        .take(MOST_BYTES + 1)
+        .read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MOST_BYTES {
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            "it is larger than 64MiB",
+        ));
+    }
+    Ok(bytes)
+}
+
+fn unreadable(span: Span, path: &Path, error: &io::Error) -> Diagnostic {
+    let help = match error.kind() {
+        io::ErrorKind::NotFound => {
+            "check the path; a relative one starts from the folder of the file it is written in"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "give the user that runs this program the right to read it"
+        }
+        _ => "check that it is a regular file that can be read",
+    };
+    // The system's words without its number, which differs between systems.
+    let reason = match error.kind() {
+        io::ErrorKind::NotFound => "there is no such file".to_owned(),
+        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        io::ErrorKind::IsADirectory => "it is a folder".to_owned(),
+        _ => error.to_string(),
+    };
+    Diagnostic::error(
+        code::FILE,
+        span,
+        format!("cannot read `{}`: {reason}", path.display()),
+    )
+    .help(help)
+}

@@ -1,0 +1,198 @@
+//! From what is written to what holds: defaults filled in, chains expanded, places worked out.
+//!
+//! Called only when no check found an error, so nothing here can fail for reasons of the operator's. Where the types
+//! would allow it, the answer is `None`, and the caller says that the program is wrong.
+
+use crate::{
+    kdl::{
+        Defaults, Parsed, ParsedAction, ParsedAgent, ParsedAgentUse, ParsedChain, ParsedFilter,
+        ParsedListener, ParsedMatch, ParsedOrigin, ParsedRoute, ParsedUpstream,
+    },
+    model::{
+        Action, Admin, Agent, AgentUse, Config, Filter, Listener, Origin, Probes, Route, System,
+        Upstream, UpstreamTimeouts,
+    },
+    source::Sources,
+};
+use std::{collections::HashMap, time::Duration};
+
+/// For one answer of an agent, when nobody says otherwise.
+const AGENT_TIMEOUT: Duration = Duration::from_millis(50);
+
+pub(crate) fn resolve(parsed: Parsed, sources: &Sources) -> Option<Config> {
+    let defaults = parsed
+        .defaults
+        .map(|defaults| defaults.value)
+        .unwrap_or_default();
+    let system = parsed.system.map(|system| system.value).unwrap_or_default();
+    let agents: Vec<Agent> = parsed
+        .agents
+        .into_iter()
+        .map(|written| agent(written, &defaults, sources))
+        .collect::<Option<_>>()?;
+    let admin = match parsed.admin {
+        Some(admin) => Some(Admin {
+            address: admin.value?.value,
+            place: sources.place(admin.span),
+        }),
+        None => None,
+    };
+    let probes = match parsed.probes {
+        Some(probes) => Some(Probes {
+            address: probes.value?.value,
+            place: sources.place(probes.span),
+        }),
+        None => None,
+    };
+    let filters = Filters {
+        agents: agents
+            .iter()
+            .map(|agent| (agent.id.as_str(), agent))
+            .collect(),
+        chains: parsed
+            .chains
+            .iter()
+            .map(|chain| (chain.id.value.as_str(), chain))
+            .collect(),
+    };
+    Some(Config {
+        admin,
+        probes,
+        listeners: parsed
+            .listeners
+            .into_iter()
+            .map(|written| listener(written, &system, sources))
+            .collect::<Option<_>>()?,
+        routes: parsed
+            .routes
+            .into_iter()
+            .map(|written| route(written, &filters, sources))
+            .collect::<Option<_>>()?,
+        upstreams: parsed
+            .upstreams
+            .into_iter()
+            .map(|written| upstream(written, &defaults, sources))
+            .collect::<Option<_>>()?,
+        observability: parsed
+            .observability
+            .map(|written| written.value)
+            .unwrap_or_default(),
+        agents,
+        system,
+    })
+}
+
+fn listener(written: ParsedListener, system: &System, sources: &Sources) -> Option<Listener> {
+    Some(Listener {
+        id: written.id.value,
+        address: written.address?.value,
+        h2c: written.h2c,
+        timeouts: written.timeouts,
+        limits: written.limits,
+        trusted_proxies: written
+            .trusted_proxies
+            .unwrap_or_else(|| system.trusted_proxies.clone()),
+        place: sources.place(written.span),
+    })
+}
+
+fn upstream(written: ParsedUpstream, defaults: &Defaults, sources: &Sources) -> Option<Upstream> {
+    let program = UpstreamTimeouts::default();
+    let (own, shared) = (written.timeouts, defaults.upstream);
+    Some(Upstream {
+        id: written.id.value,
+        origin: match written.origin? {
+            ParsedOrigin::Targets(targets) => {
+                Origin::Targets(targets.into_iter().map(|target| target.value).collect())
+            }
+            ParsedOrigin::BuiltinEcho => Origin::BuiltinEcho,
+        },
+        protocol: written.protocol,
+        timeouts: UpstreamTimeouts {
+            connect: own.connect.or(shared.connect).unwrap_or(program.connect),
+            response_header: own
+                .response_header
+                .or(shared.response_header)
+                .unwrap_or(program.response_header),
+            idle: own.idle.or(shared.idle).unwrap_or(program.idle),
+        },
+        place: sources.place(written.span),
+    })
+}
+
+fn agent(written: ParsedAgent, defaults: &Defaults, sources: &Sources) -> Option<Agent> {
+    let (own, shared) = (written.policy, defaults.agent);
+    Some(Agent {
+        id: written.id.value,
+        transport: written.transport?,
+        timeout: own.timeout.or(shared.timeout).unwrap_or(AGENT_TIMEOUT),
+        failure_mode: own.failure_mode.or(shared.failure_mode).unwrap_or_default(),
+        inspect: written.inspect,
+        config: written.config,
+        place: sources.place(written.span),
+    })
+}
+
+fn route(written: ParsedRoute, filters: &Filters<'_>, sources: &Sources) -> Option<Route> {
+    let mut expanded = Vec::with_capacity(written.filters.len());
+    filters.expand(&written.filters, &mut expanded)?;
+    Some(Route {
+        id: written.id.value,
+        matches: written
+            .matches
+            .into_iter()
+            .map(ParsedMatch::into_model)
+            .collect(),
+        priority: written.priority,
+        filters: expanded,
+        action: match written.actions.into_iter().next()?.value {
+            ParsedAction::Upstream(id) => Action::Upstream(id.value),
+            ParsedAction::Redirect { location, status } => Action::Redirect { location, status },
+            ParsedAction::Respond { status, body } => Action::Respond { status, body },
+            ParsedAction::Broken => return None,
+        },
+        websocket: written.websocket.is_some(),
+        timeouts: written.timeouts,
+        place: sources.place(written.span),
+    })
+}
+
+/// What the lines of a chain refer to.
+struct Filters<'a> {
+    agents: HashMap<&'a str, &'a Agent>,
+    chains: HashMap<&'a str, &'a ParsedChain>,
+}
+
+impl Filters<'_> {
+    /// Ends, because the checks have refused chains that use each other in a circle.
+    fn expand(&self, written: &[ParsedFilter], expanded: &mut Vec<Filter>) -> Option<()> {
+        for filter in written {
+            expanded.push(match filter {
+                ParsedFilter::Agent(one) => Filter::Agent(self.agent_use(one)?),
+                ParsedFilter::Parallel(several) => Filter::Parallel(
+                    several
+                        .iter()
+                        .map(|one| self.agent_use(one))
+                        .collect::<Option<_>>()?,
+                ),
+                ParsedFilter::RequestHeaders(edits) => Filter::RequestHeaders(edits.clone()),
+                ParsedFilter::ResponseHeaders(edits) => Filter::ResponseHeaders(edits.clone()),
+                ParsedFilter::Use(name) => {
+                    self.expand(&self.chains.get(name.value.as_str())?.filters, expanded)?;
+                    continue;
+                }
+            });
+        }
+        Some(())
+    }
+
+    fn agent_use(&self, written: &ParsedAgentUse) -> Option<AgentUse> {
+        let agent = self.agents.get(written.agent.value.as_str())?;
+        Some(AgentUse {
+            // The agent's own id, so that all uses share one text.
+            agent: agent.id.clone(),
+            timeout: written.timeout.unwrap_or(agent.timeout),
+            failure_mode: written.failure_mode.unwrap_or(agent.failure_mode),
+        })
+    }
+}

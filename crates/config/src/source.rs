@@ -1,0 +1,198 @@
+//! The files of a configuration, and places in them.
+//!
+//! A [`Span`] is twelve bytes and means nothing by itself; lines and columns are worked out when somebody asks, from an
+//! index of line starts that is made once per file. So ten thousand routes can each know where they were written.
+
+use crate::model::Place;
+use miette::{MietteError, MietteSpanContents, SourceCode, SourceSpan, SpanContents};
+use std::{
+    ops::Range,
+    sync::{Arc, OnceLock},
+};
+
+/// A range of bytes in one of the files of a configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Span {
+    /// Which file, in the order in which they were read.
+    pub source: u32,
+    /// The first byte.
+    pub start: u32,
+    /// The byte after the last.
+    pub end: u32,
+}
+
+impl Span {
+    pub(crate) fn new(source: u32, range: Range<usize>) -> Self {
+        let clip = |offset: usize| u32::try_from(offset).unwrap_or(u32::MAX);
+        Self {
+            source,
+            start: clip(range.start),
+            end: clip(range.end),
+        }
+    }
+
+    pub(crate) fn len(self) -> usize {
+        self.end.saturating_sub(self.start) as usize
+    }
+}
+
+/// Something and where it was written.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Spanned<T> {
+    pub(crate) value: T,
+    pub(crate) span: Span,
+}
+
+/// The files of a configuration, in the order in which they were read.
+#[derive(Debug, Default)]
+pub(crate) struct Sources {
+    files: Vec<SourceFile>,
+}
+
+impl Sources {
+    /// Adds a file and gives its number.
+    pub(crate) fn add(&mut self, name: Arc<str>, text: Arc<str>) -> u32 {
+        self.files.push(SourceFile {
+            name,
+            text,
+            line_starts: OnceLock::new(),
+        });
+        u32::try_from(self.files.len() - 1).unwrap_or(u32::MAX)
+    }
+
+    pub(crate) fn file(&self, source: u32) -> Option<&SourceFile> {
+        self.files.get(source as usize)
+    }
+
+    /// Where a span begins, for people.
+    pub(crate) fn place(&self, span: Span) -> Place {
+        self.file(span.source)
+            .map_or_else(Place::default, |file| file.place(span.start as usize))
+    }
+}
+
+/// One file: its name, its text and an index of its lines.
+#[derive(Debug)]
+pub(crate) struct SourceFile {
+    name: Arc<str>,
+    text: Arc<str>,
+    line_starts: OnceLock<Vec<u32>>,
+}
+
+impl SourceFile {
+    fn line_starts(&self) -> &[u32] {
+        self.line_starts.get_or_init(|| {
+            let after = |offset: usize| u32::try_from(offset + 1).unwrap_or(u32::MAX);
+            std::iter::once(0)
+                .chain(memchr::memchr_iter(b'\n', self.text.as_bytes()).map(after))
+                .collect()
+        })
+    }
+
+    /// The line of an offset, from 0.
+    fn line(&self, offset: usize) -> usize {
+        self.line_starts()
+            .partition_point(|&start| start as usize <= offset)
+            .saturating_sub(1)
+    }
+
+    /// Where a line begins; the end of the text for a line after the last.
+    fn line_start(&self, line: usize) -> usize {
+        self.line_starts()
+            .get(line)
+            .map_or(self.text.len(), |&start| start as usize)
+    }
+
+    /// The column of an offset in characters, from 0.
+    fn column(&self, offset: usize) -> usize {
+        let start = self.line_start(self.line(offset));
+        self.text
+            .get(start..offset)
+            .map_or(0, |before| before.chars().count())
+    }
+
+    fn place(&self, offset: usize) -> Place {
+        let offset = floor_boundary(&self.text, offset);
+        let clip = |count: usize| u32::try_from(count + 1).unwrap_or(u32::MAX);
+        Place {
+            file: self.name.clone(),
+            line: clip(self.line(offset)),
+            column: clip(self.column(offset)),
+        }
+    }
+}
+
+/// The character boundary at or before an offset.
+pub(crate) fn floor_boundary(text: &str, offset: usize) -> usize {
+    let mut offset = offset.min(text.len());
+    while !text.is_char_boundary(offset) {
+        offset -= 1;
+    }
+    offset
+}
+
+/// miette's own implementation for text reads from the start of the file for every label, which is quadratic in a
+/// large file with many errors; this one asks the index.
+impl SourceCode for SourceFile {
+    fn read_span<'a>(
+        &'a self,
+        span: &SourceSpan,
+        lines_before: usize,
+        lines_after: usize,
+    ) -> Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
+        let start = floor_boundary(&self.text, span.offset());
+        let end = floor_boundary(&self.text, span.offset() + span.len());
+        let last_byte = if end > start { end - 1 } else { end };
+        let first_line = self.line(start).saturating_sub(lines_before);
+        let last_line = (self.line(last_byte) + lines_after).min(self.line_starts().len() - 1);
+        let context = self.line_start(first_line)..self.line_start(last_line + 1);
+        // The column is that of the span only when no earlier line is shown; miette takes it as where the text begins.
+        let (context, column) = if lines_before == 0 {
+            (start..context.end, self.column(start))
+        } else {
+            (context, 0)
+        };
+        Ok(Box::new(MietteSpanContents::new_named(
+            self.name.to_string(),
+            &self.text.as_bytes()[context.clone()],
+            (context.start, context.len()).into(),
+            first_line,
+            column,
+            last_line + 1 - first_line,
+        )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(text: &str) -> SourceFile {
+        SourceFile {
+            name: Arc::from("a.kdl"),
+            text: Arc::from(text),
+            line_starts: OnceLock::new(),
+        }
+    }
+
+    #[test]
+    fn places_count_characters_from_one() {
+        let file = file("ab\n\u{e4}\u{e4}x\n");
+        for (offset, place) in [
+            (0, "a.kdl:1:1"),
+            (1, "a.kdl:1:2"),
+            (3, "a.kdl:2:1"),
+            (7, "a.kdl:2:3"),
+            (9, "a.kdl:3:1"),
+        ] {
+            assert_eq!(file.place(offset).to_string(), place, "offset {offset}");
+        }
+    }
+
+    #[test]
+    fn places_inside_a_character_or_after_the_end_are_moved_to_a_boundary() {
+        let file = file("\u{e4}b");
+        assert_eq!(file.place(1).to_string(), "a.kdl:1:1");
+        assert_eq!(file.place(100).to_string(), "a.kdl:1:3");
+    }
+}
