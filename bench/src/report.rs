@@ -74,6 +74,7 @@ struct Compared {
     kind: Kind,
     estimate: Estimate,
     at_most: Option<f64>,
+    /// None without a bar, and with too few pairs for an interval that deserves the name.
     met: Option<bool>,
 }
 
@@ -147,7 +148,10 @@ fn compare(comparison: &Comparison, own: &[f64], base: &[f64]) -> Option<Compare
         kind: comparison.kind,
         estimate,
         at_most: comparison.at_most,
-        met: comparison.at_most.map(|bar| estimate.high <= bar),
+        met: comparison
+            .at_most
+            .filter(|_| estimate.coverage >= Estimate::CONFIDENCE)
+            .map(|bar| estimate.high <= bar),
     })
 }
 
@@ -271,8 +275,12 @@ impl Compared {
                 format!("{name} = {base} {median:+.2} us  [{low:+.2}, {high:+.2}]")
             }
         };
-        if let (Some(bar), Some(met)) = (self.at_most, self.met) {
-            let verdict = if met { "met" } else { "NOT met" };
+        if let Some(bar) = self.at_most {
+            let verdict = match self.met {
+                Some(true) => "met",
+                Some(false) => "NOT met",
+                None => "too few pairs to tell",
+            };
             let _ = write!(line, "  bar: at most {bar}: {verdict}");
         }
         line
@@ -363,6 +371,13 @@ mod tests {
             let verdict = if met { ": met" } else { ": NOT met" };
             assert!(report.to_string().contains(verdict), "{report}");
         }
+    }
+
+    #[test]
+    fn too_few_pairs_do_not_meet_a_bar() {
+        let report = report(&[("floor", &[20.0; 5]), ("plain", &[20.0; 5])]);
+        assert_eq!(report.scenarios[1].comparisons[0].met, None);
+        assert!(report.to_string().contains("too few pairs"), "{report}");
     }
 
     #[test]

@@ -186,6 +186,7 @@ impl Stage {
             // It is appended to; without this a long run fills the disk.
             File::options()
                 .write(true)
+                .create(true)
                 .truncate(true)
                 .open(path)
                 .map_err(BenchError::file("empty", path))?;
