@@ -210,6 +210,7 @@ impl Extensions {
             binary: self.binary && other.binary,
             error: self.error && other.error,
         }
+        .complete()
     }
 
     /// Whether everything in here is also in the other.

@@ -27,6 +27,7 @@ mod error;
 mod event;
 mod header_op;
 pub mod server;
+mod transport;
 
 pub use capability::{AgentLimits, Capabilities, EventKind, Extensions, Features};
 pub use control::{ControlMessage, FlowAction, HealthState};

@@ -1,17 +1,142 @@
 //! The agent's end of the wire: implement [`Agent`], bind a socket with
 //! [`bind_socket`], and [`serve`].
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//!
+//! use portcullis_agent_protocol::server::{self, Agent, AgentError, ServeOptions};
+//! use portcullis_agent_protocol::{Decision, RequestHeaders};
+//!
+//! struct NoTrace;
+//!
+//! #[async_trait::async_trait]
+//! impl Agent for NoTrace {
+//!     fn name(&self) -> &str {
+//!         "no-trace"
+//!     }
+//!
+//!     async fn request_headers(
+//!         &self,
+//!         event: &RequestHeaders<'_>,
+//!     ) -> Result<Decision, AgentError> {
+//!         Ok(match event.method {
+//!             "TRACE" => Decision::block(405).reason("method:trace"),
+//!             _ => Decision::allow(),
+//!         })
+//!     }
+//! }
+//!
+//! # async fn run() -> std::io::Result<()> {
+//! let path = server::socket_from_env().unwrap_or_else(|| "/run/no-trace.sock".into());
+//! let listener = server::bind_socket(&path)?;
+//! let stop = async { drop(tokio::signal::ctrl_c().await) };
+//! server::serve(Arc::new(NoTrace), listener, ServeOptions::default(), stop).await
+//! # }
+//! ```
 
 mod agent;
+mod session;
+mod socket;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::UnixListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 pub use agent::{Agent, AgentError};
+pub use socket::{SOCKET_VARIABLE, bind_socket, socket_from_env};
 
-/// How an agent is served. (more follows: serve, bind_socket, socket_from_env)
+use self::session::Session;
+use crate::Extensions;
+use crate::codec::frame::MAX_FRAME_BYTES;
+
+/// How long nothing is accepted after accepting went wrong, as it does when
+/// there are no descriptors left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How an agent is served.
 #[derive(Debug, Clone)]
 pub struct ServeOptions {
     /// The largest frame that is accepted or sent; default and at most 16 MiB.
     pub max_frame_bytes: usize,
     /// How many events of one connection are worked on at once; default 100.
+    /// Further events wait unread. Always 1 without extensions.
     pub concurrency: usize,
-    /// Whether what goes beyond the legacy protocol is offered by this end.
-    pub extensions: crate::Extensions,
+    /// How many connections there may be; default 1024. One more is closed.
+    pub max_connections: usize,
+    /// What may be chosen beyond the legacy protocol; default everything.
+    /// With [`Extensions::NONE`] the agent behaves like a legacy one.
+    pub extensions: Extensions,
+    /// How long a proxy may take to begin the conversation; default 10 s.
+    pub handshake_timeout: Duration,
+    /// How long events may go on after the shutdown began; default 5 s.
+    pub drain_timeout: Duration,
+}
+
+impl Default for ServeOptions {
+    fn default() -> Self {
+        Self {
+            max_frame_bytes: MAX_FRAME_BYTES,
+            concurrency: 100,
+            max_connections: 1024,
+            extensions: Extensions::ALL,
+            handshake_timeout: Duration::from_secs(10),
+            drain_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Serves an agent until `shutdown` resolves; then accepts nothing more,
+/// finishes the events at hand, and closes.
+///
+/// # Errors
+/// None while it serves: a connection that fails ends alone, and accepting is
+/// tried again.
+pub async fn serve<A: Agent + ?Sized>(
+    agent: Arc<A>,
+    listener: UnixListener,
+    options: ServeOptions,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
+    let options = Arc::new(options);
+    let (stop, stopping) = watch::channel(false);
+    let mut sessions = JoinSet::new();
+    let mut shutdown = std::pin::pin!(shutdown);
+    loop {
+        let accepted = tokio::select! {
+            () = &mut shutdown => break,
+            accepted = listener.accept() => accepted,
+            Some(_) = sessions.join_next() => continue,
+        };
+        match accepted {
+            Ok(_) if sessions.len() >= options.max_connections => {
+                tracing::warn!(limit = options.max_connections, "too many connections");
+            }
+            Ok((stream, _)) => {
+                let agent = Arc::clone(&agent);
+                let session = Session::new(agent, stream, Arc::clone(&options), stopping.clone());
+                sessions.spawn(session.run());
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::select! {
+                    () = &mut shutdown => break,
+                    () = tokio::time::sleep(ACCEPT_PAUSE) => {}
+                }
+            }
+        }
+    }
+    drop(listener);
+    stop.send_replace(true);
+    let drained = async { while sessions.join_next().await.is_some() {} };
+    if tokio::time::timeout(options.drain_timeout, drained)
+        .await
+        .is_err()
+    {
+        tracing::warn!("some events did not finish before the end of the shutdown");
+    }
+    Ok(())
 }

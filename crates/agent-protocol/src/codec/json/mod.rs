@@ -1,1 +1,21 @@
-//! stub
+//! The JSON encoding: what every version 2 peer speaks.
+//!
+//! Events are written straight into the outbound buffer, answers are written
+//! and everything is read with serde.
+//!
+//! JSON holds text and header values are bytes. A value that is UTF-8 is
+//! written as the text that it is; a value that is not is written as if it
+//! were Latin-1, one character per byte, so that nothing of it is lost to an
+//! agent that looks for ASCII in it. The reader takes the UTF-8 bytes of the
+//! text, so values of the second kind do not come back as they were; the
+//! binary encoding is exact.
+
+mod answer;
+mod control;
+mod event;
+mod time;
+mod write;
+
+pub use answer::{decode_answer, encode_answer};
+pub use control::{decode_control, decode_ping, encode_pong};
+pub use event::{decode_request_headers, encode_request_headers, find_event_id};

@@ -1,119 +1,282 @@
-//! A connection to an agent. (bodies follow)
+//! The handles of a connection, and the answers that they hand out.
 
+use std::fmt;
 use std::future::Future;
-use std::io;
 use std::path::Path;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::ConnectOptions;
+use super::calls::CallId;
+use super::shared::{Phase, Shared, State, wake};
+use super::{CloseReason, ConnectOptions, ConnectionDriver, connect};
+use crate::codec::frame::{self, MessageType};
+use crate::codec::{binary, json};
 use crate::{
-    CallError, Capabilities, ConnectError, Decision, Extensions, ProtocolError, RequestHeaders,
+    CallError, Capabilities, ConnectError, Decision, EventKind, Extensions, RequestHeaders,
 };
 
-/// Why a connection is gone.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum CloseReason {
-    /// We closed it.
-    #[error("closed by the proxy")]
-    Local,
-    /// The agent closed it.
-    #[error("closed by the agent")]
-    Peer,
-    /// Reading or writing went wrong.
-    #[error("lost: {0}")]
-    Lost(io::ErrorKind),
-    /// The agent did not keep to the protocol.
-    #[error(transparent)]
-    Protocol(#[from] ProtocolError),
+/// A connection to an agent. Clones share it; when the last is dropped, it
+/// finishes what is outstanding and closes.
+#[derive(Clone)]
+pub struct Connection {
+    handle: Arc<Handle>,
 }
 
-/// A connection to an agent. Clones share it.
-#[derive(Debug, Clone)]
-pub struct Connection {}
+// Counts the clones of `Connection`, apart from the driver and the answers,
+// which must not keep a connection alive.
+struct Handle {
+    shared: Arc<Shared>,
+}
 
 impl Connection {
-    /// Dials, shakes hands, and has the configuration accepted.
+    /// Dials the agent at this path, shakes hands, and has the configuration
+    /// accepted when there is one; all under one deadline. The driver has to
+    /// be spawned on the runtime that this was called on.
     ///
     /// # Errors
     /// See [`ConnectError`].
     pub async fn connect(
-        _path: &Path,
-        _options: &ConnectOptions,
+        path: &Path,
+        options: &ConnectOptions,
     ) -> Result<(Self, ConnectionDriver), ConnectError> {
-        unimplemented!()
+        let opening = connect::open(path, options);
+        match tokio::time::timeout(options.handshake_timeout, opening).await {
+            Ok(opened) => opened,
+            Err(_) => Err(ConnectError::Timeout),
+        }
     }
+
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            handle: Arc::new(Handle { shared }),
+        }
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.handle.shared
+    }
+
     /// What the agent said about itself.
+    #[must_use]
     pub fn capabilities(&self) -> &Capabilities {
-        unimplemented!()
+        &self.shared().capabilities
     }
-    /// What the agent chose of what was offered.
+
+    /// What was agreed on beyond the legacy protocol.
+    #[must_use]
     pub fn extensions(&self) -> Extensions {
-        unimplemented!()
+        self.shared().extensions
     }
-    /// Whether new events are accepted: neither closed nor retiring.
+
+    /// Whether the agent wants events of this kind.
+    #[must_use]
+    pub fn supports(&self, kind: EventKind) -> bool {
+        self.capabilities().supports(kind)
+    }
+
+    /// Whether new events are accepted: it neither retires nor is it closed.
+    #[must_use]
     pub fn is_open(&self) -> bool {
-        unimplemented!()
+        self.shared().lock().phase == Phase::Open
     }
-    /// Whether the connection takes no new events and closes when nobody waits any longer.
+
+    /// Whether it takes no new events and closes when nobody waits any longer
+    /// for an answer.
+    #[must_use]
     pub fn is_retiring(&self) -> bool {
-        unimplemented!()
+        self.shared().lock().phase == Phase::Retiring
     }
+
     /// How many calls are being waited for.
+    #[must_use]
     pub fn in_flight(&self) -> usize {
-        unimplemented!()
+        self.shared().lock().calls.waiting()
     }
-    /// How many events the agent has not answered, waited for or not.
+
+    /// How many events the agent has not answered, whether or not somebody
+    /// still waits for them. This is what the agent has to work on.
+    #[must_use]
     pub fn unanswered(&self) -> usize {
-        unimplemented!()
+        self.shared().lock().calls.unanswered()
     }
-    /// How many answers came after nobody waited any longer.
+
+    /// How many answers came when nobody waited for them any longer.
+    #[must_use]
     pub fn late_answers_seen(&self) -> u64 {
-        unimplemented!()
+        self.shared().lock().calls.late_answers()
     }
-    /// How many control messages came.
+
+    /// How many messages came that are not answers.
+    #[must_use]
     pub fn control_messages_seen(&self) -> u64 {
-        unimplemented!()
+        self.shared().control_messages()
     }
+
     /// Takes no new events; closes when nobody waits any longer.
-    pub fn retire(&self) {}
-    /// Closes at once; pending answers fail with [`CallError::Closed`].
-    pub fn close(&self) {}
-    /// Waits until the connection is gone.
-    pub async fn closed(&self) {}
-    /// Why it is gone; `None` while it is not.
-    pub fn close_reason(&self) -> Option<CloseReason> {
-        unimplemented!()
+    pub fn retire(&self) {
+        self.shared().retire();
     }
-    /// Encodes and queues an event. Never waits.
+
+    /// Closes; pending answers fail with [`CallError::Closed`].
+    pub fn close(&self) {
+        self.shared().close();
+    }
+
+    /// Waits until the connection is gone.
+    pub async fn closed(&self) {
+        let mut gone = pin!(self.shared().gone.notified());
+        // Registers before it looks, so that nothing is missed in between.
+        gone.as_mut().enable();
+        if self.close_reason().is_none() {
+            gone.await;
+        }
+    }
+
+    /// Why the connection is gone; `None` while it is not.
+    #[must_use]
+    pub fn close_reason(&self) -> Option<CloseReason> {
+        match &self.shared().lock().phase {
+            Phase::Closed(reason) => Some(reason.clone()),
+            Phase::Open | Phase::Retiring | Phase::Closing => None,
+        }
+    }
+
+    /// Asks about the head of a request. The event is encoded and queued
+    /// before this returns; it never waits.
     ///
     /// # Errors
-    /// See [`CallError`].
-    pub fn request_headers(&self, _event: &RequestHeaders<'_>) -> Result<PendingAnswer, CallError> {
-        unimplemented!()
+    /// [`CallError::Closed`] when no new events are accepted,
+    /// [`CallError::OutboundFull`] when the agent does not keep up,
+    /// [`CallError::EventTooLarge`], and with legacy peers
+    /// [`CallError::DuplicateOutstanding`]. Nothing was queued then.
+    pub fn request_headers(&self, event: &RequestHeaders<'_>) -> Result<PendingAnswer, CallError> {
+        let shared = self.shared();
+        let extensions = shared.extensions;
+        let encode = |out: &mut Vec<u8>, number| match extensions {
+            Extensions { binary: true, .. } => binary::encode_request_headers(out, number, event),
+            Extensions { event_id, .. } => {
+                json::encode_request_headers(out, event_id.then_some(number), event);
+            }
+        };
+        let mut state = shared.lock();
+        let id = queue(
+            &mut state,
+            shared,
+            MessageType::RequestHeaders,
+            event.metadata.correlation_id,
+            encode,
+        )?;
+        let driver = state.driver.take();
+        drop(state);
+        wake(driver);
+        Ok(PendingAnswer {
+            shared: Arc::clone(shared),
+            id: Some(id),
+        })
     }
 }
 
-/// Reads and writes; to be spawned on the runtime that connected.
-#[derive(Debug)]
-#[must_use]
-pub struct ConnectionDriver {}
+// Appends an event to the outbound buffer, or leaves everything as it was.
+fn queue(
+    state: &mut State,
+    shared: &Shared,
+    kind: MessageType,
+    correlation_id: &str,
+    encode: impl FnOnce(&mut Vec<u8>, u64),
+) -> Result<CallId, CallError> {
+    if state.phase != Phase::Open {
+        return Err(CallError::Closed);
+    }
+    let limits = &shared.limits;
+    let room = limits
+        .max_outbound_bytes
+        .saturating_sub(state.unwritten_bytes);
+    let start = state.outbound.len();
+    if start >= room {
+        return Err(CallError::OutboundFull);
+    }
+    let id = state.calls.insert(correlation_id)?;
+    let framed = frame::append(&mut state.outbound, kind, limits.max_frame_bytes, |out| {
+        encode(out, id.number());
+    });
+    let refused = match framed {
+        Err(bytes) => CallError::EventTooLarge {
+            bytes,
+            limit: limits.max_frame_bytes,
+        },
+        Ok(()) if state.outbound.len() > room => CallError::OutboundFull,
+        Ok(()) => return Ok(id),
+    };
+    state.outbound.truncate(start);
+    state.calls.remove(id, correlation_id);
+    Err(refused)
+}
 
-impl Future for ConnectionDriver {
-    type Output = CloseReason;
-    fn poll(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<CloseReason> {
-        unimplemented!()
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.retire();
     }
 }
 
-/// The answer to one event, when it comes. Dropping it forgets the event.
-#[derive(Debug)]
-#[must_use]
-pub struct PendingAnswer {}
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("agent_id", &self.capabilities().agent_id)
+            .field("extensions", &self.extensions())
+            .field("in_flight", &self.in_flight())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The answer to one event, when it comes.
+///
+/// Dropping it forgets the event: a late answer is discarded and counted. A
+/// legacy peer's late answer could be taken for that of a later event of the
+/// same request, so its connection retires.
+#[must_use = "an answer that nobody waits for is thrown away"]
+pub struct PendingAnswer {
+    shared: Arc<Shared>,
+    /// `None` once the answer has been handed out.
+    id: Option<CallId>,
+}
 
 impl Future for PendingAnswer {
     type Output = Result<Decision, CallError>;
-    fn poll(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Self::Output> {
-        unimplemented!()
+
+    /// After the answer, every further poll yields [`CallError::Closed`].
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(id) = self.id else {
+            return Poll::Ready(Err(CallError::Closed));
+        };
+        let polled = self.shared.lock().calls.poll(id, cx);
+        if polled.is_ready() {
+            self.id = None;
+        }
+        polled
+    }
+}
+
+impl Drop for PendingAnswer {
+    fn drop(&mut self) {
+        let Some(id) = self.id else {
+            return;
+        };
+        let mut state = self.shared.lock();
+        let outstanding = state.calls.forget(id);
+        if outstanding && !self.shared.extensions.event_id && state.phase == Phase::Open {
+            state.phase = Phase::Retiring;
+        }
+        let driver = state.close_if_retired();
+        drop(state);
+        wake(driver);
+    }
+}
+
+impl fmt::Debug for PendingAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PendingAnswer")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
     }
 }

@@ -1,7 +1,21 @@
 //! Protocol version 2 over a Unix socket: the proxy's end.
+//!
+//! A connection has two halves that meet in `Shared`: the handles, which
+//! encode events into the outbound buffer and wait in the table of calls, and
+//! the driver, one task that owns the socket. The driver swaps the outbound
+//! buffer for its own empty one, so that everything that was queued since
+//! goes out in one write, and it decodes all answers of a read before it
+//! takes the lock once to hand them over. The lock is a plain mutex that is
+//! held for the time of an encoding and never over an await.
 
+mod calls;
+mod connect;
 mod connection;
+mod driver;
 mod options;
+mod shared;
 
-pub use connection::{CloseReason, Connection, ConnectionDriver, PendingAnswer};
+pub use connection::{Connection, PendingAnswer};
+pub use driver::ConnectionDriver;
 pub use options::{ConnectOptions, ControlHandler, Limits};
+pub use shared::CloseReason;

@@ -1,0 +1,240 @@
+//! Answers in the binary encoding.
+
+use bytes::Bytes;
+use serde_json::Map;
+
+use super::read::{Malformed, Reader};
+use super::write;
+use crate::codec::{Answer, BadMessage, EventId};
+use crate::{Audit, Decision, HeaderOp, ProtocolError, Verdict};
+
+const DETAILS: u8 = 1;
+const REQUEST_OPS: u8 = 2;
+const RESPONSE_OPS: u8 = 3;
+const AUDIT: u8 = 4;
+
+const ALLOW: u8 = 0;
+const BLOCK: u8 = 1;
+const REDIRECT: u8 = 2;
+const CHALLENGE: u8 = 3;
+const ERROR: u8 = 4;
+
+const NEEDS_MORE: u8 = 1;
+
+const SET: u8 = 1;
+const ADD: u8 = 2;
+const REMOVE: u8 = 3;
+
+/// Appends the payload of an answer.
+///
+/// # Errors
+/// When the audit data cannot be written as JSON.
+pub fn encode_answer(
+    out: &mut Vec<u8>,
+    event_id: u64,
+    answer: &Answer,
+) -> Result<(), serde_json::Error> {
+    out.extend_from_slice(&event_id.to_be_bytes());
+    let decision = match answer {
+        Ok(decision) => decision,
+        Err(message) => {
+            out.extend_from_slice(&[ERROR, 0]);
+            write::section(out, DETAILS, |out| write::string(out, message));
+            return Ok(());
+        }
+    };
+    out.extend_from_slice(&[
+        verdict_number(&decision.verdict),
+        if decision.needs_more { NEEDS_MORE } else { 0 },
+    ]);
+    encode_details(out, &decision.verdict);
+    encode_ops(out, REQUEST_OPS, &decision.request_headers);
+    encode_ops(out, RESPONSE_OPS, &decision.response_headers);
+    match decision.audit.as_deref() {
+        Some(audit) if !audit.is_empty() => encode_audit(out, audit),
+        _ => Ok(()),
+    }
+}
+
+fn verdict_number(verdict: &Verdict) -> u8 {
+    match verdict {
+        Verdict::Allow => ALLOW,
+        Verdict::Block { .. } => BLOCK,
+        Verdict::Redirect { .. } => REDIRECT,
+        Verdict::Challenge { .. } => CHALLENGE,
+    }
+}
+
+fn encode_details(out: &mut Vec<u8>, verdict: &Verdict) {
+    if *verdict == Verdict::Allow {
+        return;
+    }
+    write::section(out, DETAILS, |out| match verdict {
+        Verdict::Allow => {}
+        Verdict::Block {
+            status,
+            body,
+            headers,
+        } => {
+            out.extend_from_slice(&status.to_be_bytes());
+            out.push(body.is_some().into());
+            if let Some(body) = body {
+                write::bytes(out, body);
+            }
+            write::pairs(out, headers);
+        }
+        Verdict::Redirect { url, status } => {
+            out.extend_from_slice(&status.to_be_bytes());
+            write::string(out, url);
+        }
+        Verdict::Challenge {
+            challenge_type,
+            params,
+        } => {
+            write::string(out, challenge_type);
+            write::pairs(out, params);
+        }
+    });
+}
+
+fn encode_ops(out: &mut Vec<u8>, tag: u8, ops: &[HeaderOp]) {
+    if ops.is_empty() {
+        return;
+    }
+    write::section(out, tag, |out| {
+        write::count(out, ops.len());
+        for op in ops {
+            let (kind, name, value) = match op {
+                HeaderOp::Set { name, value } => (SET, name, Some(value)),
+                HeaderOp::Add { name, value } => (ADD, name, Some(value)),
+                HeaderOp::Remove { name } => (REMOVE, name, None),
+            };
+            out.push(kind);
+            write::string(out, name);
+            if let Some(value) = value {
+                write::string(out, value);
+            }
+        }
+    });
+}
+
+fn encode_audit(out: &mut Vec<u8>, audit: &Audit) -> Result<(), serde_json::Error> {
+    let custom = match audit.custom.is_empty() {
+        true => String::new(),
+        false => serde_json::to_string(&audit.custom)?,
+    };
+    write::section(out, AUDIT, |out| {
+        write::strings(out, &audit.tags);
+        write::strings(out, &audit.rule_ids);
+        write::strings(out, &audit.reason_codes);
+        out.push(audit.confidence.is_some().into());
+        if let Some(confidence) = audit.confidence {
+            out.extend_from_slice(&confidence.to_bits().to_be_bytes());
+        }
+        write::string(out, &custom);
+    });
+    Ok(())
+}
+
+/// Reads the payload of an answer. Whether the peer may answer that it failed
+/// depends on `error` having been negotiated.
+///
+/// # Errors
+/// What is wrong, with the id of the event when that can be read.
+pub fn decode_answer(payload: &[u8], may_fail: bool) -> Result<(EventId, Answer), BadMessage> {
+    let bad = |detail| BadMessage {
+        id: super::event_id(payload),
+        error: ProtocolError::malformed("answer", detail),
+    };
+    let id = super::event_id(payload).ok_or_else(|| bad("it ends too early"))?;
+    let answer = decode(payload, may_fail).map_err(bad)?;
+    Ok((id, answer))
+}
+
+fn decode(payload: &[u8], may_fail: bool) -> Result<Answer, Malformed> {
+    let mut reader = Reader::new(payload);
+    reader.u64()?;
+    let verdict = reader.u8()?;
+    let flags = reader.u8()?;
+    let [details, request_ops, response_ops, audit] = reader.sections()?;
+    let details = details.ok_or("the details of the verdict are missing");
+    let verdict = match verdict {
+        ALLOW => Verdict::Allow,
+        BLOCK => decode_block(details?)?,
+        REDIRECT => decode_redirect(details?)?,
+        CHALLENGE => decode_challenge(details?)?,
+        ERROR if may_fail => return Ok(Err(details?.string()?.to_owned())),
+        ERROR => return Err("the verdict `error` was not negotiated"),
+        _ => return Err("the verdict is of an unknown kind"),
+    };
+    let audit = audit.map(decode_audit).transpose()?;
+    Ok(Ok(Decision {
+        verdict,
+        request_headers: request_ops.map_or(Ok(Vec::new()), decode_ops)?,
+        response_headers: response_ops.map_or(Ok(Vec::new()), decode_ops)?,
+        audit: audit.filter(|audit| !audit.is_empty()).map(Box::new),
+        needs_more: flags & NEEDS_MORE != 0,
+    }))
+}
+
+fn decode_block(mut reader: Reader<'_>) -> Result<Verdict, Malformed> {
+    Ok(Verdict::Block {
+        status: reader.u16()?,
+        body: match reader.present()? {
+            true => Some(Bytes::copy_from_slice(reader.bytes()?)),
+            false => None,
+        },
+        headers: reader.pairs()?,
+    })
+}
+
+fn decode_redirect(mut reader: Reader<'_>) -> Result<Verdict, Malformed> {
+    let status = reader.u16()?;
+    Ok(Verdict::Redirect {
+        url: reader.string()?.to_owned(),
+        status,
+    })
+}
+
+fn decode_challenge(mut reader: Reader<'_>) -> Result<Verdict, Malformed> {
+    let challenge_type = reader.string()?.to_owned();
+    Ok(Verdict::Challenge {
+        challenge_type,
+        params: reader.pairs()?,
+    })
+}
+
+fn decode_ops(mut reader: Reader<'_>) -> Result<Vec<HeaderOp>, Malformed> {
+    reader.list(5, |reader| {
+        let kind = reader.u8()?;
+        let name = reader.string()?.to_owned();
+        match kind {
+            SET => Ok(HeaderOp::Set {
+                name,
+                value: reader.string()?.to_owned(),
+            }),
+            ADD => Ok(HeaderOp::Add {
+                name,
+                value: reader.string()?.to_owned(),
+            }),
+            REMOVE => Ok(HeaderOp::Remove { name }),
+            _ => Err("a header operation is of an unknown kind"),
+        }
+    })
+}
+
+fn decode_audit(mut reader: Reader<'_>) -> Result<Audit, Malformed> {
+    Ok(Audit {
+        tags: reader.strings()?,
+        rule_ids: reader.strings()?,
+        reason_codes: reader.strings()?,
+        confidence: match reader.present()? {
+            true => Some(f32::from_bits(reader.u32()?)),
+            false => None,
+        },
+        custom: match reader.string()? {
+            "" => Map::new(),
+            text => serde_json::from_str(text).map_err(|_| "the audit data are not an object")?,
+        },
+    })
+}

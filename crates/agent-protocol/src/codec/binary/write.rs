@@ -1,0 +1,49 @@
+//! Writing the primitives of the binary encoding.
+
+use super::ABSENT;
+
+// Nothing that is encoded reaches 4 GiB: a frame has at most 16 MiB, and the
+// caller throws away a frame that turned out larger.
+pub(super) fn bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
+    out.extend_from_slice(bytes);
+}
+
+pub(super) fn string(out: &mut Vec<u8>, text: &str) {
+    bytes(out, text.as_bytes());
+}
+
+pub(super) fn optional(out: &mut Vec<u8>, text: Option<&str>) {
+    match text {
+        Some(text) => string(out, text),
+        None => out.extend_from_slice(&ABSENT.to_be_bytes()),
+    }
+}
+
+pub(super) fn count(out: &mut Vec<u8>, count: usize) {
+    out.extend_from_slice(&(count as u32).to_be_bytes());
+}
+
+pub(super) fn strings(out: &mut Vec<u8>, list: &[String]) {
+    count(out, list.len());
+    for text in list {
+        string(out, text);
+    }
+}
+
+pub(super) fn pairs(out: &mut Vec<u8>, list: &[(String, String)]) {
+    count(out, list.len());
+    for (name, value) in list {
+        string(out, name);
+        string(out, value);
+    }
+}
+
+/// Writes a section in place and fills in its length afterwards.
+pub(super) fn section(out: &mut Vec<u8>, tag: u8, write: impl FnOnce(&mut Vec<u8>)) {
+    out.extend_from_slice(&[tag, 0, 0, 0, 0]);
+    let start = out.len();
+    write(out);
+    let length = (out.len() - start) as u32;
+    out[start - 4..start].copy_from_slice(&length.to_be_bytes());
+}

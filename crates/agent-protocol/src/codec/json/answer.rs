@@ -1,0 +1,356 @@
+//! Answers in JSON.
+
+use std::fmt;
+
+use serde::de::{MapAccess, Visitor};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, Value};
+
+use super::find_event_id;
+use crate::codec::{Answer, BadMessage, EventId};
+use crate::{Audit, Decision, Extensions, HeaderOp, ProtocolError, Verdict};
+
+const VERSION: u32 = 2;
+
+/// Reads the payload of an answer, legacy or extended.
+///
+/// # Errors
+/// What is wrong, with the id of the event when that can be read.
+pub fn decode_answer(
+    payload: &[u8],
+    extensions: Extensions,
+) -> Result<(EventId, Answer), BadMessage> {
+    let bad = |detail: &dyn fmt::Display| BadMessage {
+        id: find_event_id(payload, extensions.event_id),
+        error: ProtocolError::malformed("answer", detail),
+    };
+    let mut wire: WireAnswer = serde_json::from_slice(payload).map_err(|error| bad(&error))?;
+    // Answers of older peers carry the version of their message library.
+    if !(1..=VERSION).contains(&wire.version) {
+        return Err(bad(&format_args!("version {}", wire.version)));
+    }
+    let in_custom = wire.audit.custom.remove("correlation_id");
+    let id = match (
+        extensions.event_id,
+        wire.event_id,
+        wire.correlation_id,
+        in_custom,
+    ) {
+        (true, Value::Number(number), ..) => number.as_u64().map(EventId::Number),
+        (true, ..) => None,
+        (false, _, Some(id), _) | (false, _, None, Some(Value::String(id))) => {
+            Some(EventId::Correlation(id))
+        }
+        (false, ..) => None,
+    };
+    let Some(id) = id else {
+        return Err(bad(&"it does not say which event it answers"));
+    };
+    let verdict = match wire.decision {
+        WireVerdict::Allow => Verdict::Allow,
+        WireVerdict::Block {
+            status,
+            body,
+            headers,
+        } => Verdict::Block {
+            status,
+            body: body.map(Into::into),
+            headers: headers.0,
+        },
+        WireVerdict::Redirect { url, status } => Verdict::Redirect { url, status },
+        WireVerdict::Challenge {
+            challenge_type,
+            params,
+        } => Verdict::Challenge {
+            challenge_type,
+            params: params.0,
+        },
+        WireVerdict::Error { message } if extensions.error => return Ok((id, Err(message))),
+        WireVerdict::Error { .. } => return Err(bad(&"the decision `error` was not negotiated")),
+    };
+    let audit = Audit::from(wire.audit);
+    let decision = Decision {
+        verdict,
+        request_headers: wire.request_headers,
+        response_headers: wire.response_headers,
+        audit: (!audit.is_empty()).then(|| Box::new(audit)),
+        needs_more: wire.needs_more,
+    };
+    Ok((id, Ok(decision)))
+}
+
+/// Appends the payload of an answer. For a legacy peer the id is in
+/// `audit.custom`, where legacy proxies look for it. A failure is a decision
+/// of its own for peers that know `error`; a legacy peer gets a block 500
+/// with the reason code `agent_error`, because it knows nothing closer. The
+/// message is in `audit.custom.error` then, since a body goes to the client.
+///
+/// # Errors
+/// When the answer cannot be written as JSON.
+pub fn encode_answer(
+    out: &mut Vec<u8>,
+    id: &EventId,
+    answer: &Answer,
+    extensions: Extensions,
+) -> Result<(), serde_json::Error> {
+    let failure;
+    let (decision, wire_verdict) = match answer {
+        Ok(decision) => (decision, WireVerdictOut::from(&decision.verdict)),
+        Err(message) if extensions.error => {
+            failure = Decision::allow();
+            (&failure, WireVerdictOut::Error { message })
+        }
+        Err(message) => {
+            failure = Decision::block(500)
+                .reason("agent_error")
+                .custom("error", message.as_str());
+            (&failure, WireVerdictOut::from(&failure.verdict))
+        }
+    };
+    let (event_id, correlation_id) = match id {
+        EventId::Number(number) => (Some(*number), None),
+        EventId::Correlation(id) => (None, Some(id.as_str())),
+    };
+    let nothing = Audit::default();
+    let audit = decision.audit.as_deref().unwrap_or(&nothing);
+    serde_json::to_writer(
+        out,
+        &WireAnswerOut {
+            version: VERSION,
+            event_id,
+            decision: wire_verdict,
+            request_headers: &decision.request_headers,
+            response_headers: &decision.response_headers,
+            routing_metadata: Map::new(),
+            audit: WireAuditOut {
+                tags: &audit.tags,
+                rule_ids: &audit.rule_ids,
+                confidence: audit.confidence,
+                reason_codes: &audit.reason_codes,
+                custom: Custom {
+                    members: &audit.custom,
+                    correlation_id,
+                },
+            },
+            needs_more: decision.needs_more,
+            request_body_mutation: (),
+            response_body_mutation: (),
+            websocket_decision: (),
+        },
+    )
+}
+
+// Members that are not named here, like mutations of bodies, are passed over.
+#[derive(Deserialize)]
+struct WireAnswer {
+    version: u32,
+    decision: WireVerdict,
+    #[serde(default)]
+    event_id: Value,
+    #[serde(default)]
+    correlation_id: Option<String>,
+    #[serde(default, deserialize_with = "null_as_default")]
+    request_headers: Vec<HeaderOp>,
+    #[serde(default, deserialize_with = "null_as_default")]
+    response_headers: Vec<HeaderOp>,
+    #[serde(default, deserialize_with = "null_as_default")]
+    audit: WireAudit,
+    #[serde(default, deserialize_with = "null_as_default")]
+    needs_more: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum WireVerdict {
+    Allow,
+    Block {
+        status: u16,
+        #[serde(default)]
+        body: Option<String>,
+        #[serde(default, deserialize_with = "null_as_default")]
+        headers: Pairs,
+    },
+    Redirect {
+        url: String,
+        #[serde(default = "found")]
+        status: u16,
+    },
+    Challenge {
+        challenge_type: String,
+        #[serde(default, deserialize_with = "null_as_default")]
+        params: Pairs,
+    },
+    Error {
+        message: String,
+    },
+}
+
+fn found() -> u16 {
+    302
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct WireAudit {
+    #[serde(deserialize_with = "null_as_default")]
+    tags: Vec<String>,
+    #[serde(deserialize_with = "null_as_default")]
+    rule_ids: Vec<String>,
+    confidence: Option<f32>,
+    #[serde(deserialize_with = "null_as_default")]
+    reason_codes: Vec<String>,
+    #[serde(deserialize_with = "null_as_default")]
+    custom: Map<String, Value>,
+}
+
+impl From<WireAudit> for Audit {
+    fn from(wire: WireAudit) -> Self {
+        Self {
+            tags: wire.tags,
+            rule_ids: wire.rule_ids,
+            confidence: wire.confidence,
+            reason_codes: wire.reason_codes,
+            custom: wire.custom,
+        }
+    }
+}
+
+fn null_as_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// An object of strings whose order and repeated names are kept.
+#[derive(Default)]
+struct Pairs(Vec<(String, String)>);
+
+impl<'de> Deserialize<'de> for Pairs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(PairsVisitor).map(Self)
+    }
+}
+
+struct PairsVisitor;
+
+impl<'de> Visitor<'de> for PairsVisitor {
+    type Value = Vec<(String, String)>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of strings")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut pairs = Vec::new();
+        while let Some(pair) = map.next_entry()? {
+            pairs.push(pair);
+        }
+        Ok(pairs)
+    }
+}
+
+#[derive(Serialize)]
+struct WireAnswerOut<'a> {
+    version: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event_id: Option<u64>,
+    decision: WireVerdictOut<'a>,
+    request_headers: &'a [HeaderOp],
+    response_headers: &'a [HeaderOp],
+    routing_metadata: Map<String, Value>,
+    audit: WireAuditOut<'a>,
+    needs_more: bool,
+    request_body_mutation: (),
+    response_body_mutation: (),
+    websocket_decision: (),
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "lowercase")]
+enum WireVerdictOut<'a> {
+    Allow,
+    Block {
+        status: u16,
+        body: Option<std::borrow::Cow<'a, str>>,
+        #[serde(serialize_with = "as_object")]
+        headers: &'a [(String, String)],
+    },
+    Redirect {
+        url: &'a str,
+        status: u16,
+    },
+    Challenge {
+        challenge_type: &'a str,
+        #[serde(serialize_with = "as_object")]
+        params: &'a [(String, String)],
+    },
+    Error {
+        message: &'a str,
+    },
+}
+
+impl<'a> From<&'a Verdict> for WireVerdictOut<'a> {
+    fn from(verdict: &'a Verdict) -> Self {
+        match verdict {
+            Verdict::Allow => Self::Allow,
+            Verdict::Block {
+                status,
+                body,
+                headers,
+            } => Self::Block {
+                status: *status,
+                body: body.as_deref().map(String::from_utf8_lossy),
+                headers,
+            },
+            Verdict::Redirect { url, status } => Self::Redirect {
+                url,
+                status: *status,
+            },
+            Verdict::Challenge {
+                challenge_type,
+                params,
+            } => Self::Challenge {
+                challenge_type,
+                params,
+            },
+        }
+    }
+}
+
+fn as_object<S: Serializer>(pairs: &&[(String, String)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(pairs.iter().map(|(name, value)| (name, value)))
+}
+
+#[derive(Serialize)]
+struct WireAuditOut<'a> {
+    tags: &'a [String],
+    rule_ids: &'a [String],
+    confidence: Option<f32>,
+    reason_codes: &'a [String],
+    custom: Custom<'a>,
+}
+
+struct Custom<'a> {
+    members: &'a Map<String, Value>,
+    correlation_id: Option<&'a str>,
+}
+
+impl Serialize for Custom<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        for (key, value) in self
+            .members
+            .iter()
+            .filter(|(key, _)| *key != "correlation_id")
+        {
+            map.serialize_entry(key, value)?;
+        }
+        if let Some(id) = self.correlation_id {
+            map.serialize_entry("correlation_id", id)?;
+        }
+        map.end()
+    }
+}

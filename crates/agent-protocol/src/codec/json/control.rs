@@ -1,0 +1,166 @@
+//! Control messages in JSON.
+
+use serde_json::{Value, json};
+
+use crate::codec::frame::MessageType;
+use crate::{ControlMessage, FlowAction, HealthState, ProtocolError};
+
+/// Reads a message that an agent sends without being asked.
+///
+/// # Errors
+/// When the payload is not a JSON object, or the type is none of these.
+pub fn decode_control(kind: MessageType, payload: &[u8]) -> Result<ControlMessage, ProtocolError> {
+    let body = object(payload, "control message")?;
+    match kind {
+        MessageType::HealthStatus => Ok(ControlMessage::Health(health_state(&body))),
+        MessageType::FlowControl => Ok(ControlMessage::FlowControl(flow_action(&body))),
+        MessageType::MetricsReport => Ok(ControlMessage::Metrics(body)),
+        MessageType::ConfigUpdateRequest => Ok(ControlMessage::ConfigUpdate(body)),
+        MessageType::Pong => Ok(ControlMessage::Pong {
+            sequence: sequence(&body, "pong")?,
+        }),
+        other => Err(ProtocolError::UnexpectedMessage(other)),
+    }
+}
+
+/// Reads a ping: its number and when it was sent, in milliseconds.
+///
+/// # Errors
+/// When it has no number.
+pub fn decode_ping(payload: &[u8]) -> Result<(u64, u64), ProtocolError> {
+    let body = object(payload, "ping")?;
+    let timestamp_ms = body
+        .get("timestamp_ms")
+        .and_then(Value::as_u64)
+        .unwrap_or_default();
+    Ok((sequence(&body, "ping")?, timestamp_ms))
+}
+
+/// Appends the payload of a pong, which says what the ping said.
+pub fn encode_pong(out: &mut Vec<u8>, sequence: u64, timestamp_ms: u64) {
+    let body = json!({"sequence": sequence, "timestamp_ms": timestamp_ms});
+    out.extend_from_slice(body.to_string().as_bytes());
+}
+
+fn object(payload: &[u8], what: &'static str) -> Result<Value, ProtocolError> {
+    match serde_json::from_slice(payload) {
+        Ok(body @ Value::Object(_)) => Ok(body),
+        Ok(_) => Err(ProtocolError::malformed(what, "not an object")),
+        Err(error) => Err(ProtocolError::malformed(what, error)),
+    }
+}
+
+fn sequence(body: &Value, what: &'static str) -> Result<u64, ProtocolError> {
+    let number = body.get("sequence").and_then(Value::as_u64);
+    number.ok_or_else(|| ProtocolError::malformed(what, "sequence is missing"))
+}
+
+// A number, or an object with the word.
+fn health_state(body: &Value) -> HealthState {
+    let state = &body["state"];
+    let word = state.as_str().or_else(|| state["status"].as_str());
+    match (state.as_u64(), word) {
+        (Some(1), _) | (_, Some("healthy")) => HealthState::Healthy,
+        (Some(2), _) | (_, Some("degraded")) => HealthState::Degraded,
+        (Some(3), _) | (_, Some("draining")) => HealthState::Draining,
+        (Some(4), _) | (_, Some("unhealthy")) => HealthState::Unhealthy,
+        _ => HealthState::Unknown,
+    }
+}
+
+fn flow_action(body: &Value) -> FlowAction {
+    let action = &body["action"];
+    let word = action.as_str().or_else(|| action["type"].as_str());
+    match (action.as_u64(), word) {
+        (Some(1), _) | (_, Some("pause")) => FlowAction::Pause,
+        (Some(2), _) | (_, Some("resume")) => FlowAction::Resume,
+        _ => FlowAction::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_shapes_of_health_and_flow() {
+        use MessageType::{FlowControl as Flow, HealthStatus as Health};
+        let table = [
+            (
+                Health,
+                r#"{"state":1}"#,
+                ControlMessage::Health(HealthState::Healthy),
+            ),
+            (
+                Health,
+                r#"{"agent_id":"a","state":{"status":"draining"},"x":1}"#,
+                ControlMessage::Health(HealthState::Draining),
+            ),
+            (
+                Health,
+                r#"{"state":"degraded"}"#,
+                ControlMessage::Health(HealthState::Degraded),
+            ),
+            (
+                Health,
+                r#"{"state":4}"#,
+                ControlMessage::Health(HealthState::Unhealthy),
+            ),
+            (
+                Health,
+                r#"{"state":[]}"#,
+                ControlMessage::Health(HealthState::Unknown),
+            ),
+            (Health, "{}", ControlMessage::Health(HealthState::Unknown)),
+            (
+                Flow,
+                r#"{"action":1}"#,
+                ControlMessage::FlowControl(FlowAction::Pause),
+            ),
+            (
+                Flow,
+                r#"{"correlation_id":null,"action":{"type":"resume"},"timestamp_ms":1}"#,
+                ControlMessage::FlowControl(FlowAction::Resume),
+            ),
+            (
+                Flow,
+                r#"{"action":9}"#,
+                ControlMessage::FlowControl(FlowAction::Unknown),
+            ),
+            (
+                MessageType::Pong,
+                r#"{"sequence":7,"timestamp_ms":1}"#,
+                ControlMessage::Pong { sequence: 7 },
+            ),
+        ];
+        for (kind, text, expected) in table {
+            assert_eq!(
+                decode_control(kind, text.as_bytes()),
+                Ok(expected),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_not_an_object_is_refused() {
+        for text in ["", "1", "[]", "{", "\u{0}"] {
+            assert!(decode_control(MessageType::HealthStatus, text.as_bytes()).is_err());
+        }
+        assert!(decode_control(MessageType::Pong, b"{}").is_err());
+        assert_eq!(
+            decode_control(MessageType::Ping, b"{}"),
+            Err(ProtocolError::UnexpectedMessage(MessageType::Ping))
+        );
+    }
+
+    #[test]
+    fn a_pong_says_what_the_ping_said() {
+        let (sequence, timestamp_ms) = decode_ping(br#"{"sequence":3,"timestamp_ms":9}"#).unwrap();
+        let mut out = Vec::new();
+        encode_pong(&mut out, sequence, timestamp_ms);
+        assert_eq!(out, br#"{"sequence":3,"timestamp_ms":9}"#);
+        assert_eq!(decode_ping(br#"{"sequence":3}"#), Ok((3, 0)));
+        assert!(decode_ping(b"{}").is_err());
+    }
+}

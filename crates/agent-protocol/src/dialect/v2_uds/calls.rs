@@ -1,0 +1,390 @@
+//! The table of calls: which events are unanswered, and who waits for them.
+//!
+//! An event has a slot from the moment it is queued until its answer has been
+//! fetched, or, when nobody waits any longer, until its late answer has come.
+//! Slots are used again, each time with the next *generation*; slot and
+//! generation together are the number that goes over the wire, so the answer
+//! to an earlier use of a slot is never taken for that of a later one.
+//! Legacy peers know no numbers; for them a map leads from the correlation
+//! id to the slot.
+
+use std::collections::HashMap;
+use std::task::{Context, Poll, Waker};
+
+use crate::codec::EventId;
+use crate::{CallError, Decision, ProtocolError};
+
+/// What a call ends with.
+pub(super) type Outcome = Result<Decision, CallError>;
+
+/// Numbers stay below 2^53, so that JSON readers that know only floating
+/// point keep them: 20 bits of slot, 33 of generation.
+const SLOT_BITS: u32 = 20;
+const SLOTS: usize = 1 << SLOT_BITS;
+const GENERATIONS: u64 = 1 << 33;
+
+/// A use of a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct CallId {
+    slot: u32,
+    generation: u64,
+}
+
+impl CallId {
+    /// The number that goes over the wire; never 0.
+    pub(super) fn number(self) -> u64 {
+        self.generation << SLOT_BITS | u64::from(self.slot)
+    }
+
+    fn from_number(number: u64) -> Self {
+        Self {
+            slot: (number % SLOTS as u64) as u32,
+            generation: number >> SLOT_BITS,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Slot {
+    generation: u64,
+    state: SlotState,
+}
+
+#[derive(Debug)]
+enum SlotState {
+    Free,
+    Waiting(Option<Waker>),
+    /// Nobody waits any longer, and the answer has not come.
+    Forgotten,
+    Done(Outcome),
+}
+
+#[derive(Debug)]
+pub(super) struct CallTable {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    by_correlation: Option<HashMap<String, u32>>,
+    max_unanswered: usize,
+    waiting: usize,
+    forgotten: usize,
+    late_answers: u64,
+}
+
+impl CallTable {
+    /// An empty table, for a peer that knows numbers or for one that does not.
+    pub(super) fn new(by_number: bool, max_unanswered: usize) -> Self {
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            by_correlation: (!by_number).then(HashMap::new),
+            max_unanswered,
+            waiting: 0,
+            forgotten: 0,
+            late_answers: 0,
+        }
+    }
+
+    /// How many calls are being waited for.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// How many events have not been answered, waited for or not.
+    pub(super) fn unanswered(&self) -> usize {
+        self.waiting + self.forgotten
+    }
+
+    /// How many answers came when nobody waited any longer.
+    pub(super) fn late_answers(&self) -> u64 {
+        self.late_answers
+    }
+
+    /// Makes room for a call that will be waited for.
+    pub(super) fn insert(&mut self, correlation_id: &str) -> Result<CallId, CallError> {
+        if self.unanswered() >= self.max_unanswered {
+            return Err(CallError::OutboundFull);
+        }
+        let taken = |map: &HashMap<String, u32>| map.contains_key(correlation_id);
+        if self.by_correlation.as_ref().is_some_and(taken) {
+            return Err(CallError::DuplicateOutstanding);
+        }
+        let slot = match self.free.pop() {
+            Some(slot) => slot,
+            None if self.slots.len() < SLOTS => {
+                self.slots.push(Slot {
+                    generation: 0,
+                    state: SlotState::Free,
+                });
+                (self.slots.len() - 1) as u32
+            }
+            None => return Err(CallError::OutboundFull),
+        };
+        if let Some(map) = &mut self.by_correlation {
+            map.insert(correlation_id.to_owned(), slot);
+        }
+        self.waiting += 1;
+        let place = &mut self.slots[slot as usize];
+        // Generation 0 is left out: its number in slot 0 is the configuration.
+        place.generation = (place.generation + 1) % GENERATIONS;
+        place.generation = place.generation.max(1);
+        place.state = SlotState::Waiting(None);
+        Ok(CallId {
+            slot,
+            generation: place.generation,
+        })
+    }
+
+    /// Takes a call back whose event was never queued.
+    pub(super) fn remove(&mut self, id: CallId, correlation_id: &str) {
+        if let Some(map) = &mut self.by_correlation {
+            map.remove(correlation_id);
+        }
+        self.waiting -= 1;
+        self.release(id.slot);
+    }
+
+    /// Ends a call with what came for it, and says who is to be woken.
+    ///
+    /// # Errors
+    /// When no such event is unanswered.
+    pub(super) fn complete(
+        &mut self,
+        id: EventId,
+        outcome: Outcome,
+    ) -> Result<Option<Waker>, ProtocolError> {
+        let Some(slot) = self.find(&id) else {
+            let id = match id {
+                EventId::Number(number) => number.to_string(),
+                EventId::Correlation(id) => id,
+            };
+            return Err(ProtocolError::UnknownEvent { id });
+        };
+        let state = &mut self.slots[slot as usize].state;
+        if let SlotState::Waiting(waker) = state {
+            let waker = waker.take();
+            *state = SlotState::Done(outcome);
+            self.waiting -= 1;
+            return Ok(waker);
+        }
+        self.late_answers += 1;
+        self.forgotten -= 1;
+        self.release(slot);
+        Ok(None)
+    }
+
+    /// Fetches what a call ended with.
+    pub(super) fn poll(&mut self, id: CallId, cx: &mut Context<'_>) -> Poll<Outcome> {
+        let state = &mut self.slots[id.slot as usize].state;
+        if let SlotState::Waiting(waker) = state {
+            match waker {
+                Some(waker) => waker.clone_from(cx.waker()),
+                None => *waker = Some(cx.waker().clone()),
+            }
+            return Poll::Pending;
+        }
+        match self.release(id.slot) {
+            SlotState::Done(outcome) => Poll::Ready(outcome),
+            // Cannot be while its `PendingAnswer` lives, which owns the slot.
+            _ => Poll::Ready(Err(CallError::Closed)),
+        }
+    }
+
+    /// Stops waiting for a call, and says whether its answer is outstanding.
+    pub(super) fn forget(&mut self, id: CallId) -> bool {
+        let state = &mut self.slots[id.slot as usize].state;
+        if let SlotState::Waiting(_) = state {
+            *state = SlotState::Forgotten;
+            self.waiting -= 1;
+            self.forgotten += 1;
+            return true;
+        }
+        self.release(id.slot);
+        false
+    }
+
+    /// Ends all calls with this error and gives back who is to be woken.
+    pub(super) fn fail_all(&mut self, error: &CallError) -> Vec<Waker> {
+        let mut wakers = Vec::with_capacity(self.waiting);
+        for index in 0..self.slots.len() {
+            match &mut self.slots[index].state {
+                SlotState::Waiting(waker) => {
+                    wakers.extend(waker.take());
+                    self.slots[index].state = SlotState::Done(Err(error.clone()));
+                }
+                SlotState::Forgotten => {
+                    self.release(index as u32);
+                }
+                SlotState::Free | SlotState::Done(_) => {}
+            }
+        }
+        (self.waiting, self.forgotten) = (0, 0);
+        if let Some(map) = &mut self.by_correlation {
+            map.clear();
+        }
+        wakers
+    }
+
+    // Only a slot with an unanswered event counts as found.
+    fn find(&mut self, id: &EventId) -> Option<u32> {
+        let slot = match (id, &mut self.by_correlation) {
+            (EventId::Correlation(id), Some(map)) => map.remove(id)?,
+            (EventId::Number(number), None) => {
+                let id = CallId::from_number(*number);
+                let generation = self.slots.get(id.slot as usize)?.generation;
+                (generation == id.generation).then_some(id.slot)?
+            }
+            _ => return None,
+        };
+        let state = &self.slots[slot as usize].state;
+        matches!(state, SlotState::Waiting(_) | SlotState::Forgotten).then_some(slot)
+    }
+
+    fn release(&mut self, slot: u32) -> SlotState {
+        self.free.push(slot);
+        std::mem::replace(&mut self.slots[slot as usize].state, SlotState::Free)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn number(id: CallId) -> EventId {
+        EventId::Number(id.number())
+    }
+
+    fn correlation(id: &str) -> EventId {
+        EventId::Correlation(id.to_owned())
+    }
+
+    fn poll(table: &mut CallTable, id: CallId) -> Poll<Outcome> {
+        table.poll(id, &mut Context::from_waker(Waker::noop()))
+    }
+
+    #[test]
+    fn a_number_names_one_use_of_a_slot() {
+        let mut table = CallTable::new(true, 10);
+        let first = table.insert("c").unwrap();
+        assert!(poll(&mut table, first).is_pending());
+        assert!(table.complete(number(first), Ok(Decision::allow())).is_ok());
+        let again = table.complete(number(first), Ok(Decision::allow()));
+        assert!(again.is_err(), "a second answer is not an answer");
+        assert_eq!(poll(&mut table, first), Poll::Ready(Ok(Decision::allow())));
+        let second = table.insert("c").unwrap();
+        assert_eq!(first.slot, second.slot);
+        assert!(
+            table
+                .complete(number(first), Ok(Decision::block(403)))
+                .is_err()
+        );
+        assert!(poll(&mut table, second).is_pending());
+        assert_eq!(
+            (table.waiting(), table.unanswered(), table.late_answers()),
+            (1, 1, 0)
+        );
+    }
+
+    #[test]
+    fn numbers_fit_into_floating_point_and_are_never_zero() {
+        let largest = CallId {
+            slot: SLOTS as u32 - 1,
+            generation: GENERATIONS - 1,
+        };
+        assert_eq!(largest.number(), (1 << 53) - 1);
+        assert_eq!(CallId::from_number(largest.number()), largest);
+        let mut table = CallTable::new(true, 10);
+        assert_eq!(table.insert("c").unwrap().number(), 1 << SLOT_BITS);
+        table.slots[0].generation = GENERATIONS - 1;
+        table.fail_all(&CallError::Closed);
+        table.release(0);
+        assert_eq!(table.insert("c").unwrap().number(), 1 << SLOT_BITS);
+    }
+
+    #[test]
+    fn a_late_answer_is_counted_and_given_to_nobody() {
+        for by_number in [true, false] {
+            let mut table = CallTable::new(by_number, 10);
+            let late = table.insert("late").unwrap();
+            let other = table.insert("other").unwrap();
+            assert!(table.forget(late));
+            assert_eq!((table.waiting(), table.unanswered()), (1, 2));
+            let id = if by_number {
+                number(late)
+            } else {
+                correlation("late")
+            };
+            assert!(
+                table
+                    .complete(id, Ok(Decision::block(403)))
+                    .unwrap()
+                    .is_none()
+            );
+            assert!(poll(&mut table, other).is_pending());
+            assert_eq!((table.unanswered(), table.late_answers()), (1, 1));
+            let third = table.insert("late").unwrap();
+            assert_eq!(third.slot, late.slot);
+            assert!(poll(&mut table, third).is_pending());
+        }
+    }
+
+    #[test]
+    fn a_legacy_id_is_outstanding_once() {
+        let mut table = CallTable::new(false, 10);
+        let first = table.insert("c").unwrap();
+        assert_eq!(table.insert("c"), Err(CallError::DuplicateOutstanding));
+        table.remove(first, "c");
+        let second = table.insert("c").unwrap();
+        assert!(
+            table
+                .complete(correlation("d"), Ok(Decision::allow()))
+                .is_err()
+        );
+        assert!(
+            table
+                .complete(number(second), Ok(Decision::allow()))
+                .is_err()
+        );
+        assert!(
+            table
+                .complete(correlation("c"), Ok(Decision::allow()))
+                .is_ok()
+        );
+        assert!(
+            table
+                .complete(correlation("c"), Ok(Decision::allow()))
+                .is_err()
+        );
+        assert_eq!(poll(&mut table, second), Poll::Ready(Ok(Decision::allow())));
+    }
+
+    #[test]
+    fn unanswered_events_are_bounded() {
+        let mut table = CallTable::new(true, 2);
+        let first = table.insert("1").unwrap();
+        table.forget(first);
+        assert!(table.insert("2").is_ok());
+        assert_eq!(table.insert("3"), Err(CallError::OutboundFull));
+        table
+            .complete(number(first), Ok(Decision::allow()))
+            .unwrap();
+        assert!(table.insert("3").is_ok());
+    }
+
+    #[test]
+    fn failing_all_leaves_nothing_unanswered() {
+        let mut table = CallTable::new(false, 10);
+        let [waiting, forgotten, done] = ["1", "2", "3"].map(|id| table.insert(id).unwrap());
+        table.forget(forgotten);
+        table
+            .complete(correlation("3"), Ok(Decision::allow()))
+            .unwrap();
+        table.fail_all(&CallError::Closed);
+        assert_eq!((table.waiting(), table.unanswered()), (0, 0));
+        assert_eq!(
+            poll(&mut table, waiting),
+            Poll::Ready(Err(CallError::Closed))
+        );
+        assert!(!table.forget(done));
+        assert_eq!(table.free.len(), 3);
+    }
+}

@@ -1,0 +1,190 @@
+//! Opening a connection: dialling, the handshake, the configuration.
+
+use std::borrow::Cow;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde_json::Value;
+use tokio::net::UnixStream;
+
+use super::shared::Shared;
+use super::{ConnectOptions, Connection, ConnectionDriver, driver};
+use crate::codec::frame::{self, MessageType};
+use crate::codec::handshake::{self, Agreement, Configure, HandshakeRequest};
+use crate::codec::{Answer, BadMessage, EventId, json};
+use crate::transport::{Inbound, Outbound};
+use crate::{ConnectError, Extensions, ProtocolError, Verdict};
+
+/// Numbers the configurations of this process.
+static CONFIGURATIONS: AtomicU64 = AtomicU64::new(1);
+
+/// Opens a connection, however long it takes.
+pub(super) async fn open(
+    path: &Path,
+    options: &ConnectOptions,
+) -> Result<(Connection, ConnectionDriver), ConnectError> {
+    let stream = UnixStream::connect(path)
+        .await
+        .map_err(ConnectError::Unreachable)?;
+    let mut opening = Opening {
+        stream,
+        inbound: Inbound::default(),
+        options,
+    };
+    opening
+        .send(MessageType::HandshakeRequest, &greeting(options))
+        .await?;
+    let (kind, payload) = opening.receive().await?;
+    if kind != MessageType::HandshakeResponse {
+        return Err(ProtocolError::UnexpectedMessage(kind).into());
+    }
+    let (capabilities, extensions) = match handshake::decode_response(&payload, options.extensions)?
+    {
+        Agreement::Accepted(capabilities, extensions) => (capabilities, extensions),
+        Agreement::Refused(reason) => return Err(ConnectError::Refused { reason }),
+    };
+    let on_control = options.on_control.clone();
+    let shared = Arc::new(Shared::new(
+        capabilities,
+        extensions,
+        options.limits,
+        on_control,
+    ));
+    if let Some(config) = &options.config {
+        opening.configure(config, &shared).await?;
+    }
+    let driver = ConnectionDriver::new(Arc::clone(&shared), opening.stream, opening.inbound);
+    Ok((Connection::new(shared), driver))
+}
+
+fn greeting(options: &ConnectOptions) -> HandshakeRequest<'_> {
+    HandshakeRequest {
+        supported_versions: vec![handshake::PROTOCOL_VERSION],
+        proxy_id: Cow::Borrowed(&options.proxy_id),
+        proxy_version: Cow::Borrowed(&options.proxy_version),
+        config: match options.config.as_deref() {
+            Some(config) => Cow::Borrowed(config),
+            None => Cow::Owned(Value::Null),
+        },
+        supported_encodings: vec![Cow::Borrowed(handshake::JSON)],
+        extensions: options
+            .extensions
+            .names()
+            .into_iter()
+            .map(Cow::Borrowed)
+            .collect(),
+    }
+}
+
+struct Opening<'a> {
+    stream: UnixStream,
+    inbound: Inbound,
+    options: &'a ConnectOptions,
+}
+
+impl Opening<'_> {
+    async fn send(
+        &mut self,
+        kind: MessageType,
+        message: &(impl Serialize + Sync),
+    ) -> Result<(), ConnectError> {
+        let mut outbound = Outbound::default();
+        let mut encoded = Ok(());
+        let limit = self.options.limits.max_frame_bytes;
+        let framed = frame::append(&mut outbound.bytes, kind, limit, |out| {
+            encoded = handshake::encode(out, message);
+        });
+        let unsendable = |error| ConnectError::Unreachable(io::Error::other(error));
+        encoded.map_err(|error| unsendable(error.to_string()))?;
+        framed.map_err(|bytes| unsendable(format!("a {kind:?} of {bytes} bytes is too large")))?;
+        outbound
+            .flush(&mut self.stream)
+            .await
+            .map_err(ConnectError::Unreachable)
+    }
+
+    async fn receive(&mut self) -> Result<(MessageType, Bytes), ConnectError> {
+        loop {
+            let limit = self.options.limits.max_frame_bytes;
+            if let Some(frame) = frame::take(&mut self.inbound.bytes, limit)? {
+                return Ok(frame);
+            }
+            self.inbound
+                .read(&mut self.stream)
+                .await
+                .map_err(ConnectError::Unreachable)?;
+        }
+    }
+
+    // Sends the configuration and waits until it is accepted.
+    async fn configure(&mut self, config: &Value, shared: &Shared) -> Result<(), ConnectError> {
+        let number = CONFIGURATIONS.fetch_add(1, Ordering::Relaxed);
+        let correlation_id = format!("configure-{}-{number}", self.options.agent_name);
+        let by_number = shared.extensions.event_id;
+        let message = Configure {
+            config: Cow::Borrowed(config),
+            config_version: None,
+            correlation_id: Cow::Borrowed(&correlation_id),
+            event_id: by_number.then_some(handshake::CONFIGURE_EVENT_ID),
+        };
+        self.send(MessageType::Configure, &message).await?;
+        loop {
+            let (kind, payload) = self.receive().await?;
+            if kind == MessageType::AgentResponse {
+                let expected = match by_number {
+                    true => EventId::Number(handshake::CONFIGURE_EVENT_ID),
+                    false => EventId::Correlation(correlation_id),
+                };
+                return acknowledged(&payload, shared.extensions, &expected);
+            }
+            shared.on_control(&json::decode_control(kind, &payload)?);
+        }
+    }
+}
+
+fn acknowledged(
+    payload: &[u8],
+    extensions: Extensions,
+    expected: &EventId,
+) -> Result<(), ConnectError> {
+    let decoded = driver::decode_answer(payload, extensions);
+    let (id, answer) = decoded.map_err(|BadMessage { error, .. }| error)?;
+    if id != *expected {
+        return Err(ProtocolError::UnknownEvent {
+            id: format!("{id:?}"),
+        }
+        .into());
+    }
+    match refusal(answer) {
+        Some(reason) => Err(ConnectError::Refused { reason }),
+        None => Ok(()),
+    }
+}
+
+// Anything but an allow is a refusal; the agent's own words are looked for
+// where agents of different makes put them.
+fn refusal(answer: Answer) -> Option<String> {
+    let decision = match answer {
+        Ok(decision) if decision.is_allow() => return None,
+        Ok(decision) => decision,
+        Err(message) => return Some(message),
+    };
+    let audit = decision.audit.unwrap_or_default();
+    if let Some(Value::String(message)) = audit.custom.get("error") {
+        return Some(message.clone());
+    }
+    if let Verdict::Block {
+        body: Some(body), ..
+    } = &decision.verdict
+    {
+        return Some(String::from_utf8_lossy(body).into_owned());
+    }
+    match audit.reason_codes.as_slice() {
+        [] => Some("the agent did not accept its configuration".to_owned()),
+        codes => Some(codes.join(", ")),
+    }
+}

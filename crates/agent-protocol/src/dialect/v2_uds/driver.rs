@@ -1,0 +1,148 @@
+//! The driver: the one task that reads and writes the socket.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::Buf;
+use tokio::net::UnixStream;
+
+use super::CloseReason;
+use super::calls::Outcome;
+use super::shared::{Phase, Shared};
+use crate::codec::frame::{self, HEADER_BYTES, MessageType};
+use crate::codec::{Answer, BadMessage, EventId, binary, json};
+use crate::transport::{Inbound, Outbound};
+use crate::{CallError, Extensions, ProtocolError};
+
+/// Reads, writes and hands out answers; to be spawned on the runtime that the
+/// connection was made on. It ends when the connection ends, and says why.
+/// Dropping it closes the connection.
+#[must_use = "without its driver a connection does nothing"]
+pub struct ConnectionDriver {
+    shared: Arc<Shared>,
+    stream: UnixStream,
+    inbound: Inbound,
+    outbound: Outbound,
+    // Kept for their memory; empty between polls.
+    answers: Vec<(EventId, Outcome)>,
+    wakers: Vec<Waker>,
+}
+
+impl ConnectionDriver {
+    pub(super) fn new(shared: Arc<Shared>, stream: UnixStream, inbound: Inbound) -> Self {
+        Self {
+            shared,
+            stream,
+            inbound,
+            outbound: Outbound::default(),
+            answers: Vec::new(),
+            wakers: Vec::new(),
+        }
+    }
+
+    fn poll_drive(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        if let Poll::Ready(reason) = self.poll_write(cx) {
+            return Poll::Ready(reason);
+        }
+        loop {
+            // Before the first read too: the handshake may have read ahead.
+            let dispatched = self.dispatch();
+            let delivered = self.shared.deliver(&mut self.answers, &mut self.wakers);
+            match dispatched.and(delivered) {
+                Ok(false) => {}
+                Ok(true) => return Poll::Ready(CloseReason::Local),
+                Err(error) => return Poll::Ready(error.into()),
+            }
+            match ready!(self.inbound.poll_read(&mut self.stream, cx)) {
+                Ok(0) => return Poll::Ready(CloseReason::Peer),
+                Ok(_) => {}
+                Err(error) => return Poll::Ready(CloseReason::Lost(error.kind())),
+            }
+        }
+    }
+
+    // Writes all that is queued. Ready means that the connection is to end.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        loop {
+            let mut state = self.shared.lock();
+            if state.phase == Phase::Closing {
+                return Poll::Ready(CloseReason::Local);
+            }
+            state.driver = Some(cx.waker().clone());
+            if self.outbound.remaining() == 0 {
+                std::mem::swap(&mut self.outbound.bytes, &mut state.outbound);
+            }
+            state.unwritten_bytes = self.outbound.remaining();
+            drop(state);
+            if self.outbound.remaining() == 0 {
+                return Poll::Pending;
+            }
+            if let Err(error) = ready!(self.outbound.poll_flush(&mut self.stream, cx)) {
+                return Poll::Ready(CloseReason::Lost(error.kind()));
+            }
+        }
+    }
+
+    // Decodes all complete frames. The answers before an error are kept.
+    fn dispatch(&mut self) -> Result<(), ProtocolError> {
+        let limit = self.shared.limits.max_frame_bytes;
+        while let Some((kind, total)) = frame::peek(&self.inbound.bytes, limit)? {
+            let payload = &self.inbound.bytes[HEADER_BYTES..total];
+            if kind == MessageType::AgentResponse {
+                let answer = match decode_answer(payload, self.shared.extensions) {
+                    Ok((id, answer)) => (id, answer.map_err(CallError::Agent)),
+                    Err(BadMessage {
+                        id: Some(id),
+                        error,
+                    }) => (id, Err(error.into())),
+                    Err(BadMessage { id: None, error }) => return Err(error),
+                };
+                self.answers.push(answer);
+            } else {
+                self.shared
+                    .on_control(&json::decode_control(kind, payload)?);
+            }
+            self.inbound.bytes.advance(total);
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn decode_answer(
+    payload: &[u8],
+    extensions: Extensions,
+) -> Result<(EventId, Answer), BadMessage> {
+    if extensions.binary {
+        binary::decode_answer(payload, extensions.error)
+    } else {
+        json::decode_answer(payload, extensions)
+    }
+}
+
+impl Future for ConnectionDriver {
+    type Output = CloseReason;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        let reason = ready!(self.poll_drive(cx));
+        self.shared.finish(&reason);
+        Poll::Ready(reason)
+    }
+}
+
+impl Drop for ConnectionDriver {
+    fn drop(&mut self) {
+        // Does nothing when the driver came to its end.
+        self.shared.finish(&CloseReason::Local);
+    }
+}
+
+impl fmt::Debug for ConnectionDriver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnectionDriver")
+            .field("stream", &self.stream)
+            .finish_non_exhaustive()
+    }
+}

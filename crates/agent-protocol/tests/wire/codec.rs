@@ -1,0 +1,320 @@
+//! Properties of the codecs: what is written comes back, and no bytes make a
+//! decoder panic.
+
+use std::net::IpAddr;
+use std::time::{Duration, UNIX_EPOCH};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use portcullis_agent_protocol::codec::frame::{self, MessageType};
+use portcullis_agent_protocol::codec::{Answer, EventId, binary, handshake, json};
+use portcullis_agent_protocol::{
+    Audit, Decision, Extensions, HeaderOp, RequestHeaders, RequestMetadata, Verdict,
+};
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use serde_json::Value;
+
+const BY_NUMBER: Extensions = Extensions {
+    event_id: true,
+    binary: false,
+    error: true,
+};
+const LEGACY: Extensions = Extensions {
+    event_id: false,
+    binary: false,
+    error: false,
+};
+
+fn text() -> impl Strategy<Value = String> {
+    prop_oneof![4 => "[ -~]{0,20}", 1 => any::<String>()]
+}
+
+fn pairs() -> impl Strategy<Value = Vec<(String, String)>> {
+    vec((text(), text()), 0..4)
+}
+
+// Header values as bytes: all of them in one encoding, UTF-8 in the other.
+fn headers(any_bytes: bool) -> impl Strategy<Value = HeaderMap> {
+    let name = "[a-z][a-z0-9_-]{0,12}";
+    let value = match any_bytes {
+        true => vec(
+            prop_oneof![0x20_u8..0x7f, 0x80_u8..=0xff, Just(b'\t')],
+            0..40,
+        )
+        .boxed(),
+        false => "[ -~é€\t]{0,40}".prop_map(String::into_bytes).boxed(),
+    };
+    vec((name, vec(value, 1..3)), 0..12).prop_map(|fields| {
+        let mut headers = HeaderMap::new();
+        for (name, values) in fields {
+            let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+            for value in values {
+                headers.append(name.clone(), HeaderValue::from_bytes(&value).unwrap());
+            }
+        }
+        headers
+    })
+}
+
+#[derive(Debug)]
+struct Event {
+    texts: [String; 5],
+    options: [Option<String>; 6],
+    client_ip: IpAddr,
+    client_port: u16,
+    since_epoch: Duration,
+    headers: HeaderMap,
+}
+
+impl Event {
+    fn view(&self) -> RequestHeaders<'_> {
+        let [correlation_id, request_id, protocol, method, uri] = &self.texts;
+        let [
+            server_name,
+            tls_version,
+            tls_cipher,
+            route_id,
+            upstream_id,
+            traceparent,
+        ] = self.options.each_ref().map(Option::as_deref);
+        RequestHeaders {
+            metadata: RequestMetadata {
+                correlation_id,
+                request_id,
+                client_ip: self.client_ip,
+                client_port: self.client_port,
+                server_name,
+                protocol,
+                tls_version,
+                tls_cipher,
+                route_id,
+                upstream_id,
+                timestamp: UNIX_EPOCH + self.since_epoch,
+                traceparent,
+            },
+            method,
+            uri,
+            headers: &self.headers,
+        }
+    }
+}
+
+fn event(any_bytes: bool) -> impl Strategy<Value = Event> {
+    let texts = [text(), text(), text(), text(), text()];
+    let options = [(); 6].map(|()| option::of(text()));
+    // Until the year 2500.
+    let since_epoch = (0_u64..16_725_225_600, 0_u32..1_000_000_000);
+    let address = any::<IpAddr>();
+    (
+        texts,
+        options,
+        address,
+        any::<u16>(),
+        since_epoch,
+        headers(any_bytes),
+    )
+        .prop_map(
+            |(texts, options, client_ip, client_port, (seconds, nanoseconds), headers)| Event {
+                texts,
+                options,
+                client_ip,
+                client_port,
+                since_epoch: Duration::new(seconds, nanoseconds),
+                headers,
+            },
+        )
+}
+
+fn verdict() -> impl Strategy<Value = Verdict> {
+    prop_oneof![
+        Just(Verdict::Allow),
+        (any::<u16>(), option::of(text()), pairs()).prop_map(|(status, body, headers)| {
+            Verdict::Block {
+                status,
+                body: body.map(Bytes::from),
+                headers,
+            }
+        }),
+        (text(), any::<u16>()).prop_map(|(url, status)| Verdict::Redirect { url, status }),
+        (text(), pairs()).prop_map(|(challenge_type, params)| Verdict::Challenge {
+            challenge_type,
+            params
+        }),
+    ]
+}
+
+fn ops() -> impl Strategy<Value = Vec<HeaderOp>> {
+    let op = prop_oneof![
+        (text(), text()).prop_map(|(name, value)| HeaderOp::Set { name, value }),
+        (text(), text()).prop_map(|(name, value)| HeaderOp::Add { name, value }),
+        text().prop_map(|name| HeaderOp::Remove { name }),
+    ];
+    vec(op, 0..4)
+}
+
+fn audit() -> impl Strategy<Value = Audit> {
+    let strings = || vec(text(), 0..3);
+    let custom = vec(
+        (
+            text(),
+            prop_oneof![text().prop_map(Value::from), Just(Value::Null)],
+        ),
+        0..3,
+    );
+    (
+        strings(),
+        strings(),
+        option::of(0_u16..=1000),
+        strings(),
+        custom,
+    )
+        .prop_map(|(tags, rule_ids, confidence, reason_codes, custom)| Audit {
+            tags,
+            rule_ids,
+            confidence: confidence.map(|thousandths| f32::from(thousandths) / 1000.0),
+            reason_codes,
+            custom: custom
+                .into_iter()
+                .filter(|(key, _)| key != "correlation_id")
+                .collect(),
+        })
+}
+
+fn decision() -> impl Strategy<Value = Decision> {
+    (verdict(), ops(), ops(), option::of(audit()), any::<bool>()).prop_map(
+        |(verdict, request_headers, response_headers, audit, needs_more)| Decision {
+            verdict,
+            request_headers,
+            response_headers,
+            audit: audit.filter(|audit| !audit.is_empty()).map(Box::new),
+            needs_more,
+        },
+    )
+}
+
+fn answer() -> impl Strategy<Value = Answer> {
+    prop_oneof![9 => decision().prop_map(Ok), 1 => text().prop_map(Err)]
+}
+
+proptest! {
+    #[test]
+    fn a_binary_event_comes_back(event in event(true), number in any::<u64>()) {
+        let mut out = Vec::new();
+        binary::encode_request_headers(&mut out, number, &event.view());
+        let payload = Bytes::from(out);
+        let (id, decoded) = binary::decode_request_headers(&payload).unwrap();
+        prop_assert_eq!(id, EventId::Number(number));
+        prop_assert_eq!(decoded.view(), event.view());
+    }
+
+    #[test]
+    fn a_json_event_comes_back(event in event(false), number in 0_u64..1 << 53) {
+        let mut out = Vec::new();
+        json::encode_request_headers(&mut out, Some(number), &event.view());
+        let (id, decoded) = json::decode_request_headers(&out, true).unwrap();
+        prop_assert_eq!(id, EventId::Number(number));
+        prop_assert_eq!(decoded.view(), event.view());
+        let (id, _) = json::decode_request_headers(&out, false).unwrap();
+        prop_assert_eq!(id, EventId::Correlation(event.texts[0].clone()));
+    }
+
+    #[test]
+    fn a_json_event_with_any_header_bytes_can_be_read(event in event(true)) {
+        let mut out = Vec::new();
+        json::encode_request_headers(&mut out, None, &event.view());
+        let (_, decoded) = json::decode_request_headers(&out, false).unwrap();
+        prop_assert_eq!(decoded.headers.len(), event.headers.len());
+        for (name, value) in &event.headers {
+            prop_assert!(decoded.headers.contains_key(name));
+            if std::str::from_utf8(value.as_bytes()).is_ok() {
+                prop_assert!(decoded.headers.get_all(name).iter().any(|other| other == value));
+            }
+        }
+    }
+
+    #[test]
+    fn a_binary_answer_comes_back(answer in answer(), number in any::<u64>()) {
+        let mut out = Vec::new();
+        binary::encode_answer(&mut out, number, &answer).unwrap();
+        let decoded = binary::decode_answer(&out, true);
+        prop_assert_eq!(decoded, Ok((EventId::Number(number), answer)));
+    }
+
+    #[test]
+    fn a_json_answer_comes_back(answer in answer(), number in 0_u64..1 << 53) {
+        let mut out = Vec::new();
+        let id = EventId::Number(number);
+        json::encode_answer(&mut out, &id, &answer, BY_NUMBER).unwrap();
+        prop_assert_eq!(json::decode_answer(&out, BY_NUMBER), Ok((id, answer)));
+    }
+
+    #[test]
+    fn a_legacy_answer_comes_back(decision in decision(), id in text()) {
+        let mut out = Vec::new();
+        let id = EventId::Correlation(id);
+        let answer = Ok(decision);
+        json::encode_answer(&mut out, &id, &answer, LEGACY).unwrap();
+        prop_assert_eq!(json::decode_answer(&out, LEGACY), Ok((id, answer)));
+    }
+
+    #[test]
+    fn cutting_a_binary_answer_short_is_an_error(answer in answer(), cut in 0.0..1.0_f64) {
+        let mut out = Vec::new();
+        binary::encode_answer(&mut out, 7, &answer).unwrap();
+        let whole = binary::decode_answer(&out, true);
+        out.truncate((out.len() as f64 * cut) as usize);
+        // A cut between two sections leaves an answer that says less.
+        prop_assert_ne!(binary::decode_answer(&out, true), whole);
+    }
+
+    #[test]
+    fn no_bytes_make_a_decoder_panic(bytes in vec(any::<u8>(), 0..200)) {
+        decode_everything(&bytes);
+    }
+
+    #[test]
+    fn no_change_of_a_good_message_makes_a_decoder_panic(
+        event in event(true),
+        answer in answer(),
+        changes in vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+    ) {
+        let mut messages = [const { Vec::new() }; 4];
+        let [binary_event, json_event, binary_answer, json_answer] = &mut messages;
+        binary::encode_request_headers(binary_event, 7, &event.view());
+        json::encode_request_headers(json_event, Some(7), &event.view());
+        binary::encode_answer(binary_answer, 7, &answer).unwrap();
+        json::encode_answer(json_answer, &EventId::Number(7), &answer, BY_NUMBER).unwrap();
+        for message in &mut messages {
+            for (place, byte) in &changes {
+                let place = place.index(message.len());
+                message[place] = *byte;
+            }
+            decode_everything(message);
+        }
+    }
+}
+
+fn decode_everything(bytes: &[u8]) {
+    let shared = Bytes::copy_from_slice(bytes);
+    drop(binary::decode_request_headers(&shared));
+    for flag in [true, false] {
+        drop(json::decode_request_headers(bytes, flag));
+        drop(json::find_event_id(bytes, flag));
+        drop(binary::decode_answer(bytes, flag));
+    }
+    for extensions in [BY_NUMBER, LEGACY] {
+        drop(json::decode_answer(bytes, extensions));
+        drop(handshake::decode_response(bytes, extensions));
+    }
+    drop(handshake::decode_request(bytes));
+    drop(handshake::decode_configure(bytes));
+    drop(json::decode_ping(bytes));
+    for kind in MessageType::ALL {
+        drop(json::decode_control(kind, bytes));
+    }
+    drop(frame::peek(bytes, 100));
+    let mut buffer = BytesMut::from(bytes);
+    while let Ok(Some(_)) = frame::take(&mut buffer, 100) {}
+}

@@ -1,0 +1,13 @@
+//! Both ends of the wire against each other, and against peers that speak it
+//! in raw bytes.
+#![expect(
+    clippy::unwrap_used,
+    reason = "what is unwrapped here is what the tests assert"
+)]
+
+mod codec;
+mod conversation;
+mod hostile;
+mod legacy;
+mod support;
+mod vectors;
