@@ -255,6 +255,7 @@ upstreams {{
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
 
     #[test]
     fn names_are_unique_and_bases_exist() {
@@ -294,26 +295,31 @@ mod tests {
     }
 
     #[test]
-    fn a_configuration_names_every_agent_once() {
-        let places = Places {
-            listener: "127.0.0.1:1".parse().unwrap(),
-            origin: "127.0.0.1:2".parse().unwrap(),
-            probes: "127.0.0.1:3".parse().unwrap(),
-            access_log: "/l".into(),
-            sockets: vec!["/s".into()],
-        };
-        let agents = [Agent {
-            id: "echo",
-            arguments: &[],
-            settings: "",
-        }];
-        let with = configuration("agent \"echo\"", &agents, &places);
-        assert_eq!(with.matches("agent \"echo\" {").count(), 1, "{with}");
-        assert!(with.contains("filters { agent \"echo\" }"), "{with}");
-        let without = configuration("", &[], &places);
-        assert!(
-            !without.contains("agent") && !without.contains("filters"),
-            "{without}"
-        );
+    fn every_configuration_loads_without_a_warning() {
+        for scenario in SCENARIOS {
+            let Subject::Ours { filters, agents } = &scenario.subject else {
+                continue;
+            };
+            let places = Places {
+                listener: "127.0.0.1:1".parse().unwrap(),
+                origin: "127.0.0.1:2".parse().unwrap(),
+                probes: "127.0.0.1:3".parse().unwrap(),
+                access_log: "/l".into(),
+                sockets: (0..agents.len())
+                    .map(|index| format!("/{index}").into())
+                    .collect(),
+            };
+            let text = configuration(filters, agents, &places);
+            let loaded =
+                portcullis_config::load_str(scenario.name, &text, Path::new("/"), &|_| None);
+            let loaded = loaded.unwrap_or_else(|errors| panic!("{errors:?} in\n{text}"));
+            assert!(
+                loaded.warnings.is_empty(),
+                "{:?} in\n{text}",
+                loaded.warnings
+            );
+            assert_eq!(loaded.config.agents.len(), agents.len(), "{text}");
+            assert_eq!(text.contains("filters"), !filters.is_empty(), "{text}");
+        }
     }
 }
