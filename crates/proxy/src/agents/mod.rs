@@ -1,0 +1,151 @@
+//! The agents inside this binary. Each runs in a process of its own and is
+//! an agent like any other: it is built on the agent library alone, and the
+//! proxy knows nothing of it but its socket.
+
+mod denylist;
+mod echo;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Args, ValueEnum};
+use portcullis_agent_protocol::server::{self, Agent, SOCKET_VARIABLE, ServeOptions};
+use serde_json::Value;
+use tokio::signal::unix::{SignalKind, signal};
+
+use self::denylist::Denylist;
+use self::echo::Echo;
+
+/// Which agent runs, and where.
+#[derive(Debug, Clone, Args)]
+pub struct AgentArgs {
+    /// The agent to run
+    #[arg(value_enum)]
+    pub name: AgentName,
+
+    /// The Unix socket to listen on; default: $PORTCULLIS_AGENT_SOCKET
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+
+    /// A JSON file with the agent's configuration, until a proxy sends one
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// The agents that there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum AgentName {
+    /// Blocks by path, user agent and client address
+    Denylist,
+    /// Allows everything, and adds a header to request and response
+    Echo,
+}
+
+impl AgentName {
+    /// The name as it is in a configuration, if there is an agent of it.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::from_str(name, false).ok()
+    }
+
+    fn agent(self) -> Arc<dyn Agent> {
+        match self {
+            Self::Denylist => Arc::new(Denylist::default()),
+            Self::Echo => Arc::new(Echo),
+        }
+    }
+}
+
+/// Why an agent does not run.
+#[derive(Debug, thiserror::Error)]
+enum AgentRunError {
+    #[error("no socket to listen on: give --socket or set {SOCKET_VARIABLE}")]
+    NoSocket,
+    #[error("cannot listen on {}: {error}", .path.display())]
+    Bind { path: PathBuf, error: io::Error },
+    #[error("cannot read {}: {error}", .path.display())]
+    ReadConfig { path: PathBuf, error: io::Error },
+    #[error("{} is not JSON: {error}", .path.display())]
+    ParseConfig {
+        path: PathBuf,
+        error: serde_json::Error,
+    },
+    #[error("the agent refuses {}: {reason}", .path.display())]
+    RefusedConfig { path: PathBuf, reason: String },
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Runs an agent until SIGTERM or SIGINT; it then finishes what it has. Says
+/// on stderr where it listens, or why it does not.
+pub fn run(args: AgentArgs) -> ExitCode {
+    match run_agent(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("agent {}: {error}", args.name.agent().name());
+            match error {
+                AgentRunError::NoSocket => ExitCode::from(2),
+                _ => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+fn run_agent(args: &AgentArgs) -> Result<(), AgentRunError> {
+    let path = args.socket.clone().or_else(server::socket_from_env);
+    let path = path.ok_or(AgentRunError::NoSocket)?;
+    let config = args.config.as_deref().map(read_config).transpose()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(serve(args, &path, config))
+}
+
+fn read_config(path: &Path) -> Result<(PathBuf, Value), AgentRunError> {
+    let owned = || path.to_owned();
+    let text = fs::read(path).map_err(|error| AgentRunError::ReadConfig {
+        path: owned(),
+        error,
+    })?;
+    let config = serde_json::from_slice(&text);
+    let config = config.map_err(|error| AgentRunError::ParseConfig {
+        path: owned(),
+        error,
+    })?;
+    Ok((owned(), config))
+}
+
+async fn serve(
+    args: &AgentArgs,
+    path: &Path,
+    config: Option<(PathBuf, Value)>,
+) -> Result<(), AgentRunError> {
+    let agent = args.name.agent();
+    if let Some((path, config)) = config {
+        let configured = agent.configure(&config).await;
+        configured.map_err(|reason| AgentRunError::RefusedConfig { path, reason })?;
+    }
+    // Before the socket is there, so that no signal is missed.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let stop = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    let listener = server::bind_socket(path).map_err(|error| AgentRunError::Bind {
+        path: path.to_owned(),
+        error,
+    })?;
+    eprintln!(
+        "agent {} {} listens on {}",
+        agent.name(),
+        agent.version(),
+        path.display()
+    );
+    server::serve(agent, listener, ServeOptions::default(), stop).await?;
+    Ok(())
+}
