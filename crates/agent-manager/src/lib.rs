@@ -1,0 +1,25 @@
+//! The policy of calling agents: who is asked, in what order, for how long, and what a failure means.
+//!
+//! [`AgentManager`] is the only public type with state. It belongs to the process; each worker of the proxy
+//! [attaches](AgentManager::attach) to it once and gets [`Links`], its own connections, so that a call never leaves the
+//! worker's thread. A step of a route's filter chain is asked with [`AgentManager::ask`], which answers with what the
+//! proxy has to do and never with an error: a failure has already become a decision in [`failure`].
+#![warn(missing_docs)]
+
+mod agent;
+mod call;
+mod chain;
+pub mod failure;
+mod link;
+mod manager;
+mod merge;
+mod operations;
+mod record;
+pub mod supervise;
+
+pub use agent::{AgentSettings, AgentStatus};
+pub use chain::{Answer, Changes, Refusal};
+pub use failure::FailureReason;
+pub use link::Links;
+pub use manager::{AgentManager, AgentUse, Step};
+pub use record::{Phase, Record, RecordedVerdict};
