@@ -1,0 +1,284 @@
+//! The end of a request: its line in the access log and its share of the metrics.
+
+use crate::{
+    request::{Begun, Request},
+    telemetry::{Telemetry, access_log::json_string},
+};
+use http::{Version, header};
+use pingora::{Error, http::RequestHeader, proxy::Session};
+use portcullis_agent_manager::{Record, RecordedVerdict};
+use portcullis_config::{AccessLogFormat, FailureMode};
+use std::{io::Write, time::Duration};
+
+/// The status in log and metrics of a request whose client went away before it had an answer.
+const CLIENT_GONE: u16 = 499;
+
+/// Counts and logs a request that is over.
+pub(crate) fn finished(
+    session: &mut Session,
+    error: Option<&Error>,
+    request: &mut Request,
+    telemetry: &Telemetry,
+) {
+    let Some(begun) = &request.begun else { return };
+    let status = session
+        .response_written()
+        .map_or(CLIENT_GONE, |head| head.status.as_u16());
+    let duration = begun.started.elapsed();
+    let metrics = &telemetry.metrics;
+    let route = request
+        .route
+        .as_ref()
+        .map_or(&begun.snapshot.unrouted, |route| &route.metrics);
+    let listener = &begun.connection.listener.id;
+    metrics.request_done(
+        route,
+        listener,
+        &begun.method,
+        status,
+        duration.as_secs_f64(),
+    );
+    for record in &request.agents.records {
+        let known = &begun.snapshot.agent_metrics;
+        if let Some((_, agent)) = known.iter().find(|(id, _)| *id == record.agent) {
+            metrics.agent_asked(agent, record);
+        }
+    }
+    let finished = Finished {
+        begun,
+        request,
+        status,
+        duration,
+        bytes_in: session.body_bytes_read() as u64,
+        bytes_out: session.body_bytes_sent() as u64,
+        version: session.req_header().version,
+        head: session.req_header(),
+        aborted: error.is_some() && session.response_written().is_some(),
+    };
+    match telemetry.access_log.format() {
+        None => {}
+        Some(AccessLogFormat::Json) => telemetry.access_log.write(|line, clock| {
+            line.extend_from_slice(b"{\"ts\":\"");
+            clock.rfc3339(line, begun.started_at);
+            finished.json(line);
+        }),
+        Some(AccessLogFormat::Combined) => telemetry.access_log.write(|line, clock| {
+            let _ = write!(line, "{} - - [", begun.identity.ip);
+            clock.common(line, begun.started_at);
+            finished.combined(line);
+        }),
+    }
+}
+
+/// A request with its outcome, for the log. Writing into a `Vec` cannot fail, so the results of `write!` are dropped.
+struct Finished<'a> {
+    begun: &'a Begun,
+    request: &'a Request,
+    status: u16,
+    duration: Duration,
+    bytes_in: u64,
+    bytes_out: u64,
+    version: Version,
+    head: &'a RequestHeader,
+    aborted: bool,
+}
+
+impl Finished<'_> {
+    /// The rest of a JSON line, behind the value of `ts`.
+    fn json(&self, line: &mut Vec<u8>) {
+        let identity = &self.begun.identity;
+        line.extend_from_slice(b"\",\"request_id\":");
+        json_string(line, identity.request_id.as_bytes());
+        let _ = write!(line, ",\"client_ip\":\"{}\",\"listener\":", identity.ip);
+        json_string(line, self.begun.connection.listener.id.as_bytes());
+        line.extend_from_slice(b",\"method\":");
+        json_string(line, self.begun.method.as_str().as_bytes());
+        line.extend_from_slice(b",\"host\":");
+        json_string(line, identity.host.as_bytes());
+        line.extend_from_slice(b",\"path\":");
+        json_string(line, self.begun.target.as_bytes());
+        let _ = write!(
+            line,
+            ",\"protocol\":\"{}\",\"status\":{},\"bytes_in\":{},\"bytes_out\":{},\"duration_ms\":",
+            protocol(self.version),
+            self.status,
+            self.bytes_in,
+            self.bytes_out,
+        );
+        milliseconds(line, self.duration);
+        if let Some(route) = &self.request.route {
+            line.extend_from_slice(b",\"route\":");
+            json_string(line, route.id.as_bytes());
+        }
+        self.json_upstream(line);
+        if !self.request.agents.records.is_empty() {
+            line.extend_from_slice(b",\"agents\":[");
+            for (position, record) in self.request.agents.records.iter().enumerate() {
+                if position > 0 {
+                    line.push(b',');
+                }
+                json_record(line, record);
+            }
+            line.push(b']');
+        }
+        if let Some(agent) = &self.request.agents.blocked_by {
+            line.extend_from_slice(b",\"blocked_by\":");
+            json_string(line, agent.as_bytes());
+        }
+        let reason = self
+            .request
+            .agents
+            .reason
+            .as_deref()
+            .or(self.request.reason);
+        if let Some(reason) = reason {
+            line.extend_from_slice(b",\"reason\":");
+            json_string(line, reason.as_bytes());
+        }
+        if self.aborted {
+            line.extend_from_slice(b",\"aborted\":true");
+        }
+        line.push(b'}');
+    }
+
+    fn json_upstream(&self, line: &mut Vec<u8>) {
+        use crate::snapshot::Action;
+        let upstream = &self.request.upstream;
+        if upstream.attempts == 0 {
+            return;
+        }
+        if let Some(Action::Upstream(known)) =
+            self.request.route.as_ref().map(|route| &route.action)
+        {
+            line.extend_from_slice(b",\"upstream\":");
+            json_string(line, known.id.as_bytes());
+        }
+        if let Some(target) = upstream.target {
+            let _ = write!(line, ",\"upstream_address\":\"{target}\"");
+        }
+        if let Some(status) = upstream.status {
+            let _ = write!(line, ",\"upstream_status\":{status}");
+        }
+        if let Some(after) = upstream.header_after {
+            line.extend_from_slice(b",\"upstream_header_ms\":");
+            milliseconds(line, after);
+        }
+        if upstream.attempts > 1 {
+            let _ = write!(line, ",\"upstream_attempts\":{}", upstream.attempts);
+        }
+    }
+
+    /// The rest of a line in the combined format of Apache, behind the opening bracket and the time.
+    fn combined(&self, line: &mut Vec<u8>) {
+        line.extend_from_slice(b"] ");
+        let request = format!(
+            "{} {} {}",
+            self.begun.method,
+            self.begun.target,
+            protocol(self.version)
+        );
+        json_string(line, request.as_bytes());
+        let _ = write!(line, " {} {} ", self.status, self.bytes_out);
+        for (position, name) in [header::REFERER, header::USER_AGENT].iter().enumerate() {
+            if position > 0 {
+                line.push(b' ');
+            }
+            let value = self.head.headers.get(name);
+            json_string(line, value.map_or(b"-", |value| value.as_bytes()));
+        }
+    }
+}
+
+fn json_record(line: &mut Vec<u8>, record: &Record) {
+    line.extend_from_slice(b"{\"name\":");
+    json_string(line, record.agent.as_bytes());
+    let _ = write!(line, ",\"phase\":\"{}\",\"verdict\":", record.phase.name());
+    match record.verdict {
+        RecordedVerdict::Failed { reason, mode } => {
+            let mode = match mode {
+                FailureMode::Open => "open",
+                FailureMode::Closed => "closed",
+            };
+            let _ = write!(
+                line,
+                "\"failed\",\"failure\":\"{}\",\"failure_mode\":\"{mode}\"",
+                reason.name()
+            );
+        }
+        verdict => {
+            let _ = write!(line, "\"{}\"", verdict.name());
+        }
+    }
+    if let Some(reason) = &record.reason {
+        line.extend_from_slice(b",\"reason\":");
+        json_string(line, reason.as_bytes());
+    }
+    if !record.tags.is_empty() {
+        line.extend_from_slice(b",\"tags\":[");
+        for (position, tag) in record.tags.iter().enumerate() {
+            if position > 0 {
+                line.push(b',');
+            }
+            json_string(line, tag.as_bytes());
+        }
+        line.push(b']');
+    }
+    line.extend_from_slice(b",\"duration_ms\":");
+    milliseconds(line, record.duration);
+    line.push(b'}');
+}
+
+/// Milliseconds with three digits behind the point.
+fn milliseconds(line: &mut Vec<u8>, duration: Duration) {
+    let micros = duration.as_micros();
+    let _ = write!(line, "{}.{:03}", micros / 1000, micros % 1000);
+}
+
+const fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_2 => "HTTP/2",
+        Version::HTTP_10 => "HTTP/1.0",
+        _ => "HTTP/1.1",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use portcullis_agent_manager::{FailureReason, Phase};
+
+    fn record(verdict: RecordedVerdict) -> Record {
+        Record {
+            agent: "waf".into(),
+            phase: Phase::RequestHeaders,
+            verdict,
+            reason: Some("rule:\"1\"".into()),
+            tags: vec!["bot".into()],
+            duration: Duration::from_micros(1234),
+        }
+    }
+
+    #[test]
+    fn records_are_json() {
+        let failed = RecordedVerdict::Failed {
+            reason: FailureReason::Timeout,
+            mode: FailureMode::Open,
+        };
+        for (verdict, name, failure) in [
+            (RecordedVerdict::Block, "block", None),
+            (failed, "failed", Some("timeout")),
+        ] {
+            let mut line = Vec::new();
+            json_record(&mut line, &record(verdict));
+            let value: serde_json::Value = serde_json::from_slice(&line).unwrap();
+            assert_eq!(value["verdict"], name);
+            assert_eq!(
+                value.get("failure").and_then(|failure| failure.as_str()),
+                failure
+            );
+            assert_eq!(value["duration_ms"], 1.234);
+            assert_eq!(value["reason"], "rule:\"1\"");
+            assert_eq!(value["tags"][0], "bot");
+        }
+    }
+}

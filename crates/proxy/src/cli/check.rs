@@ -1,0 +1,45 @@
+//! `portcullis check`: says whether a configuration is good, and starts nothing.
+
+use super::ConfigArgs;
+use portcullis_config::Config;
+use std::process::ExitCode;
+
+pub(super) fn check(args: &ConfigArgs, strict: bool) -> ExitCode {
+    let (loaded, name) = args.load();
+    let loaded = match loaded {
+        Ok(loaded) => loaded,
+        Err(errors) => {
+            args.print(&errors);
+            eprintln!("portcullis: {name}: test failed");
+            return ExitCode::FAILURE;
+        }
+    };
+    if !loaded.warnings.is_empty() {
+        args.print(&loaded.warnings);
+        if strict {
+            eprintln!("portcullis: {name}: test failed, because of --strict");
+            return ExitCode::FAILURE;
+        }
+    }
+    say(&loaded.config, &name);
+    ExitCode::SUCCESS
+}
+
+#[expect(clippy::print_stdout, reason = "the result of the command")]
+fn say(config: &Config, name: &str) {
+    let listeners: Vec<String> = config
+        .listeners
+        .iter()
+        .map(|listener| format!("{} on {}", listener.id, listener.address))
+        .collect();
+    println!("portcullis: {name}: syntax is ok");
+    println!(
+        "portcullis: {} listeners ({}), {} routes, {} upstreams, {} agents",
+        config.listeners.len(),
+        listeners.join(", "),
+        config.routes.len(),
+        config.upstreams.len(),
+        config.agents.len(),
+    );
+    println!("portcullis: test is successful");
+}

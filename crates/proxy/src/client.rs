@@ -1,0 +1,350 @@
+//! Who the client is, and what the next hop is told about it.
+
+use crate::server::connection::Connection;
+use http::{HeaderName, header};
+use pingora::{Result, http::RequestHeader};
+use std::{
+    fmt::Write,
+    net::{IpAddr, SocketAddr},
+    time::SystemTime,
+};
+use uuid::Uuid;
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+/// Names a request towards clients, agents, upstreams and logs.
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const VIA: &str = "1.1 portcullis";
+/// A longer id from a trusted proxy is replaced.
+const LONGEST_REQUEST_ID: usize = 128;
+
+/// Whom a request comes from and what it is called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Identity {
+    /// The client's address, after trusted proxies were looked through.
+    pub(crate) ip: IpAddr,
+    /// The client's port; 0 when a proxy stands in between.
+    pub(crate) port: u16,
+    pub(crate) request_id: String,
+    /// The host that was asked for: lower case, without port and final dot.
+    pub(crate) host: String,
+    pub(crate) scheme: &'static str,
+}
+
+impl Identity {
+    /// Reads who the client is. Headers are believed only when the connection comes from a trusted proxy.
+    pub(crate) fn read(
+        head: &RequestHeader,
+        connection: &Connection,
+        host: String,
+        now: SystemTime,
+    ) -> Self {
+        let peer = connection.peer;
+        let trusted = connection.listener.trusts(peer.ip());
+        let forwarded = trusted.then(|| walk(head, connection)).flatten();
+        let request_id = trusted
+            .then(|| head.headers.get(X_REQUEST_ID)?.to_str().ok())
+            .flatten()
+            .filter(|id| is_request_id(id))
+            .map_or_else(|| new_request_id(now), str::to_owned);
+        Self {
+            ip: forwarded.unwrap_or_else(|| peer.ip()),
+            port: if forwarded.is_none() { peer.port() } else { 0 },
+            request_id,
+            host,
+            scheme: "http",
+        }
+    }
+
+    /// Writes into the request's head what the next hop may believe, and takes out what the client made up.
+    ///
+    /// # Errors
+    /// None of the values can be refused by the header map; the signature is Pingora's.
+    pub(crate) fn forward(&self, head: &mut RequestHeader, connection: &Connection) -> Result<()> {
+        let peer = connection.peer;
+        let trusted = connection.listener.trusts(peer.ip());
+        let chain = trusted
+            .then(|| forwarded_for(head))
+            .filter(|chain| !chain.is_empty());
+        let forwarded = forwarded_element(head, peer, &self.host, trusted);
+        remove_made_up(head, trusted);
+        let mut text = chain.unwrap_or_default();
+        if !text.is_empty() {
+            text.push_str(", ");
+        }
+        // A String takes everything.
+        let _ = write!(text, "{}", peer.ip());
+        head.insert_header(X_FORWARDED_FOR, text)?;
+        if !head.headers.contains_key(X_FORWARDED_PROTO) {
+            head.insert_header(X_FORWARDED_PROTO, self.scheme)?;
+        }
+        if !head.headers.contains_key(X_FORWARDED_HOST) {
+            head.insert_header(X_FORWARDED_HOST, self.host.as_str())?;
+        }
+        if !head.headers.contains_key(X_FORWARDED_PORT) {
+            head.insert_header(X_FORWARDED_PORT, connection.local.port().to_string())?;
+        }
+        if let Some(forwarded) = forwarded {
+            head.insert_header(header::FORWARDED, forwarded)?;
+        }
+        head.insert_header(X_REAL_IP, self.ip.to_string())?;
+        head.insert_header(X_REQUEST_ID, self.request_id.as_str())?;
+        head.append_header(header::VIA, VIA)?;
+        Ok(())
+    }
+}
+
+/// UUID version 7: unique, and in the order of time.
+fn new_request_id(now: SystemTime) -> String {
+    let since = now
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    let timestamp =
+        uuid::Timestamp::from_unix(uuid::NoContext, since.as_secs(), since.subsec_nanos());
+    Uuid::new_v7(timestamp).to_string()
+}
+
+/// Visible ASCII without what would need quoting in logs and headers.
+fn is_request_id(id: &str) -> bool {
+    (1..=LONGEST_REQUEST_ID).contains(&id.len())
+        && id
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\' | b','))
+}
+
+/// The first address from the right that is not a trusted proxy's. `None` when the header says nothing usable; what cannot be
+/// read ends the walk at the last proxy that could.
+fn walk(head: &RequestHeader, connection: &Connection) -> Option<IpAddr> {
+    let mut client = None;
+    for value in head.headers.get_all(X_FORWARDED_FOR).iter().rev() {
+        for part in value.to_str().ok()?.rsplit(',') {
+            let Some(address) = parse_address(part.trim()) else {
+                return client;
+            };
+            client = Some(address);
+            if !connection.listener.trusts(address) {
+                return client;
+            }
+        }
+    }
+    client
+}
+
+/// An address as proxies write it: bare, in brackets, or with a port.
+fn parse_address(text: &str) -> Option<IpAddr> {
+    let address = text
+        .parse::<IpAddr>()
+        .or_else(|_| text.parse::<SocketAddr>().map(|address| address.ip()))
+        .or_else(|_| text.trim_start_matches('[').trim_end_matches(']').parse())
+        .ok()?;
+    Some(address.to_canonical())
+}
+
+/// The values of all X-Forwarded-For lines as one list.
+fn forwarded_for(head: &RequestHeader) -> String {
+    let mut chain = String::new();
+    for value in head.headers.get_all(X_FORWARDED_FOR) {
+        let Ok(value) = value.to_str() else { continue };
+        if !chain.is_empty() {
+            chain.push_str(", ");
+        }
+        chain.push_str(value.trim());
+    }
+    chain
+}
+
+/// RFC 7239, spoken only when the request speaks it already: our element, behind those of trusted proxies, instead of those
+/// of others.
+fn forwarded_element(
+    head: &RequestHeader,
+    peer: SocketAddr,
+    host: &str,
+    trusted: bool,
+) -> Option<String> {
+    if !head.headers.contains_key(header::FORWARDED) {
+        return None;
+    }
+    let mut text = String::new();
+    if trusted {
+        for value in head.headers.get_all(header::FORWARDED) {
+            text.push_str(value.to_str().ok()?);
+            text.push_str(", ");
+        }
+    }
+    let ip = peer.ip();
+    // A String takes everything.
+    let _ = match ip {
+        IpAddr::V4(_) => write!(text, "for={ip};host=\"{host}\";proto=http"),
+        IpAddr::V6(_) => write!(text, "for=\"[{ip}]\";host=\"{host}\";proto=http"),
+    };
+    Some(text)
+}
+
+/// Takes out what only a trusted proxy may say. Spellings with underscores go from everybody: many servers take them for the
+/// same name.
+fn remove_made_up(head: &mut RequestHeader, trusted: bool) {
+    let made_up = |name: &str| {
+        if name.contains('_') {
+            let dashed = name.replace('_', "-");
+            return is_forwarding(&dashed);
+        }
+        !trusted && is_forwarding(name)
+    };
+    let removed: Vec<HeaderName> = head
+        .headers
+        .keys()
+        .filter(|name| made_up(name.as_str()))
+        .cloned()
+        .collect();
+    for name in removed {
+        head.remove_header(&name);
+    }
+}
+
+fn is_forwarding(name: &str) -> bool {
+    name.starts_with("x-forwarded-") || matches!(name, "forwarded" | "x-real-ip" | "x-request-id")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::connection::test_connection;
+
+    fn head(lines: &[(&'static str, &str)]) -> RequestHeader {
+        let mut head = RequestHeader::build("GET", b"/", None).unwrap();
+        for (name, value) in lines {
+            head.append_header(*name, *value).unwrap();
+        }
+        head
+    }
+
+    fn identity(lines: &[(&'static str, &str)], peer: &str) -> Identity {
+        let connection = test_connection(peer, &["10.0.0.0/8", "::1/128"]);
+        Identity::read(&head(lines), &connection, "h".into(), SystemTime::now())
+    }
+
+    #[test]
+    fn the_walk_ends_at_the_first_untrusted_address() {
+        for (peer, forwarded, ip) in [
+            ("192.0.2.1:5", vec!["203.0.113.9"], "192.0.2.1"),
+            ("10.0.0.1:5", vec!["203.0.113.9"], "203.0.113.9"),
+            ("10.0.0.1:5", vec!["1.1.1.1, 203.0.113.9"], "203.0.113.9"),
+            (
+                "10.0.0.1:5",
+                vec!["203.0.113.9, 10.2.2.2, 10.3.3.3"],
+                "203.0.113.9",
+            ),
+            ("10.0.0.1:5", vec!["203.0.113.9", "10.2.2.2"], "203.0.113.9"),
+            ("10.0.0.1:5", vec!["10.9.9.9, 10.2.2.2"], "10.9.9.9"),
+            ("10.0.0.1:5", vec!["203.0.113.9, nonsense"], "10.0.0.1"),
+            ("10.0.0.1:5", vec!["nonsense, 10.2.2.2"], "10.2.2.2"),
+            ("10.0.0.1:5", vec!["203.0.113.9:4711"], "203.0.113.9"),
+            ("10.0.0.1:5", vec!["[2001:db8::1]:4711"], "2001:db8::1"),
+            ("10.0.0.1:5", vec!["[2001:db8::1]"], "2001:db8::1"),
+            ("10.0.0.1:5", vec!["::ffff:203.0.113.9"], "203.0.113.9"),
+            ("[::1]:5", vec!["203.0.113.9"], "203.0.113.9"),
+            ("10.0.0.1:5", vec![""], "10.0.0.1"),
+            ("10.0.0.1:5", vec![], "10.0.0.1"),
+        ] {
+            let lines: Vec<_> = forwarded
+                .iter()
+                .map(|value| ("x-forwarded-for", *value))
+                .collect();
+            assert_eq!(
+                identity(&lines, peer).ip.to_string(),
+                ip,
+                "{peer} {forwarded:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn request_ids_are_believed_from_trusted_proxies_only() {
+        assert_eq!(
+            identity(&[("x-request-id", "abc-1")], "10.0.0.1:5").request_id,
+            "abc-1"
+        );
+        for (id, peer) in [
+            ("abc-1", "192.0.2.1:5"),
+            ("a b", "10.0.0.1:5"),
+            ("a\"b", "10.0.0.1:5"),
+            ("", "10.0.0.1:5"),
+        ] {
+            let given = identity(&[("x-request-id", id)], peer).request_id;
+            assert!(
+                Uuid::parse_str(&given).is_ok(),
+                "{id} from {peer} became {given}"
+            );
+        }
+    }
+
+    fn forwarded(lines: &[(&'static str, &str)], peer: &str) -> RequestHeader {
+        let connection = test_connection(peer, &["10.0.0.0/8"]);
+        let mut head = head(lines);
+        let identity = Identity::read(&head, &connection, "h".into(), SystemTime::now());
+        identity.forward(&mut head, &connection).unwrap();
+        head
+    }
+
+    fn all(head: &RequestHeader, name: &str) -> Vec<String> {
+        head.headers
+            .get_all(name)
+            .iter()
+            .map(|value| value.to_str().unwrap().to_owned())
+            .collect()
+    }
+
+    #[test]
+    fn others_headers_are_replaced() {
+        let made_up = [
+            ("x-forwarded-for", "1.2.3.4"),
+            ("x-forwarded-for", "5.6.7.8"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "evil"),
+            ("x-forwarded-user", "root"),
+            ("x_forwarded_for", "1.2.3.4"),
+            ("x-forwarded_for", "1.2.3.4"),
+            ("x-real-ip", "1.2.3.4"),
+            ("forwarded", "for=1.2.3.4"),
+        ];
+        let head = forwarded(&made_up, "192.0.2.1:5");
+        assert_eq!(all(&head, "x-forwarded-for"), ["192.0.2.1"]);
+        assert_eq!(all(&head, "x-forwarded-proto"), ["http"]);
+        assert_eq!(all(&head, "x-forwarded-host"), ["h"]);
+        assert_eq!(all(&head, "x-real-ip"), ["192.0.2.1"]);
+        assert_eq!(
+            all(&head, "forwarded"),
+            ["for=192.0.2.1;host=\"h\";proto=http"]
+        );
+        for gone in ["x-forwarded-user", "x_forwarded_for", "x-forwarded_for"] {
+            assert_eq!(all(&head, gone), [""; 0], "{gone}");
+        }
+    }
+
+    #[test]
+    fn trusted_headers_are_kept_and_extended() {
+        let lines = [
+            ("x-forwarded-for", "203.0.113.9"),
+            ("x-forwarded-for", "10.1.1.1"),
+            ("x-forwarded-proto", "https"),
+            ("forwarded", "for=203.0.113.9"),
+            ("x_forwarded_for", "1.2.3.4"),
+        ];
+        let head = forwarded(&lines, "10.0.0.1:5");
+        assert_eq!(
+            all(&head, "x-forwarded-for"),
+            ["203.0.113.9, 10.1.1.1, 10.0.0.1"]
+        );
+        assert_eq!(all(&head, "x-forwarded-proto"), ["https"]);
+        assert_eq!(all(&head, "x-real-ip"), ["203.0.113.9"]);
+        assert_eq!(
+            all(&head, "forwarded"),
+            ["for=203.0.113.9, for=10.0.0.1;host=\"h\";proto=http"]
+        );
+        assert_eq!(all(&head, "x_forwarded_for"), [""; 0]);
+        assert_eq!(all(&head, "via"), ["1.1 portcullis"]);
+    }
+}

@@ -1,0 +1,252 @@
+//! Asks agents about the head of a request and does what they decide.
+
+use super::Flow;
+use crate::{
+    reply::Reply,
+    request::{Begun, Request},
+    snapshot::{Action, Route},
+};
+use http::{HeaderName, HeaderValue, Version, header};
+use pingora::{
+    Result,
+    http::{RequestHeader, ResponseHeader},
+};
+use portcullis_agent_manager::{Answer, Links, Refusal, Step};
+use portcullis_agent_protocol::{HeaderOp, RequestHeaders, RequestMetadata, Verdict};
+
+/// Asks the agents of a step. `position` is the step's place in the chain.
+pub(super) async fn ask(
+    step: &Step,
+    position: usize,
+    head: &mut RequestHeader,
+    request: &mut Request,
+    links: &Links,
+) -> Result<Flow> {
+    let Request {
+        begun: Some(begun),
+        route,
+        agents,
+        ..
+    } = request
+    else {
+        return Ok(Flow::Continue);
+    };
+    let event = event(head, route.as_deref(), begun);
+    let manager = &begun.snapshot.agents;
+    let answer = manager.ask(links, step, &event, &mut agents.records).await;
+    match answer {
+        Answer::Continue(changes) => {
+            for operation in &changes.request {
+                change_request(head, operation)?;
+            }
+            if !changes.response.is_empty() {
+                agents.response.push((position, changes.response));
+            }
+            Ok(Flow::Continue)
+        }
+        Answer::Final {
+            agent,
+            verdict,
+            response,
+            reason,
+        } => {
+            let reply = reply(verdict, &response);
+            agents.response.push((position, response));
+            agents.blocked_by = Some(agent);
+            agents.reason = reason;
+            Ok(Flow::Reply(reply))
+        }
+        Answer::Refused(Refusal {
+            agent,
+            reason,
+            detail,
+        }) => {
+            tracing::debug!(%agent, %reason, detail, request_id = begun.identity.request_id, "request refused: no verdict");
+            agents.blocked_by = Some(agent);
+            agents.reason = Some(reason.name().to_owned());
+            let reply = Reply::status(reason.status()).with_retry_after(reason.retry_after());
+            Ok(Flow::Reply(reply))
+        }
+    }
+}
+
+/// What the agents of this step wanted changed in the head of the response.
+pub(super) fn on_response(
+    position: usize,
+    head: &mut ResponseHeader,
+    request: &Request,
+) -> Result<()> {
+    for (_, operations) in request
+        .agents
+        .response
+        .iter()
+        .filter(|(step, _)| *step == position)
+    {
+        for operation in operations {
+            change_response(head, operation)?;
+        }
+    }
+    Ok(())
+}
+
+fn event<'a>(
+    head: &'a RequestHeader,
+    route: Option<&'a Route>,
+    begun: &'a Begun,
+) -> RequestHeaders<'a> {
+    let identity = &begun.identity;
+    RequestHeaders {
+        metadata: RequestMetadata {
+            correlation_id: &identity.request_id,
+            request_id: &identity.request_id,
+            client_ip: identity.ip,
+            client_port: identity.port,
+            server_name: None,
+            protocol: match head.version {
+                Version::HTTP_2 => "HTTP/2",
+                Version::HTTP_10 => "HTTP/1.0",
+                _ => "HTTP/1.1",
+            },
+            tls_version: None,
+            tls_cipher: None,
+            route_id: route.map(|route| route.id.as_str()),
+            upstream_id: route.and_then(|route| match &route.action {
+                Action::Upstream(upstream) => Some(upstream.id.as_str()),
+                Action::Redirect { .. } | Action::Respond(_) => None,
+            }),
+            timestamp: begun.started_at,
+            traceparent: head
+                .headers
+                .get("traceparent")
+                .and_then(|value| value.to_str().ok()),
+        },
+        method: begun.method.as_str(),
+        uri: &begun.target,
+        headers: &head.headers,
+    }
+}
+
+fn change_request(head: &mut RequestHeader, operation: &HeaderOp) -> Result<()> {
+    match operation {
+        HeaderOp::Set { name, value } => head.insert_header(name.clone(), value.as_bytes()),
+        HeaderOp::Add { name, value } => head
+            .append_header(name.clone(), value.as_bytes())
+            .map(|_| ()),
+        HeaderOp::Remove { name } => {
+            head.remove_header(name.as_str());
+            Ok(())
+        }
+    }
+}
+
+fn change_response(head: &mut ResponseHeader, operation: &HeaderOp) -> Result<()> {
+    match operation {
+        HeaderOp::Set { name, value } => head.insert_header(name.clone(), value.as_bytes()),
+        HeaderOp::Add { name, value } => head
+            .append_header(name.clone(), value.as_bytes())
+            .map(|_| ()),
+        HeaderOp::Remove { name } => {
+            head.remove_header(name.as_str());
+            Ok(())
+        }
+    }
+}
+
+/// The answer that a verdict other than allow stands for. `response` are the changes that go with it: a challenge that sets
+/// `www-authenticate` through them asks for credentials, which is 401.
+fn reply(verdict: Verdict, response: &[HeaderOp]) -> Reply {
+    match verdict {
+        Verdict::Allow => Reply::status(500),
+        Verdict::Block {
+            status,
+            body,
+            headers,
+        } => {
+            let mut reply = Reply::status(status);
+            reply.headers = headers
+                .iter()
+                .filter_map(|(name, value)| header_line(name, value))
+                .collect();
+            reply.body = body;
+            reply
+        }
+        Verdict::Redirect { url, status } => {
+            let reply = Reply::status(status).with_body("");
+            match header_line(header::LOCATION.as_str(), &url) {
+                Some((name, value)) => reply.with_header(name, value),
+                // The manager has checked the URL.
+                None => Reply::status(502),
+            }
+        }
+        Verdict::Challenge { params, .. } => challenge(&params, response),
+    }
+}
+
+fn challenge(params: &[(String, String)], response: &[HeaderOp]) -> Reply {
+    let param = |wanted: &str| {
+        params
+            .iter()
+            .find(|(name, _)| name.eq_ignore_ascii_case(wanted))
+            .map(|(_, value)| value.as_str())
+    };
+    let authenticate = header::WWW_AUTHENTICATE.as_str();
+    let set_by_operation = response.iter().any(|operation| match operation {
+        HeaderOp::Set { name, .. } | HeaderOp::Add { name, .. } => {
+            name.eq_ignore_ascii_case(authenticate)
+        }
+        HeaderOp::Remove { .. } => false,
+    });
+    let asks = set_by_operation || param(authenticate).is_some();
+    let mut reply = Reply::status(if asks { 401 } else { 403 });
+    for name in [authenticate, header::CONTENT_TYPE.as_str()] {
+        reply
+            .headers
+            .extend(param(name).and_then(|value| header_line(name, value)));
+    }
+    if let Some(body) = param("body") {
+        reply = reply.with_body(body.to_owned());
+    }
+    reply
+}
+
+fn header_line(name: &str, value: &str) -> Option<(HeaderName, HeaderValue)> {
+    Some((
+        HeaderName::from_bytes(name.as_bytes()).ok()?,
+        HeaderValue::from_bytes(value.as_bytes()).ok()?,
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn challenge_with(params: &[(&str, &str)], response: &[HeaderOp]) -> Reply {
+        let params = params
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        reply(
+            Verdict::Challenge {
+                challenge_type: "captcha".into(),
+                params,
+            },
+            response,
+        )
+    }
+
+    #[test]
+    fn a_challenge_asks_for_credentials_or_forbids() {
+        assert_eq!(challenge_with(&[], &[]).status, 403);
+        let asked = challenge_with(&[("www-authenticate", "Basic realm=x")], &[]);
+        assert_eq!(asked.status, 401);
+        assert_eq!(asked.headers[0].1, "Basic realm=x");
+        let operation = HeaderOp::Set {
+            name: "WWW-Authenticate".into(),
+            value: "Bearer".into(),
+        };
+        assert_eq!(challenge_with(&[], &[operation]).status, 401);
+        let page = challenge_with(&[("body", "<p>"), ("content-type", "text/html")], &[]);
+        assert_eq!((page.status, page.body), (403, Some("<p>".into())));
+        assert_eq!(page.headers[0].1, "text/html");
+    }
+}

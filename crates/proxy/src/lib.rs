@@ -1,0 +1,19 @@
+//! The proxy: everything between a configuration and the network. The binary is [`cli::main`]; docs/ARCHITECTURE.md is the
+//! map.
+
+mod access;
+mod admin;
+mod agents;
+mod begin;
+pub mod cli;
+mod client;
+mod filter;
+mod phases;
+mod reply;
+mod request;
+mod router;
+mod server;
+mod snapshot;
+mod telemetry;
+mod template;
+mod upstream;

@@ -1,0 +1,212 @@
+//! The life of a request, phase by phase. Each phase names its steps; what a step does is in the module that owns it.
+
+use crate::{
+    access, begin,
+    filter::{self, Flow},
+    reply::{self, Reply},
+    request::Request,
+    snapshot::{Action, Live, Route},
+    telemetry::Telemetry,
+};
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::header;
+use pingora::{
+    Error,
+    ErrorType::{HTTPStatus, InternalError},
+    Result,
+    http::{RequestHeader, ResponseHeader},
+    proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session},
+    upstreams::peer::HttpPeer,
+};
+use portcullis_agent_manager::Links;
+use std::{sync::Arc, time::Duration};
+
+/// What Pingora calls. Every worker has its own.
+pub(crate) struct Edge {
+    pub(crate) live: Arc<Live>,
+    pub(crate) links: Links,
+    pub(crate) telemetry: Arc<Telemetry>,
+}
+
+#[async_trait]
+impl ProxyHttp for Edge {
+    type CTX = Request;
+
+    fn new_ctx(&self) -> Request {
+        Request::default()
+    }
+
+    fn init_downstream_modules(&self, _modules: &mut pingora::modules::http::HttpModules) {}
+
+    async fn early_request_filter(
+        &self,
+        session: &mut Session,
+        request: &mut Request,
+    ) -> Result<()> {
+        begin::begin(session, request, self)
+    }
+
+    async fn request_filter(&self, session: &mut Session, request: &mut Request) -> Result<bool> {
+        if let Some(reply) = request.pending.take() {
+            return answered(session, reply, request).await;
+        }
+        let head = session.req_header_mut();
+        if let Flow::Reply(reply) = filter::on_request(head, request, &self.links).await? {
+            return answered(session, reply, request).await;
+        }
+        match local_reply(request) {
+            Some(reply) => answered(session, reply, request).await,
+            None => Ok(false),
+        }
+    }
+
+    async fn upstream_peer(
+        &self,
+        session: &mut Session,
+        request: &mut Request,
+    ) -> Result<Box<HttpPeer>> {
+        let Some(Route {
+            action: Action::Upstream(upstream),
+            timeouts,
+            ..
+        }) = request.route.as_deref()
+        else {
+            return Error::e_explain(InternalError, "the route has no upstream");
+        };
+        let (address, peer) = upstream.pick(*timeouts, session.is_upgrade_req());
+        request.upstream.target = address;
+        request.upstream.attempts += 1;
+        Ok(peer)
+    }
+
+    async fn request_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        request: &mut Request,
+    ) -> Result<()> {
+        let Some(chunk) = body else { return Ok(()) };
+        request.body_received += chunk.len() as u64;
+        let limit = request
+            .begun
+            .as_ref()
+            .map(|begun| begun.connection.listener.limits.body_bytes.bytes());
+        let upgraded = request.upstream.status == Some(101);
+        if !upgraded && limit.is_some_and(|limit| request.body_received > limit) {
+            return Error::e_explain(HTTPStatus(413), "the body is larger than body-bytes");
+        }
+        Ok(())
+    }
+
+    async fn response_filter(
+        &self,
+        _session: &mut Session,
+        response: &mut ResponseHeader,
+        request: &mut Request,
+    ) -> Result<()> {
+        if response.status.is_informational() && response.status != 101 {
+            return Ok(());
+        }
+        request.upstream.status = Some(response.status.as_u16());
+        if let Some(begun) = &request.begun {
+            request.upstream.header_after = Some(begun.started.elapsed());
+        }
+        filter::on_response(request, response)
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        _session: &mut Session,
+        upstream: &mut RequestHeader,
+        _request: &mut Request,
+    ) -> Result<()> {
+        // A client may ask to keep the connection or switch its protocol with us; that is not for the upstream.
+        upstream.remove_header(&header::PROXY_AUTHORIZATION);
+        Ok(())
+    }
+
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        _peer: &HttpPeer,
+        request: &mut Request,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
+        // Nothing was sent, so another target may be tried, as often as there are some.
+        let targets = match request.route.as_deref() {
+            Some(Route {
+                action: Action::Upstream(upstream),
+                ..
+            }) => upstream.len(),
+            _ => 1,
+        };
+        error.set_retry((request.upstream.attempts as usize) < targets);
+        error
+    }
+
+    async fn fail_to_proxy(
+        &self,
+        session: &mut Session,
+        error: &Error,
+        request: &mut Request,
+    ) -> FailToProxy {
+        let mut status = 0;
+        if let Some((code, reason)) = reply::from_error(error) {
+            tracing::debug!(%error, reason, "request failed");
+            request.reason = Some(reason);
+            status = code;
+            if session.response_written().is_none() {
+                let retry = (code == 503).then_some(Duration::from_secs(1));
+                let reply = Reply::status(code).with_retry_after(retry);
+                // The client may have gone; there is nobody to tell.
+                let _ = reply::write(session, reply, request).await;
+            }
+        } else {
+            request.reason = Some("client_gone");
+        }
+        FailToProxy {
+            error_code: status,
+            can_reuse_downstream: false,
+        }
+    }
+
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, request: &mut Request) {
+        access::finished(session, error, request, &self.telemetry);
+    }
+
+    fn suppress_error_log(&self, _: &Session, _: &Request, _: &Error) -> bool {
+        // The access log has the request and its reason.
+        true
+    }
+
+    fn suppress_proxy_warn_log(
+        &self,
+        _: &Session,
+        _: &Request,
+        _: &Error,
+        _: ProxyWarnLogContext,
+    ) -> bool {
+        true
+    }
+}
+
+async fn answered(session: &mut Session, reply: Reply, request: &mut Request) -> Result<bool> {
+    reply::write(session, reply, request).await?;
+    Ok(true)
+}
+
+/// The answer of a route that needs no upstream.
+fn local_reply(request: &Request) -> Option<Reply> {
+    match &request.route.as_deref()?.action {
+        Action::Upstream(_) => None,
+        Action::Respond(reply) => Some(reply.clone()),
+        Action::Redirect { location, status } => Some(match location.fill(request) {
+            Some(location) => Reply::status(*status)
+                .with_header(header::LOCATION, location)
+                .with_body(""),
+            None => Reply::status(400),
+        }),
+    }
+}

@@ -1,0 +1,162 @@
+//! Answers that the proxy gives itself, and the only function that writes one to a client. Which error has which status is
+//! decided here and nowhere else.
+
+use crate::{filter, request::Request};
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use pingora::{
+    Error, ErrorSource,
+    ErrorType::{self, HTTPStatus},
+    Result,
+    http::ResponseHeader,
+    proxy::Session,
+};
+use std::time::Duration;
+
+/// What a client gets instead of the upstream's response.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+    /// `None` is the short standard text of the status.
+    pub(crate) body: Option<Bytes>,
+}
+
+impl Reply {
+    /// The standard answer of a status.
+    pub(crate) const fn status(status: u16) -> Self {
+        Self {
+            status,
+            headers: Vec::new(),
+            body: None,
+        }
+    }
+
+    pub(crate) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+
+    pub(crate) fn with_retry_after(self, after: Option<Duration>) -> Self {
+        match after {
+            Some(after) => self.with_header(
+                header::RETRY_AFTER,
+                HeaderValue::from(after.as_secs().max(1)),
+            ),
+            None => self,
+        }
+    }
+
+    pub(crate) fn with_body(mut self, body: impl Into<Bytes>) -> Self {
+        self.body = Some(body.into());
+        self
+    }
+}
+
+/// Writes an answer to the client, after the filters that the request has passed had their say about its head.
+///
+/// # Errors
+/// The client is gone.
+pub(crate) async fn write(
+    session: &mut Session,
+    reply: Reply,
+    request: &mut Request,
+) -> Result<()> {
+    let bodiless = matches!(reply.status, 204 | 304);
+    let body = reply
+        .body
+        .unwrap_or_else(|| standard_text(reply.status, request));
+    let mut head = ResponseHeader::build(reply.status, Some(reply.headers.len() + 6))?;
+    for (name, value) in reply.headers {
+        head.append_header(name, value)?;
+    }
+    if !bodiless {
+        if !head.headers.contains_key(header::CONTENT_TYPE) && !body.is_empty() {
+            head.insert_header(header::CONTENT_TYPE, "text/plain; charset=utf-8")?;
+        }
+        head.insert_header(header::CONTENT_LENGTH, body.len())?;
+    }
+    filter::on_response(request, &mut head)?;
+    let ends = bodiless || body.is_empty() || session.req_header().method == http::Method::HEAD;
+    session.write_response_header(Box::new(head), ends).await?;
+    if !ends {
+        session.write_response_body(Some(body), true).await?;
+    }
+    Ok(())
+}
+
+/// The status with which a request ends that Pingora could not serve, and the name of the reason for the log. `None` when
+/// there is nobody left to answer.
+pub(crate) fn from_error(error: &Error) -> Option<(u16, &'static str)> {
+    let from_client = *error.esource() == ErrorSource::Downstream;
+    Some(match error.etype() {
+        HTTPStatus(413) => (413, "request_body_too_large"),
+        HTTPStatus(status) => (*status, "refused"),
+        ErrorType::ReadTimedout if from_client => (408, "request_body_timeout"),
+        ErrorType::WriteTimedout if from_client => return None,
+        ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError
+            if from_client =>
+        {
+            return None;
+        }
+        _ if from_client => (400, "malformed_request"),
+        ErrorType::ConnectTimedout => (504, "upstream_connect_timeout"),
+        ErrorType::ReadTimedout | ErrorType::WriteTimedout => (504, "upstream_timeout"),
+        ErrorType::ConnectRefused
+        | ErrorType::ConnectNoRoute
+        | ErrorType::ConnectError
+        | ErrorType::SocketError => (502, "upstream_unreachable"),
+        ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError => {
+            (502, "upstream_connection_lost")
+        }
+        _ if *error.esource() == ErrorSource::Upstream => (502, "upstream_protocol_error"),
+        _ => (500, "internal_error"),
+    })
+}
+
+/// A whole answer of HTTP/1.1 for a connection on which there is no request to answer; it announces the connection's end.
+pub(crate) fn raw(status: u16) -> Vec<u8> {
+    let reason = reason_phrase(status);
+    let body = format!("{status} {reason}\n");
+    format!(
+        "HTTP/1.1 {status} {reason}\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
+}
+
+/// What a person sees who is not meant to see more: the status, and the id under which the log has the rest.
+fn standard_text(status: u16, request: &Request) -> Bytes {
+    let reason = reason_phrase(status);
+    match &request.begun {
+        Some(begun) => format!(
+            "{status} {reason}\nrequest-id: {}\n",
+            begun.identity.request_id
+        ),
+        None => format!("{status} {reason}\n"),
+    }
+    .into()
+}
+
+fn reason_phrase(status: u16) -> &'static str {
+    StatusCode::from_u16(status)
+        .ok()
+        .and_then(|status| status.canonical_reason())
+        .unwrap_or("Error")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn raw_answers_are_complete_messages() {
+        for status in [400, 405, 408, 431] {
+            let text = String::from_utf8(raw(status)).unwrap();
+            let (head, body) = text.split_once("\r\n\r\n").unwrap();
+            assert!(head.starts_with(&format!("HTTP/1.1 {status} ")));
+            assert!(head.contains(&format!("content-length: {}", body.len())));
+            assert!(head.contains("connection: close"));
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! What is remembered about one request, from its first phase to its last. Each part belongs to the module that fills it.
+
+use crate::{
+    client::Identity,
+    reply::Reply,
+    server::connection::Connection,
+    snapshot::{Route, Snapshot},
+};
+use pingora::http::Method;
+use portcullis_agent_manager::Record;
+use portcullis_agent_protocol::HeaderOp;
+use portcullis_config::AgentId;
+use prometheus_client::metrics::gauge::Gauge;
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+/// The state of a request.
+#[derive(Default)]
+pub(crate) struct Request {
+    /// Set in the first phase; `None` only before it.
+    pub(crate) begun: Option<Begun>,
+    /// Set once, when the router has found a route.
+    pub(crate) route: Option<Arc<Route>>,
+    /// An answer that was decided on before the phase that may write it.
+    pub(crate) pending: Option<Reply>,
+    /// How far the filter chain came: the number of its steps that ran on the way in.
+    pub(crate) steps_run: usize,
+    pub(crate) agents: AgentRun,
+    pub(crate) upstream: UpstreamRun,
+    /// Bytes of the body that came from the client so far.
+    pub(crate) body_received: u64,
+    /// Why the proxy itself refused or failed the request, as a fixed name for the log.
+    pub(crate) reason: Option<&'static str>,
+}
+
+/// What is known since the head of the request was read.
+pub(crate) struct Begun {
+    pub(crate) started: Instant,
+    pub(crate) started_at: SystemTime,
+    pub(crate) connection: Arc<Connection>,
+    /// The configuration that this request sees, from start to end.
+    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) identity: Identity,
+    pub(crate) method: Method,
+    /// Path and query in normal form, as router and agents see them.
+    pub(crate) target: String,
+    pub(crate) _in_flight: InFlight,
+}
+
+/// What agents said.
+#[derive(Default)]
+pub(crate) struct AgentRun {
+    pub(crate) records: Vec<Record>,
+    /// Changes of the response's head, by the step of the chain that wanted them.
+    pub(crate) response: Vec<(usize, Vec<HeaderOp>)>,
+    /// Whose verdict or failure ended the request.
+    pub(crate) blocked_by: Option<AgentId>,
+    /// The reason that goes with it.
+    pub(crate) reason: Option<String>,
+}
+
+/// What happened upstream.
+#[derive(Default)]
+pub(crate) struct UpstreamRun {
+    pub(crate) target: Option<SocketAddr>,
+    pub(crate) attempts: u32,
+    pub(crate) status: Option<u16>,
+    /// From the start of the request to the head of the response.
+    pub(crate) header_after: Option<Duration>,
+}
+
+/// Counts a request as in flight until it is dropped, however the request ends.
+pub(crate) struct InFlight(Gauge);
+
+impl InFlight {
+    pub(crate) fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl Begun {
+    /// The path, without the query.
+    pub(crate) fn path(&self) -> &str {
+        self.target
+            .split_once('?')
+            .map_or(&*self.target, |(path, _)| path)
+    }
+}

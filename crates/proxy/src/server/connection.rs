@@ -1,0 +1,126 @@
+//! What is known about a client's connection, shared between its socket and the requests on it.
+
+use crate::{
+    server::limits::Permit,
+    telemetry::{Refused, Telemetry},
+};
+use ipnet::IpNet;
+use pingora::protocols::http::ServerSession;
+use portcullis_config::{ListenerId, ListenerLimits, ListenerTimeouts};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
+
+/// A listener as connections see it.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    pub(crate) id: ListenerId,
+    pub(crate) h2c: bool,
+    pub(crate) timeouts: ListenerTimeouts,
+    pub(crate) limits: ListenerLimits,
+    pub(crate) trusted_proxies: Vec<IpNet>,
+}
+
+impl Listener {
+    /// Whether forwarded headers from this address are believed.
+    pub(crate) fn trusts(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.trusted_proxies
+            .iter()
+            .any(|net| net.contains(&address))
+    }
+}
+
+/// A client's connection.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) listener: Arc<Listener>,
+    /// The address at the other end of the socket, in canonical form (an IPv4 client of an IPv6 socket is an IPv4 client).
+    pub(crate) peer: SocketAddr,
+    /// Our end.
+    pub(crate) local: SocketAddr,
+    telemetry: Arc<Telemetry>,
+    /// Whether a request is being served, in contrast to its head being read.
+    serving: AtomicBool,
+    _permit: Permit,
+}
+
+impl Connection {
+    pub(crate) fn new(
+        listener: Arc<Listener>,
+        peer: SocketAddr,
+        local: SocketAddr,
+        telemetry: Arc<Telemetry>,
+        permit: Permit,
+    ) -> Self {
+        Self {
+            listener,
+            peer,
+            local,
+            telemetry,
+            serving: AtomicBool::new(false),
+            _permit: permit,
+        }
+    }
+
+    /// The connection of a session. It travels as the user data of the digest that every stream of ours carries, the one
+    /// thing that HTTP/1.1, HTTP/2 and inner sessions have in common.
+    pub(crate) fn of(session: &ServerSession) -> Option<Arc<Self>> {
+        session
+            .digest()?
+            .proxy_digest
+            .as_ref()?
+            .user_data
+            .as_ref()?
+            .downcast_ref::<Arc<Self>>()
+            .cloned()
+    }
+
+    /// The head of a request is complete.
+    pub(crate) fn begin_request(&self) {
+        self.serving.store(true, Relaxed);
+    }
+
+    /// What comes next on the socket is the head of a request.
+    pub(crate) fn expect_head(&self) {
+        self.serving.store(false, Relaxed);
+    }
+
+    pub(crate) fn is_serving(&self) -> bool {
+        self.serving.load(Relaxed)
+    }
+
+    /// Notes that the connection ends because of what stands where a request should have been.
+    pub(crate) fn refused(&self, why: Refused) {
+        self.telemetry.refused(&self.listener.id, self.peer, why);
+    }
+}
+
+/// A connection from `peer` to a listener that trusts these networks.
+#[cfg(test)]
+pub(crate) fn test_connection(peer: &str, trusted: &[&str]) -> Connection {
+    use crate::{
+        server::limits::ConnectionLimits,
+        telemetry::{access_log::AccessLog, metrics::Metrics},
+    };
+    let listener = Listener {
+        id: "http".into(),
+        h2c: false,
+        timeouts: ListenerTimeouts::default(),
+        limits: ListenerLimits::default(),
+        trusted_proxies: trusted.iter().map(|net| net.parse().unwrap()).collect(),
+    };
+    let peer: SocketAddr = peer.parse().unwrap();
+    let telemetry = Telemetry {
+        metrics: Metrics::new(),
+        access_log: AccessLog::off(),
+    };
+    let limits = Arc::new(ConnectionLimits::new(1));
+    let permit = limits.admit(peer.ip(), None).unwrap();
+    let local = "127.0.0.1:8080".parse().unwrap();
+    Connection::new(Arc::new(listener), peer, local, Arc::new(telemetry), permit)
+}

@@ -1,0 +1,170 @@
+//! How many connections there may be, in all and from one client. Process-wide, looked at once per connection.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv6Addr},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+/// Counts connections.
+#[derive(Debug)]
+pub(crate) struct ConnectionLimits {
+    /// Over all listeners.
+    max: usize,
+    open: AtomicUsize,
+    clients: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// Why a connection is closed at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Rejection {
+    /// `system` `max-connections`.
+    Total,
+    /// `limits` `connections-per-client` of the listener.
+    Client,
+}
+
+impl Rejection {
+    /// The name in metrics.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Total => "max_connections",
+            Self::Client => "connections_per_client",
+        }
+    }
+}
+
+impl ConnectionLimits {
+    pub(crate) fn new(max: usize) -> Self {
+        Self {
+            max,
+            open: AtomicUsize::new(0),
+            clients: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// Connections that are open now.
+    pub(crate) fn open(&self) -> usize {
+        self.open.load(Relaxed)
+    }
+
+    /// Admits a connection. `per_client` is the bound for its client; `None` for trusted proxies, whose connections carry
+    /// many clients.
+    ///
+    /// # Errors
+    /// The limit that is reached.
+    pub(crate) fn admit(
+        self: &Arc<Self>,
+        address: IpAddr,
+        per_client: Option<usize>,
+    ) -> Result<Permit, Rejection> {
+        if self.open.fetch_add(1, Relaxed) >= self.max {
+            self.open.fetch_sub(1, Relaxed);
+            return Err(Rejection::Total);
+        }
+        let mut permit = Permit {
+            limits: self.clone(),
+            client: None,
+        };
+        if let Some(max) = per_client {
+            let client = group(address);
+            let mut clients = self.lock();
+            let count = clients.entry(client).or_insert(0);
+            if *count >= max {
+                drop(clients);
+                return Err(Rejection::Client);
+            }
+            *count += 1;
+            permit.client = Some(client);
+        }
+        Ok(permit)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        // Counts are changed in one step, so a poisoned lock loses nothing.
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The addresses that count as one client: one IPv4 address, or the /64 of an IPv6 address, which is what one household or
+/// machine is given.
+fn group(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => {
+            Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()
+        }
+    }
+}
+
+/// The place of an open connection; dropping it gives the place back.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    limits: Arc<ConnectionLimits>,
+    client: Option<IpAddr>,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.limits.open.fetch_sub(1, Relaxed);
+        let Some(client) = self.client else { return };
+        let mut clients = self.limits.lock();
+        if let Some(count) = clients.get_mut(&client) {
+            *count -= 1;
+            if *count == 0 {
+                clients.remove(&client);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn each_limit_refuses_by_name_and_places_come_back() {
+        let limits = Arc::new(ConnectionLimits::new(3));
+        let first = limits.admit(address("192.0.2.1"), Some(2)).unwrap();
+        let _second = limits.admit(address("192.0.2.1"), Some(2)).unwrap();
+        let refused = limits.admit(address("192.0.2.1"), Some(2));
+        assert_eq!(refused.unwrap_err(), Rejection::Client);
+        let _other = limits.admit(address("192.0.2.2"), Some(2)).unwrap();
+        let refused = limits.admit(address("192.0.2.3"), None);
+        assert_eq!(refused.unwrap_err(), Rejection::Total);
+        drop(first);
+        let again = limits.admit(address("192.0.2.1"), Some(2)).unwrap();
+        assert_eq!(limits.open(), 3);
+        drop(again);
+        assert_eq!(limits.open(), 2);
+    }
+
+    #[test]
+    fn ipv6_clients_are_grouped_by_network() {
+        let limits = Arc::new(ConnectionLimits::new(10));
+        let _first = limits.admit(address("2001:db8::1"), Some(1)).unwrap();
+        assert!(limits.admit(address("2001:db8::ffff:2"), Some(1)).is_err());
+        assert!(limits.admit(address("2001:db8:0:1::1"), Some(1)).is_ok());
+        let _mapped = limits.admit(address("::ffff:192.0.2.1"), Some(1)).unwrap();
+        assert!(limits.admit(address("192.0.2.1"), Some(1)).is_err());
+    }
+
+    #[test]
+    fn trusted_proxies_are_not_counted_by_client() {
+        let limits = Arc::new(ConnectionLimits::new(10));
+        let permits: Vec<_> = (0..5)
+            .map(|_| limits.admit(address("10.0.0.1"), None).unwrap())
+            .collect();
+        assert_eq!(limits.open(), 5);
+        drop(permits);
+        assert_eq!(limits.open(), 0);
+        assert!(limits.lock().is_empty());
+    }
+}

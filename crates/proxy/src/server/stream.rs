@@ -1,0 +1,359 @@
+//! A client's socket as Pingora sees it. While the head of a request is awaited the stream keeps what Pingora has no setting
+//! for: a deadline for the whole head, a bound on its size, and our own answer to what is not HTTP. While a request is
+//! served it only reads and writes.
+
+use super::connection::Connection;
+use crate::{reply, telemetry::Refused};
+use async_trait::async_trait;
+use pingora::{
+    http::ResponseHeader,
+    protocols::{
+        ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
+        TimingDigest, UniqueID, UniqueIDType, raw_connect::ProxyDigest,
+    },
+};
+use std::{
+    fmt, io,
+    os::fd::AsRawFd,
+    pin::Pin,
+    sync::{Arc, LazyLock},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
+    net::TcpStream,
+    time::{Instant, Sleep},
+};
+
+/// Output is collected up to this size before it is written, so that a head and a small body leave in one segment.
+const OUTPUT_BYTES: usize = 16 * 1024;
+/// A larger output buffer is given back once it is empty, so that idle connections stay small.
+const KEPT_OUTPUT_BYTES: usize = 4 * 1024;
+
+/// The client connection preface of HTTP/2 (RFC 9113 section 3.4).
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// A digest has to have the response of a forward proxy. There is none.
+static NO_RESPONSE: LazyLock<ResponseHeader> = LazyLock::new(|| {
+    #[expect(clippy::unwrap_used, reason = "200 is a valid status")]
+    ResponseHeader::build(200, Some(0)).unwrap()
+});
+
+/// See the module.
+pub(crate) struct EdgeStream {
+    socket: TcpStream,
+    connection: Arc<Connection>,
+    digest: Arc<ProxyDigest>,
+    socket_digest: Arc<SocketDigest>,
+    http2: bool,
+    /// Bytes that were read to find out which version the client speaks; they are read again from here.
+    preread: Vec<u8>,
+    output: Vec<u8>,
+    written: usize,
+    head: HeadWatch,
+}
+
+impl EdgeStream {
+    /// Wraps an accepted socket; the wait for the first head begins now.
+    pub(crate) fn new(socket: TcpStream, connection: Arc<Connection>) -> Self {
+        let socket_digest = SocketDigest::from_raw_fd(socket.as_raw_fd());
+        // Known already, so that nobody asks the kernel again.
+        let _ = socket_digest.peer_addr.set(Some(connection.peer.into()));
+        let _ = socket_digest.local_addr.set(Some(connection.local.into()));
+        let head = HeadWatch::first(connection.listener.timeouts.request_header);
+        Self {
+            socket,
+            digest: Arc::new(ProxyDigest::new(
+                Box::new(NO_RESPONSE.clone()),
+                Some(Box::new(connection.clone())),
+            )),
+            socket_digest: Arc::new(socket_digest),
+            connection,
+            http2: false,
+            preread: Vec::new(),
+            output: Vec::new(),
+            written: 0,
+            head,
+        }
+    }
+
+    /// The connection that this is the stream of.
+    pub(crate) fn connection(&self) -> &Arc<Connection> {
+        &self.connection
+    }
+
+    /// Reads until it is clear whether the client begins with the preface of HTTP/2. What was read is read again.
+    ///
+    /// # Errors
+    /// The client went away or took too long.
+    pub(crate) async fn begins_with_http2(&mut self) -> io::Result<bool> {
+        let mut seen = Vec::with_capacity(HTTP2_PREFACE.len());
+        while seen.len() < HTTP2_PREFACE.len() {
+            let mut chunk = [0; HTTP2_PREFACE.len()];
+            let mut buffer = ReadBuf::new(&mut chunk[..HTTP2_PREFACE.len() - seen.len()]);
+            std::future::poll_fn(|cx| Pin::new(&mut *self).poll_read(cx, &mut buffer)).await?;
+            let read = buffer.filled();
+            seen.extend_from_slice(read);
+            if read.is_empty() || !HTTP2_PREFACE.starts_with(&seen) {
+                break;
+            }
+        }
+        self.http2 = seen == HTTP2_PREFACE;
+        if self.http2 {
+            // From here on HTTP/2 has its own limits.
+            self.connection.begin_request();
+        } else {
+            self.head.received -= seen.len();
+        }
+        self.preread = seen;
+        Ok(self.http2)
+    }
+
+    fn poll_read_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let limits = &self.connection.listener.limits;
+        let limit = limits.header_bytes.bytes() + limits.uri_bytes.bytes();
+        // Pingora reads on only while the head is incomplete.
+        if self.head.received as u64 >= limit {
+            return self.poll_refuse(cx, Refused::HeadTooLarge);
+        }
+        let before = buffer.filled().len();
+        match self.poll_read_socket(cx, buffer) {
+            Poll::Ready(Ok(())) => {
+                let count = buffer.filled().len() - before;
+                if count > 0 {
+                    self.head
+                        .received(count, self.connection.listener.timeouts.request_header);
+                }
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => {
+                ready!(self.head.poll_deadline(cx));
+                if self.head.received > 0 {
+                    return self.poll_refuse(cx, Refused::HeadTimeout);
+                }
+                // Nothing was asked, so nothing is answered: this reads as the end of the stream.
+                Poll::Ready(Ok(()))
+            }
+        }
+    }
+
+    fn poll_read_socket(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.preread.is_empty() {
+            return Pin::new(&mut self.socket).poll_read(cx, buffer);
+        }
+        let count = self.preread.len().min(buffer.remaining());
+        buffer.put_slice(&self.preread[..count]);
+        self.preread.drain(..count);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Answers with the status of the refusal and fails the read, which makes Pingora close the connection.
+    fn poll_refuse(&mut self, cx: &mut Context<'_>, why: Refused) -> Poll<io::Result<()>> {
+        self.refuse(why);
+        // If the client does not take these few bytes at once, it does not get them.
+        let _ = self.poll_output(cx);
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, why.name())))
+    }
+
+    fn refuse(&mut self, why: Refused) {
+        if !self.head.refused {
+            self.head.refused = true;
+            self.connection.refused(why);
+            self.output = reply::raw(why.status());
+            self.written = 0;
+        }
+    }
+
+    fn poll_output(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.written < self.output.len() {
+            let count =
+                ready!(Pin::new(&mut self.socket).poll_write(cx, &self.output[self.written..]))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.written += count;
+        }
+        self.written = 0;
+        if self.output.capacity() > KEPT_OUTPUT_BYTES {
+            self.output = Vec::new();
+        } else {
+            self.output.clear();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncRead for EdgeStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.connection.is_serving() {
+            this.head.served = true;
+            return this.poll_read_socket(cx, buffer);
+        }
+        if this.head.served {
+            // The request is over and another head may come.
+            this.head.next(this.connection.listener.timeouts.keepalive);
+        }
+        this.poll_read_head(cx, buffer)
+    }
+}
+
+impl AsyncWrite for EdgeStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if !this.connection.is_serving() {
+            // Before the head is complete only Pingora itself answers, to what it cannot parse or does not take. The client
+            // gets our form of the same answer.
+            this.refuse(if data.starts_with(b"HTTP/1.1 405") {
+                Refused::Method
+            } else {
+                Refused::Malformed
+            });
+            return Poll::Ready(Ok(data.len()));
+        }
+        if this.output.len() + data.len() > OUTPUT_BYTES {
+            ready!(this.poll_output(cx))?;
+            if data.len() >= OUTPUT_BYTES {
+                return Pin::new(&mut this.socket).poll_write(cx, data);
+            }
+        }
+        this.output.extend_from_slice(data);
+        Poll::Ready(Ok(data.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().poll_output(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_output(cx))?;
+        Pin::new(&mut this.socket).poll_shutdown(cx)
+    }
+}
+
+#[async_trait]
+impl Shutdown for EdgeStream {
+    async fn shutdown(&mut self) {
+        // The peer may be gone already, which is what is wanted.
+        let _ = AsyncWriteExt::shutdown(self).await;
+    }
+}
+
+impl UniqueID for EdgeStream {
+    fn id(&self) -> UniqueIDType {
+        self.socket.as_raw_fd()
+    }
+}
+
+impl Ssl for EdgeStream {
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        // Prior knowledge counts as a choice; this is how Pingora is told which version to serve.
+        self.http2.then_some(ALPN::H2)
+    }
+}
+
+impl Peek for EdgeStream {}
+
+impl GetTimingDigest for EdgeStream {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        Vec::new()
+    }
+}
+
+impl GetProxyDigest for EdgeStream {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        Some(self.digest.clone())
+    }
+}
+
+impl GetSocketDigest for EdgeStream {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        Some(self.socket_digest.clone())
+    }
+}
+
+impl fmt::Debug for EdgeStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EdgeStream")
+            .field("peer", &self.connection.peer)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The deadline of a head. Its timer is armed only when a read has to wait, and moved only when the deadline comes nearer or
+/// the timer has fired, so that a busy connection does not touch it at all.
+struct HeadWatch {
+    deadline: Instant,
+    received: usize,
+    refused: bool,
+    /// Whether a request was served since the last head began.
+    served: bool,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl HeadWatch {
+    /// The first head of a connection must be complete within `limit`, counted from the connection's start.
+    fn first(limit: Duration) -> Self {
+        Self {
+            deadline: Instant::now() + limit,
+            received: 0,
+            refused: false,
+            served: false,
+            timer: None,
+        }
+    }
+
+    /// Another head may begin within `idle`.
+    fn next(&mut self, idle: Duration) {
+        self.deadline = Instant::now() + idle;
+        self.received = 0;
+        self.served = false;
+    }
+
+    fn received(&mut self, count: usize, limit: Duration) {
+        if self.received == 0 {
+            self.deadline = Instant::now() + limit;
+        }
+        self.received += count;
+    }
+
+    /// Ready when the deadline has passed.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let now = Instant::now();
+        if now >= self.deadline {
+            return Poll::Ready(());
+        }
+        let deadline = self.deadline;
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        if timer.deadline() > deadline || timer.is_elapsed() {
+            timer.as_mut().reset(deadline);
+        }
+        // An earlier deadline than needed wakes the task once for nothing, and then the timer is moved.
+        if timer.as_mut().poll(cx).is_ready() {
+            timer.as_mut().reset(deadline);
+            let _ = timer.as_mut().poll(cx);
+        }
+        Poll::Pending
+    }
+}

@@ -1,0 +1,166 @@
+//! Everything that is compiled from one configuration. A request takes one snapshot at its start and sees nothing else.
+
+use crate::{
+    filter::Filter,
+    reply::Reply,
+    router::Router,
+    telemetry::metrics::{AgentMetrics, Metrics, RouteMetrics},
+    template::Template,
+    upstream::Upstream,
+};
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::{HeaderValue, header};
+use portcullis_agent_manager::AgentManager;
+use portcullis_config::{Action as ConfigAction, AgentId, Config, PathPolicy, RouteId, UpstreamId};
+use std::{collections::HashMap, fmt, path::Path, sync::Arc, time::Duration};
+
+/// The snapshot that new requests take.
+pub(crate) type Live = ArcSwap<Snapshot>;
+
+/// See the module.
+pub(crate) struct Snapshot {
+    pub(crate) router: Router<Arc<Route>>,
+    /// Counts requests that no route takes.
+    pub(crate) unrouted: RouteMetrics,
+    pub(crate) agents: Arc<AgentManager>,
+    /// By position in the manager.
+    pub(crate) agent_metrics: Vec<(AgentId, AgentMetrics)>,
+    pub(crate) path: PathPolicy,
+}
+
+/// A route, ready to serve.
+pub(crate) struct Route {
+    pub(crate) id: RouteId,
+    pub(crate) filters: Vec<Filter>,
+    pub(crate) action: Action,
+    pub(crate) websocket: bool,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) metrics: RouteMetrics,
+}
+
+/// What is done with a request that the filters let pass.
+pub(crate) enum Action {
+    Upstream(Arc<Upstream>),
+    Redirect { location: Template, status: u16 },
+    Respond(Reply),
+}
+
+/// The waits on the upstream that hold on a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Timeouts {
+    pub(crate) response_header: Duration,
+    pub(crate) idle: Duration,
+}
+
+/// What a snapshot is compiled with beside the configuration.
+pub(crate) struct Parts<'a> {
+    pub(crate) agents: Arc<AgentManager>,
+    pub(crate) metrics: &'a Metrics,
+    /// Where the echo origin inside the binary listens.
+    pub(crate) echo_socket: &'a Path,
+}
+
+impl Snapshot {
+    /// Compiles a configuration.
+    ///
+    /// # Errors
+    /// A reference or pattern that the configuration's own checks should have refused; the text says which.
+    pub(crate) fn compile(config: &Config, parts: &Parts<'_>) -> Result<Self, String> {
+        let mut upstreams = HashMap::new();
+        for upstream in &config.upstreams {
+            let compiled = Upstream::new(upstream, parts.echo_socket)?;
+            upstreams.insert(upstream.id.clone(), Arc::new(compiled));
+        }
+        let mut routes = Vec::with_capacity(config.routes.len());
+        for route in &config.routes {
+            let compiled = Arc::new(compile_route(route, &upstreams, parts)?);
+            routes.push((compiled, route.priority, route.matches.as_slice()));
+        }
+        let router = Router::new(routes).map_err(|error| error.to_string())?;
+        let agent_metrics = config
+            .agents
+            .iter()
+            .map(|agent| (agent.id.clone(), parts.metrics.agent(&agent.id)))
+            .collect();
+        Ok(Self {
+            router,
+            unrouted: parts.metrics.route(""),
+            agents: parts.agents.clone(),
+            agent_metrics,
+            path: config.system.path,
+        })
+    }
+}
+
+fn compile_route(
+    route: &portcullis_config::Route,
+    upstreams: &HashMap<UpstreamId, Arc<Upstream>>,
+    parts: &Parts<'_>,
+) -> Result<Route, String> {
+    let action = match &route.action {
+        ConfigAction::Upstream(id) => {
+            let upstream = upstreams
+                .get(id)
+                .ok_or_else(|| format!("route {}: no upstream {id}", route.id))?;
+            Action::Upstream(upstream.clone())
+        }
+        ConfigAction::Redirect { location, status } => Action::Redirect {
+            location: Template::new(location),
+            status: *status,
+        },
+        ConfigAction::Respond { status, body } => Action::Respond(respond(*status, body)),
+    };
+    let defaults = match &action {
+        Action::Upstream(upstream) => upstream.timeouts,
+        Action::Redirect { .. } | Action::Respond(_) => Timeouts {
+            response_header: Duration::ZERO,
+            idle: Duration::ZERO,
+        },
+    };
+    Ok(Route {
+        id: route.id.clone(),
+        filters: route
+            .filters
+            .iter()
+            .map(|filter| Filter::compile(filter, &parts.agents))
+            .collect::<Result<_, _>>()?,
+        action,
+        websocket: route.websocket,
+        timeouts: Timeouts {
+            response_header: route
+                .timeouts
+                .response_header
+                .unwrap_or(defaults.response_header),
+            idle: route.timeouts.idle.unwrap_or(defaults.idle),
+        },
+        metrics: parts.metrics.route(&route.id),
+    })
+}
+
+fn respond(status: u16, body: &str) -> Reply {
+    let reply = Reply::status(status).with_body(Bytes::from(body.to_owned()));
+    if body.is_empty() {
+        return reply;
+    }
+    reply.with_header(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    )
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot")
+            .field("routes", &self.router.routes().len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Route")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,376 @@
+//! Every metric, in one table: name, labels, unit and meaning. docs/operations.md lists the same names; a test compares.
+//!
+//! Labels are bounded: listeners, routes and agents come from the configuration, methods and codes are known sets. Where a
+//! request is on its way, counters are reached through small caches beside what they count, not through a lookup of labels.
+
+use super::Refused;
+use crate::server::limits::Rejection;
+use portcullis_agent_manager::{AgentStatus, Record, RecordedVerdict};
+use portcullis_config::{AgentId, FailureMode, ListenerId};
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
+    registry::{Registry, Unit},
+};
+use std::sync::{Mutex, PoisonError, atomic::AtomicU64};
+
+/// The buckets that OpenTelemetry advises for HTTP, in seconds.
+const REQUEST_SECONDS: [f64; 14] = [
+    0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+];
+/// Agents answer over a Unix socket, so their buckets begin far lower.
+const AGENT_SECONDS: [f64; 14] = [
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+];
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    listener: String,
+    route: String,
+    method: &'static str,
+    code: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RouteLabel {
+    route: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ListenerReason {
+    listener: String,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallLabels {
+    agent: String,
+    phase: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AgentPhase {
+    agent: String,
+    phase: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AgentPolicy {
+    agent: String,
+    policy: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AgentLabel {
+    agent: String,
+}
+
+type Durations<L> = Family<L, Histogram, fn() -> Histogram>;
+
+/// All metrics of the process.
+pub(crate) struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    request_seconds: Durations<RouteLabel>,
+    pub(crate) in_flight: Gauge,
+    refused: Family<ListenerReason, Counter>,
+    rejected: Family<ListenerReason, Counter>,
+    pub(crate) connections: Gauge,
+    agent_calls: Family<CallLabels, Counter>,
+    agent_seconds: Durations<AgentPhase>,
+    agent_failures: Family<AgentPolicy, Counter>,
+    agent_up: Family<AgentLabel, Gauge>,
+    agent_in_flight: Family<AgentLabel, Gauge>,
+    pub(crate) access_log_dropped: Counter,
+    pub(crate) config_generation: Gauge,
+}
+
+impl Metrics {
+    #[expect(
+        clippy::too_many_lines,
+        reason = "the table of all metrics, one entry after the other"
+    )]
+    pub(crate) fn new() -> Self {
+        let mut registry = Registry::with_prefix("portcullis");
+        registry.register(
+            "build",
+            "Version of the running binary",
+            Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]),
+        );
+        let metrics = Self {
+            requests: Family::default(),
+            request_seconds: Family::new_with_constructor(|| Histogram::new(REQUEST_SECONDS)),
+            in_flight: Gauge::default(),
+            refused: Family::default(),
+            rejected: Family::default(),
+            connections: Gauge::default(),
+            agent_calls: Family::default(),
+            agent_seconds: Family::new_with_constructor(|| Histogram::new(AGENT_SECONDS)),
+            agent_failures: Family::default(),
+            agent_up: Family::default(),
+            agent_in_flight: Family::default(),
+            access_log_dropped: Counter::default(),
+            config_generation: Gauge::default(),
+            registry: Registry::default(),
+        };
+        registry.register(
+            "http_requests",
+            "Requests that were answered, by listener, route, method and status",
+            metrics.requests.clone(),
+        );
+        registry.register_with_unit(
+            "http_request_duration",
+            "From the complete head of a request to the end of its answer, by route",
+            Unit::Seconds,
+            metrics.request_seconds.clone(),
+        );
+        registry.register(
+            "http_requests_in_flight",
+            "Requests that are being served",
+            metrics.in_flight.clone(),
+        );
+        registry.register(
+            "http_refused",
+            "Connections that ended with something that is not an acceptable request head, by listener and reason",
+            metrics.refused.clone(),
+        );
+        registry.register(
+            "connections_rejected",
+            "Connections that were closed at once because a limit was reached, by listener and limit",
+            metrics.rejected.clone(),
+        );
+        registry.register(
+            "connections_open",
+            "Connections of clients that are open",
+            metrics.connections.clone(),
+        );
+        registry.register(
+            "agent_calls",
+            "Questions to agents, by agent, phase and outcome (a verdict or the name of a failure)",
+            metrics.agent_calls.clone(),
+        );
+        registry.register_with_unit(
+            "agent_call_duration",
+            "From a question to its answer, by agent and phase",
+            Unit::Seconds,
+            metrics.agent_seconds.clone(),
+        );
+        registry.register(
+            "agent_failures_applied",
+            "Failed questions, by agent and the failure mode that was applied",
+            metrics.agent_failures.clone(),
+        );
+        registry.register(
+            "agent_up",
+            "Whether every worker is connected to the agent: 1 or 0",
+            metrics.agent_up.clone(),
+        );
+        registry.register(
+            "agent_in_flight",
+            "Questions that have no answer yet, by agent",
+            metrics.agent_in_flight.clone(),
+        );
+        registry.register(
+            "access_log_dropped",
+            "Lines of the access log that were dropped because its sink did not keep up",
+            metrics.access_log_dropped.clone(),
+        );
+        registry.register(
+            "config_generation",
+            "Number of the configuration in use; 1 is the one that the process started with",
+            metrics.config_generation.clone(),
+        );
+        Self {
+            registry,
+            ..metrics
+        }
+    }
+
+    /// The handles that a route keeps.
+    pub(crate) fn route(&self, route: &str) -> RouteMetrics {
+        RouteMetrics {
+            route: route.to_owned(),
+            requests: CounterCache::default(),
+            seconds: self.request_seconds.get_or_create_owned(&RouteLabel {
+                route: route.into(),
+            }),
+        }
+    }
+
+    /// The handles that an agent keeps.
+    pub(crate) fn agent(&self, agent: &AgentId) -> AgentMetrics {
+        AgentMetrics {
+            agent: agent.to_string(),
+            calls: CounterCache::default(),
+            seconds: self.agent_seconds.get_or_create_owned(&AgentPhase {
+                agent: agent.to_string(),
+                phase: portcullis_agent_manager::Phase::RequestHeaders.name(),
+            }),
+        }
+    }
+
+    pub(crate) fn request_done(
+        &self,
+        route: &RouteMetrics,
+        listener: &ListenerId,
+        method: &http::Method,
+        code: u16,
+        seconds: f64,
+    ) {
+        let method = known_method(method);
+        route.seconds.observe(seconds);
+        route.requests.increment(
+            (
+                listener.as_str().as_ptr() as usize,
+                method.as_ptr() as usize,
+                code,
+            ),
+            || {
+                self.requests.get_or_create_owned(&RequestLabels {
+                    listener: listener.to_string(),
+                    route: route.route.clone(),
+                    method,
+                    code,
+                })
+            },
+        );
+    }
+
+    pub(crate) fn agent_asked(&self, agent: &AgentMetrics, record: &Record) {
+        if record.verdict != RecordedVerdict::Cancelled {
+            agent.seconds.observe(record.duration.as_secs_f64());
+        }
+        let outcome = record.verdict.name();
+        agent
+            .calls
+            .increment((outcome.as_ptr() as usize, 0, 0), || {
+                self.agent_calls.get_or_create_owned(&CallLabels {
+                    agent: agent.agent.clone(),
+                    phase: record.phase.name(),
+                    outcome,
+                })
+            });
+        if let RecordedVerdict::Failed { mode, .. } = record.verdict {
+            let policy = match mode {
+                FailureMode::Open => "open",
+                FailureMode::Closed => "closed",
+            };
+            self.agent_failures
+                .get_or_create(&AgentPolicy {
+                    agent: agent.agent.clone(),
+                    policy,
+                })
+                .inc();
+        }
+    }
+
+    pub(crate) fn refused(&self, listener: &ListenerId, why: Refused) {
+        self.refused
+            .get_or_create(&ListenerReason {
+                listener: listener.to_string(),
+                reason: why.name(),
+            })
+            .inc();
+    }
+
+    pub(crate) fn rejected(&self, listener: &ListenerId, why: Rejection) {
+        self.rejected
+            .get_or_create(&ListenerReason {
+                listener: listener.to_string(),
+                reason: why.name(),
+            })
+            .inc();
+    }
+
+    /// The text that Prometheus reads, with gauges of agents as they are now.
+    pub(crate) fn encode(&self, agents: &[AgentStatus]) -> String {
+        for status in agents {
+            let label = AgentLabel {
+                agent: status.id.to_string(),
+            };
+            let up = status.wanted > 0 && status.connected == status.wanted;
+            self.agent_up.get_or_create(&label).set(up.into());
+            self.agent_in_flight
+                .get_or_create(&label)
+                .set(i64::try_from(status.in_flight).unwrap_or(i64::MAX));
+        }
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
+        text
+    }
+}
+
+/// The label of a method: the known ones by name, so that a client cannot make up series.
+fn known_method(method: &http::Method) -> &'static str {
+    const KNOWN: [&str; 7] = ["GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"];
+    KNOWN
+        .into_iter()
+        .find(|known| *known == method.as_str())
+        .unwrap_or("other")
+}
+
+/// What is counted for one route.
+#[derive(Debug)]
+pub(crate) struct RouteMetrics {
+    route: String,
+    requests: CounterCache,
+    seconds: Histogram,
+}
+
+/// What is counted for one agent.
+#[derive(Debug)]
+pub(crate) struct AgentMetrics {
+    agent: String,
+    calls: CounterCache,
+    seconds: Histogram,
+}
+
+type CounterKey = (usize, usize, u16);
+
+/// The counters of one family that were needed so far beside one route or agent. There are few, so they stand in a list.
+/// The addresses of static and interned texts are their keys.
+#[derive(Debug, Default)]
+struct CounterCache(Mutex<Vec<(CounterKey, Counter<u64, AtomicU64>)>>);
+
+impl CounterCache {
+    fn increment(&self, key: CounterKey, make: impl FnOnce() -> Counter) {
+        // An entry is pushed whole, so a poisoned lock loses nothing.
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, counter)) = known.iter().find(|(known, _)| *known == key) {
+            counter.inc();
+            return;
+        }
+        let counter = make();
+        counter.inc();
+        known.push((key, counter));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_carry_prefix_unit_and_total() {
+        let metrics = Metrics::new();
+        let route = metrics.route("all");
+        let listener = ListenerId::from("http");
+        metrics.request_done(&route, &listener, &http::Method::GET, 200, 0.001);
+        let brew = http::Method::from_bytes(b"BREW").unwrap();
+        metrics.request_done(&route, &listener, &brew, 200, 0.001);
+        metrics.request_done(&route, &listener, &brew, 200, 0.001);
+        metrics.refused(&listener, Refused::Malformed);
+        let text = metrics.encode(&[]);
+        for line in [
+            r#"portcullis_http_requests_total{listener="http",route="all",method="GET",code="200"} 1"#,
+            r#"portcullis_http_requests_total{listener="http",route="all",method="other",code="200"} 2"#,
+            r#"portcullis_http_request_duration_seconds_count{route="all"} 3"#,
+            r#"portcullis_http_refused_total{listener="http",reason="malformed_request"} 1"#,
+            r#"portcullis_build_info{version="#,
+        ] {
+            assert!(text.contains(line), "{line} is missing in\n{text}");
+        }
+    }
+}

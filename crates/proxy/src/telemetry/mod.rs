@@ -1,0 +1,74 @@
+//! What operators see: metrics, the access log, and the log of the process.
+
+pub(crate) mod access_log;
+pub(crate) mod logging;
+pub(crate) mod metrics;
+
+use crate::server::limits::Rejection;
+use access_log::AccessLog;
+use metrics::Metrics;
+use portcullis_config::ListenerId;
+use std::{fmt, net::SocketAddr};
+
+/// Counters and logs of the process, shared by everything that has something to report.
+pub(crate) struct Telemetry {
+    pub(crate) metrics: Metrics,
+    pub(crate) access_log: AccessLog,
+}
+
+/// Why a connection ended before a request was understood.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Refused {
+    /// What was sent is not a request that HTTP/1.1 allows.
+    Malformed,
+    /// The head was not complete within `timeouts` `request-header`.
+    HeadTimeout,
+    /// The head was not complete within `limits` `header-bytes` and `uri-bytes` together.
+    HeadTooLarge,
+    /// A method that a reverse proxy does not take (CONNECT).
+    Method,
+}
+
+impl Refused {
+    /// The name in logs and metrics.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed_request",
+            Self::HeadTimeout => "request_header_timeout",
+            Self::HeadTooLarge => "request_header_too_large",
+            Self::Method => "method_not_allowed",
+        }
+    }
+
+    /// The status that the client gets.
+    pub(crate) const fn status(self) -> u16 {
+        match self {
+            Self::Malformed => 400,
+            Self::HeadTimeout => 408,
+            Self::HeadTooLarge => 431,
+            Self::Method => 405,
+        }
+    }
+}
+
+impl Telemetry {
+    /// A connection whose client did not get as far as a request.
+    pub(crate) fn refused(&self, listener: &ListenerId, peer: SocketAddr, why: Refused) {
+        self.metrics.refused(listener, why);
+        self.access_log.write(|line, clock| {
+            access_log::write_refused(line, clock, listener, peer, why);
+        });
+    }
+
+    /// A connection that was closed at once because a limit was reached.
+    pub(crate) fn rejected(&self, listener: &ListenerId, peer: SocketAddr, why: Rejection) {
+        self.metrics.rejected(listener, why);
+        tracing::debug!(listener = %listener, client = %peer, limit = why.name(), "connection closed: limit reached");
+    }
+}
+
+impl fmt::Debug for Telemetry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Telemetry").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,61 @@
+//! Texts with request variables, filled in per request.
+
+use crate::request::{Begun, Request};
+use http::HeaderValue;
+use portcullis_config::{TemplatePart, Variable};
+use std::fmt::Write;
+
+/// A text, constant if it has no variables.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Template {
+    Constant(HeaderValue),
+    Parts(Vec<TemplatePart>),
+}
+
+impl Template {
+    pub(crate) fn new(template: &portcullis_config::Template) -> Self {
+        let mut text = String::new();
+        for part in &template.parts {
+            match part {
+                TemplatePart::Literal(literal) => text.push_str(literal),
+                TemplatePart::Variable(_) => return Self::Parts(template.parts.clone()),
+            }
+        }
+        match HeaderValue::from_bytes(text.as_bytes()) {
+            Ok(value) => Self::Constant(value),
+            Err(_) => Self::Parts(template.parts.clone()),
+        }
+    }
+
+    /// The text for this request; `None` when the result is no header value, which only a host of strange bytes can cause.
+    pub(crate) fn fill(&self, request: &Request) -> Option<HeaderValue> {
+        let parts = match self {
+            Self::Constant(value) => return Some(value.clone()),
+            Self::Parts(parts) => parts,
+        };
+        let begun = request.begun.as_ref()?;
+        let mut text = String::new();
+        for part in parts {
+            match part {
+                TemplatePart::Literal(literal) => text.push_str(literal),
+                TemplatePart::Variable(variable) => push(&mut text, *variable, begun, request),
+            }
+        }
+        HeaderValue::from_bytes(text.as_bytes()).ok()
+    }
+}
+
+fn push(text: &mut String, variable: Variable, begun: &Begun, request: &Request) {
+    let identity = &begun.identity;
+    // A String takes everything.
+    let _ = match variable {
+        Variable::ClientIp => write!(text, "{}", identity.ip),
+        Variable::ClientPort => write!(text, "{}", identity.port),
+        Variable::RequestId => text.write_str(&identity.request_id),
+        Variable::RequestMethod => text.write_str(begun.method.as_str()),
+        Variable::RequestPath => text.write_str(begun.path()),
+        Variable::RequestHost => text.write_str(&identity.host),
+        Variable::RequestScheme => text.write_str(identity.scheme),
+        Variable::RouteId => text.write_str(request.route.as_ref().map_or("", |route| &route.id)),
+    };
+}
