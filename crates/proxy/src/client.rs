@@ -82,7 +82,11 @@ impl Identity {
             head.insert_header(X_FORWARDED_PROTO, self.scheme)?;
         }
         if !head.headers.contains_key(X_FORWARDED_HOST) {
-            head.insert_header(X_FORWARDED_HOST, self.host.as_str())?;
+            // As the client sent it, port included.
+            match head.headers.get(header::HOST).cloned() {
+                Some(host) => head.insert_header(X_FORWARDED_HOST, host)?,
+                None => head.insert_header(X_FORWARDED_HOST, self.host.as_str())?,
+            }
         }
         if !head.headers.contains_key(X_FORWARDED_PORT) {
             head.insert_header(X_FORWARDED_PORT, connection.local.port().to_string())?;

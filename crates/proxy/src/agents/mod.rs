@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
+use portcullis_agent_protocol::Extensions;
 use portcullis_agent_protocol::server::{self, Agent, SOCKET_VARIABLE, ServeOptions};
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
@@ -21,23 +22,27 @@ use self::echo::Echo;
 
 /// Which agent runs, and where.
 #[derive(Debug, Clone, Args)]
-pub struct AgentArgs {
+pub(crate) struct AgentArgs {
     /// The agent to run
     #[arg(value_enum)]
-    pub name: AgentName,
+    pub(crate) name: AgentName,
 
     /// The Unix socket to listen on; default: $PORTCULLIS_AGENT_SOCKET
     #[arg(long, value_name = "PATH")]
-    pub socket: Option<PathBuf>,
+    pub(crate) socket: Option<PathBuf>,
 
     /// A JSON file with the agent's configuration, until a proxy sends one
     #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
+
+    /// Speak plain protocol version 2 in JSON, without extensions
+    #[arg(long)]
+    pub(crate) legacy: bool,
 }
 
 /// The agents that there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum AgentName {
+pub(crate) enum AgentName {
     /// Blocks by path, user agent and client address
     Denylist,
     /// Allows everything, and adds a header to request and response
@@ -45,11 +50,6 @@ pub enum AgentName {
 }
 
 impl AgentName {
-    /// The name as it is in a configuration, if there is an agent of it.
-    pub fn parse(name: &str) -> Option<Self> {
-        Self::from_str(name, false).ok()
-    }
-
     fn agent(self) -> Arc<dyn Agent> {
         match self {
             Self::Denylist => Arc::new(Denylist::default()),
@@ -80,7 +80,7 @@ enum AgentRunError {
 
 /// Runs an agent until SIGTERM or SIGINT; it then finishes what it has. Says
 /// on stderr where it listens, or why it does not.
-pub fn run(args: AgentArgs) -> ExitCode {
+pub(crate) fn run(args: AgentArgs) -> ExitCode {
     match run_agent(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -146,6 +146,10 @@ async fn serve(
         agent.version(),
         path.display()
     );
-    server::serve(agent, listener, ServeOptions::default(), stop).await?;
+    let mut options = ServeOptions::default();
+    if args.legacy {
+        options.extensions = Extensions::NONE;
+    }
+    server::serve(agent, listener, options, stop).await?;
     Ok(())
 }

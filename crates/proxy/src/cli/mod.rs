@@ -1,10 +1,10 @@
 //! The command line. One file per command.
 
-mod agent;
 mod check;
 mod run;
 mod spawn_agent;
 
+use crate::agents::{self, AgentArgs};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use portcullis_config::{Diagnostics, Loaded, Style};
 use std::{ffi::OsString, io::IsTerminal, path::PathBuf, process::ExitCode};
@@ -46,7 +46,7 @@ enum Command {
         strict: bool,
     },
     /// Run an agent that is inside this binary
-    Agent(agent::AgentCommand),
+    Agent(AgentArgs),
     /// Become an agent that ends with the proxy
     #[command(hide = true)]
     SpawnAgent {
@@ -85,7 +85,7 @@ pub fn main() -> ExitCode {
         None => run::run(&cli.config),
         Some(Command::Run(config)) => run::run(&config),
         Some(Command::Check { config, strict }) => check::check(&config, strict),
-        Some(Command::Agent(command)) => agent::run(command),
+        Some(Command::Agent(command)) => agents::run(command),
         Some(Command::SpawnAgent { parent, command }) => spawn_agent::run(parent, &command),
     }
 }
