@@ -225,3 +225,39 @@ impl<'de> Visitor<'de> for HeadersVisitor {
         Ok(headers)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // One member per name depends on the order in which the map yields.
+    #[test]
+    fn every_header_name_is_one_member() {
+        let names: Vec<_> = (0..300).map(|n| format!("x-{n}")).collect();
+        let mut headers = HeaderMap::new();
+        for round in 0..3 {
+            for name in &names {
+                let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+                headers.append(name, HeaderValue::from(round));
+            }
+        }
+        for name in names.iter().step_by(7) {
+            headers.remove(name);
+        }
+        let mut out = Vec::new();
+        encode_headers(&mut out, &headers);
+        let text = String::from_utf8(out).unwrap();
+        for (index, name) in names.iter().enumerate() {
+            let members = text
+                .matches(&format!("\"{name}\":[\"0\",\"1\",\"2\"]"))
+                .count();
+            assert_eq!(members, usize::from(index % 7 != 0), "{name}");
+        }
+        let count = serde_json::from_str::<Value>(&text)
+            .unwrap()
+            .as_object()
+            .unwrap()
+            .len();
+        assert_eq!(count, headers.keys_len());
+    }
+}

@@ -280,3 +280,16 @@ impl fmt::Debug for PendingAnswer {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_can_be_shared_between_threads() {
+        fn shared<T: Send + Sync>() {}
+        shared::<Connection>();
+        shared::<ConnectionDriver>();
+        shared::<PendingAnswer>();
+    }
+}

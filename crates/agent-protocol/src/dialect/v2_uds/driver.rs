@@ -71,7 +71,11 @@ impl ConnectionDriver {
             if state.phase == Phase::Closing {
                 return Poll::Ready(CloseReason::Local);
             }
-            state.driver = Some(cx.waker().clone());
+            match &mut state.driver {
+                // Costs nothing when it is the same waker, as it mostly is.
+                Some(waker) => waker.clone_from(cx.waker()),
+                None => state.driver = Some(cx.waker().clone()),
+            }
             if self.outbound.remaining() == 0 {
                 std::mem::swap(&mut self.outbound.bytes, &mut state.outbound);
             }
