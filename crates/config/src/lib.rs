@@ -23,4 +23,3 @@ pub use diagnostic::{Code, Diagnostic, Diagnostics, Label, Severity, Style};
 pub use load::{Loaded, load_file, load_str};
 pub use model::*;
 pub use source::Span;
-#[cfg(test)]

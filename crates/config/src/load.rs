@@ -174,19 +174,33 @@ impl<'a> Loader<'a> {
         parsed: &mut Parsed,
     ) {
         let source = self.sources.add(name, text.clone());
-        let Some(document) = syntax::parse(source, &text, self.report) else {
+        let (pieces, mut complete) = syntax::pieces(source, &text, &kdl::LISTS, self.report);
+        let mut file = kdl::File::default();
+        for piece in pieces {
+            let Some(document) = syntax::parse(source, &text, &piece, self.report) else {
+                complete = false;
+                continue;
+            };
+            let context = Context {
+                source,
+                offset: piece.range.start,
+                folder,
+                environment: self.environment,
+                report: self.report,
+            };
+            let list = piece.list.map(|name| Spanned {
+                value: &text[name.clone()],
+                span: Span::new(source, name),
+            });
+            file.read(&context, &document, list, parsed, &mut |parsed, path| {
+                self.include(folder, &path, parsed)
+            });
+        }
+        if complete {
+            file.finish(source, role, self.report);
+        } else {
             self.incomplete = true;
-            return;
-        };
-        let context = Context {
-            source,
-            folder,
-            environment: self.environment,
-            report: self.report,
-        };
-        kdl::read_document(&context, &document, role, parsed, &mut |parsed, path| {
-            self.include(folder, &path, parsed);
-        });
+        }
     }
 
     fn include(&mut self, folder: &Path, path: &Spanned<String>, parsed: &mut Parsed) {

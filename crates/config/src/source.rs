@@ -7,7 +7,10 @@ use crate::model::Place;
 use miette::{MietteError, MietteSpanContents, SourceCode, SourceSpan, SpanContents};
 use std::{
     ops::Range,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 /// A range of bytes in one of the files of a configuration.
@@ -56,6 +59,7 @@ impl Sources {
             name,
             text,
             line_starts: OnceLock::new(),
+            last_column: AtomicU64::new(0),
         });
         u32::try_from(self.files.len() - 1).unwrap_or(u32::MAX)
     }
@@ -77,6 +81,9 @@ pub(crate) struct SourceFile {
     name: Arc<str>,
     text: Arc<str>,
     line_starts: OnceLock<Vec<u32>>,
+    /// The offset whose column was asked for last, and that column, so that a file of one long line is not counted
+    /// through again for every place in it.
+    last_column: AtomicU64,
 }
 
 impl SourceFile {
@@ -105,10 +112,26 @@ impl SourceFile {
 
     /// The column of an offset in characters, from 0.
     fn column(&self, offset: usize) -> usize {
-        let start = self.line_start(self.line(offset));
-        self.text
-            .get(start..offset)
-            .map_or(0, |before| before.chars().count())
+        let line_start = self.line_start(self.line(offset));
+        let last = self.last_column.load(Ordering::Relaxed);
+        let (last_offset, last_column) = ((last >> 32) as usize, (last & 0xffff_ffff) as usize);
+        let (from, before) = if (line_start..=offset).contains(&last_offset) {
+            (last_offset, last_column)
+        } else {
+            (line_start, 0)
+        };
+        let column = before
+            + self
+                .text
+                .get(from..offset)
+                .map_or(0, |between| between.chars().count());
+        if let (Ok(offset), Ok(column)) = (u32::try_from(offset), u32::try_from(column)) {
+            self.last_column.store(
+                u64::from(offset) << 32 | u64::from(column),
+                Ordering::Relaxed,
+            );
+        }
+        column
     }
 
     fn place(&self, offset: usize) -> Place {
@@ -172,6 +195,7 @@ mod tests {
             name: Arc::from("a.kdl"),
             text: Arc::from(text),
             line_starts: OnceLock::new(),
+            last_column: AtomicU64::new(0),
         }
     }
 

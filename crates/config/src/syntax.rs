@@ -1,41 +1,71 @@
-//! Text that is not KDL: the parser's findings in our words and with places that fit.
+//! From text to KDL nodes, a piece at a time, with what the parser objects to in our words.
 
 use crate::{
     diagnostic::{Diagnostic, Report, code},
-    scan,
+    scan::{self, Piece},
     source::{Span, floor_boundary},
 };
-use ::kdl::{KdlDiagnostic, KdlDocument};
+use kdl::{KdlDiagnostic, KdlDocument};
 use std::ops::Range;
 
-/// The document, or `None` when what is wrong with the text has been reported.
-pub(crate) fn parse(source: u32, text: &str, report: &Report) -> Option<KdlDocument> {
-    if let Err(diagnostic) = scan::check(source, text) {
-        report.add(diagnostic);
-        return None;
+/// The pieces of a text that can be parsed, and whether that is all of it. What is wrong with the rest has been
+/// reported.
+pub(crate) fn pieces(
+    source: u32,
+    text: &str,
+    lists: &[&str],
+    report: &Report,
+) -> (Vec<Piece>, bool) {
+    let mut shape = scan::scan(source, text, lists);
+    let complete = shape.mistakes.is_empty();
+    if !complete {
+        // A mistake spoils the piece that it is in.
+        let starts: Vec<usize> = shape
+            .mistakes
+            .iter()
+            .flat_map(|found| &found.labels)
+            .map(|label| label.span.start as usize)
+            .collect();
+        shape
+            .pieces
+            .retain(|piece| !starts.iter().any(|start| piece.range.contains(start)));
     }
-    let error = match KdlDocument::parse_v2(text) {
+    shape
+        .mistakes
+        .into_iter()
+        .for_each(|mistake| report.add(mistake));
+    (shape.pieces, complete)
+}
+
+/// A piece as nodes, or `None` when what is wrong with it has been reported.
+pub(crate) fn parse(
+    source: u32,
+    text: &str,
+    piece: &Piece,
+    report: &Report,
+) -> Option<KdlDocument> {
+    let error = match KdlDocument::parse_v2(&text[piece.range.clone()]) {
         Ok(document) => return Some(document),
         Err(error) => error,
     };
     let mut last_end = 0;
     let mut reported = false;
     for found in &error.diagnostics {
-        let range = range(text, found);
+        let range = range(text, piece.range.start, found);
         // The parser says the same thing again from further out; the first, innermost one is the useful one.
         if reported && range.start < last_end {
             continue;
         }
         last_end = range.end.max(range.start + 1);
         reported = true;
-        report.add(diagnostic(source, text, range, found));
+        report.add(diagnostic(source, range, found));
     }
     if !reported {
         report.add(
             Diagnostic::error(
                 code::SYNTAX,
-                Span::new(source, 0..0),
-                "this file is not KDL",
+                Span::new(source, piece.range.clone()),
+                "this is not KDL",
             )
             .help("see https://kdl.dev for the language"),
         );
@@ -44,9 +74,9 @@ pub(crate) fn parse(source: u32, text: &str, report: &Report) -> Option<KdlDocum
 }
 
 /// The finding's range, on one line and without the white space around it.
-fn range(text: &str, found: &KdlDiagnostic) -> Range<usize> {
-    let start = floor_boundary(text, found.span.offset());
-    let end = floor_boundary(text, found.span.offset().saturating_add(found.span.len())).max(start);
+fn range(text: &str, offset: usize, found: &KdlDiagnostic) -> Range<usize> {
+    let start = floor_boundary(text, offset + found.span.offset());
+    let end = floor_boundary(text, start.saturating_add(found.span.len())).max(start);
     let inside = &text[start..end];
     let start = start + (inside.len() - inside.trim_start().len());
     let line = text[start.min(end)..end]
@@ -57,43 +87,19 @@ fn range(text: &str, found: &KdlDiagnostic) -> Range<usize> {
     start..start + line.len()
 }
 
-fn diagnostic(source: u32, text: &str, range: Range<usize>, found: &KdlDiagnostic) -> Diagnostic {
-    let written = &text[range.clone()];
-    let message = found
-        .message
-        .as_deref()
-        .unwrap_or("this is not KDL")
-        .trim_end_matches('.');
-    let mut message = message.to_owned();
-    if let Some(first) = message.get_mut(..1) {
-        first.make_ascii_lowercase();
-    }
-    let diagnostic = Diagnostic::error(code::SYNTAX, Span::new(source, range), message);
-    match remedy(written).or_else(|| found.help.clone()) {
-        Some(help) => diagnostic.help(help),
-        None => diagnostic
-            .help("text with anything but letters, digits and dashes needs quotation marks"),
-    }
+fn diagnostic(source: u32, range: Range<usize>, found: &KdlDiagnostic) -> Diagnostic {
+    let message = in_our_style(found.message.as_deref().unwrap_or("this is not KDL"));
+    let help = found.help.as_deref().map(in_our_style);
+    Diagnostic::error(code::SYNTAX, Span::new(source, range), message).help(help.unwrap_or_else(
+        || "look for a missing quotation mark, semicolon or space before it".to_owned(),
+    ))
 }
 
-/// What was probably meant.
-fn remedy(written: &str) -> Option<String> {
-    let word = written
-        .split_whitespace()
-        .next()?
-        .trim_end_matches([';', '}']);
-    let (key, value) = match word.split_once('=') {
-        Some((key, value)) => (format!("{key}="), value),
-        None => (String::new(), word),
-    };
-    if matches!(value, "true" | "false" | "null") {
-        return Some(format!("write {key}#{value}"));
+/// Small letter first, no full stop last.
+fn in_our_style(sentence: &str) -> String {
+    let mut sentence = sentence.trim_end_matches('.').to_owned();
+    if let Some(first) = sentence.get_mut(..1) {
+        first.make_ascii_lowercase();
     }
-    let begins_with_digit = value.starts_with(|c: char| c.is_ascii_digit());
-    let plain = value
-        .chars()
-        .all(|c| c.is_ascii_alphanumeric() || ".:/%-_[]".contains(c));
-    let needs_quotes = begins_with_digit || value.contains(['/', '[']);
-    (needs_quotes && plain && value.len() > 1)
-        .then(|| format!("put it in quotation marks: {key}\"{value}\""))
+    sentence
 }

@@ -13,7 +13,7 @@ use std::{
 
 /// At least one listener, and no two sockets on one address.
 pub(super) fn listeners(parsed: &Parsed, report: &Report) {
-    if parsed.listeners.is_empty() && !report.has_errors() {
+    if !parsed.listener_written {
         report.add(
             Diagnostic::error(
                 code::NO_LISTENERS,

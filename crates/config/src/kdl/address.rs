@@ -6,7 +6,7 @@ use crate::{
     source::Spanned,
 };
 use ipnet::IpNet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// What a numeric address is for; it decides what is said about one that is not.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -58,6 +58,14 @@ fn not_an_address(value: Value<'_>, text: &str, purpose: Use) -> Diagnostic {
             "leave out `{scheme}://`: write only the address and the port, such as \"{rest}\""
         ));
     }
+    let host_and_port = text.rsplit_once(':').filter(|(_, port)| is_digits(port));
+    if let Some((host, port)) = host_and_port
+        && host.parse::<Ipv6Addr>().is_ok()
+    {
+        return invalid(format!(
+            "an IPv6 address needs brackets: \"[{host}]:{port}\""
+        ));
+    }
     if let Ok(address) = text.parse::<IpAddr>() {
         return invalid(format!(
             "add the port: \"{}\"",
@@ -77,23 +85,30 @@ fn not_an_address(value: Value<'_>, text: &str, purpose: Use) -> Diagnostic {
         };
         return invalid(format!("write the address too: \"{host}:{port}\""));
     }
-    match text.rsplit_once(':') {
-        Some((host, port)) if is_name(host) && port.parse::<u16>().is_ok() => {
-            let help = match host {
-                "localhost" => format!("write \"127.0.0.1:{port}\" or \"[::1]:{port}\""),
-                _ => format!("write its IP address and the port, such as \"10.0.0.11:{port}\""),
-            };
-            unsupported("names are not supported yet", help)
+    match host_and_port {
+        Some(("localhost", port)) => unsupported(
+            NO_NAMES,
+            format!("write \"127.0.0.1:{port}\" or \"[::1]:{port}\""),
+        ),
+        Some((host, port)) if is_name(host) => unsupported(
+            NO_NAMES,
+            format!("write its IP address and the port, such as \"10.0.0.11:{port}\""),
+        ),
+        Some((_, port)) if port.parse::<u16>().is_err() => {
+            invalid("a port is a number up to 65535".to_owned())
         }
-        Some((host, port))
-            if host.contains(':') && !host.starts_with('[') && port.parse::<u16>().is_ok() =>
-        {
-            invalid(format!(
-                "an IPv6 address needs brackets: \"[{host}]:{port}\""
-            ))
-        }
+        None if is_name(text) => unsupported(
+            NO_NAMES,
+            "write its IP address and its port, such as \"10.0.0.11:8080\"".to_owned(),
+        ),
         _ => invalid("write it such as \"127.0.0.1:8080\" or \"[::1]:8080\"".to_owned()),
     }
+}
+
+const NO_NAMES: &str = "names are not supported yet";
+
+fn is_digits(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Whether it could be the name of a host rather than a numeric address.

@@ -7,12 +7,7 @@ use super::{
 use crate::{diagnostic::code, model::AdminAddress, source::Spanned};
 use std::net::SocketAddr;
 
-const LATER: &[Later] = &[
-    Later::new("token"),
-    Later::new("token-file"),
-    Later::new("allow-hosts"),
-    Later::new("tls"),
-];
+const LATER: &[Later] = &[Later::new("token"), Later::new("token-file")];
 
 pub(super) fn admin(node: &mut Node<'_>) -> Option<Spanned<AdminAddress>> {
     node.block(|block| {
@@ -44,7 +39,6 @@ pub(super) fn admin(node: &mut Node<'_>) -> Option<Spanned<AdminAddress>> {
 
 pub(super) fn probes(node: &mut Node<'_>) -> Option<Spanned<SocketAddr>> {
     node.block(|block| {
-        block.later(LATER);
         block.required("address", "address \"0.0.0.0:9902\"", |node| {
             let value = node.argument("an address, such as \"0.0.0.0:9902\"")?;
             address::socket_address(value, Use::Listen)

@@ -39,8 +39,6 @@ pub(super) const LATER: &[Later] = &[
     Later::new("circuit-breaker"),
     Later::new("pool"),
     Later::new("replicas"),
-    Later::new("retry"),
-    Later::new("health-check"),
     Later::new("user"),
     Later::new("group"),
 ];
@@ -57,9 +55,6 @@ const LATER_EVENTS: &[Later] = &[
     Later::new("response-body"),
     Later::new("request-complete"),
     Later::new("websocket-frames"),
-    Later::new("request-trailers"),
-    Later::new("response-trailers"),
-    Later::new("guardrail"),
 ];
 
 /// What tells an agent where its socket is. Set by us.

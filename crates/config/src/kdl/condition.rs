@@ -1,7 +1,7 @@
 //! `match { … }`.
 
 use super::{
-    cursor::{Block, Later, Node},
+    cursor::{Block, Node},
     header,
     value::Value,
 };
@@ -48,13 +48,6 @@ impl ParsedMatch {
     }
 }
 
-const LATER: &[Later] = &[
-    Later::new("client"),
-    Later::new("cookie"),
-    Later::new("scheme"),
-    Later::new("listener"),
-];
-
 pub(super) fn conditions(node: &mut Node<'_>) -> ParsedMatch {
     let span = node.span();
     let name = node.name();
@@ -62,7 +55,6 @@ pub(super) fn conditions(node: &mut Node<'_>) -> ParsedMatch {
         if block.is_empty() {
             block.report(empty(name, span));
         }
-        block.later(LATER);
         ParsedMatch {
             host: exclusive(block, &["host", "host-regex"], host),
             path: exclusive(block, &["path", "path-prefix", "path-regex"], path),
@@ -125,7 +117,7 @@ fn host(node: &mut Node<'_>) -> Option<HostPattern> {
     if node.name() == "host-regex" {
         return regex(value).map(HostPattern::Regex);
     }
-    let text = value.text()?.to_ascii_lowercase();
+    let text = value.nonempty_text()?.to_ascii_lowercase();
     let invalid = |help: String| {
         value.report(
             value
@@ -182,7 +174,7 @@ fn path(node: &mut Node<'_>) -> Option<Spanned<PathPattern>> {
     if node.name() == "path-regex" {
         return regex(value).map(|text| value.spanned(PathPattern::Regex(text)));
     }
-    let mut text = value.text()?;
+    let mut text = value.nonempty_text()?;
     let invalid = |help: &str| {
         value.report(
             value

@@ -17,6 +17,8 @@ use std::path::Path;
 pub(crate) struct Context<'a> {
     /// The number of the file.
     pub(crate) source: u32,
+    /// Where in the file the piece begins that is being read.
+    pub(crate) offset: usize,
     /// The folder that relative paths of this file start from.
     pub(crate) folder: &'a Path,
     /// The environment, for `${NAME}`.
@@ -27,7 +29,8 @@ pub(crate) struct Context<'a> {
 
 impl Context<'_> {
     pub(crate) fn span(&self, span: SourceSpan) -> Span {
-        Span::new(self.source, span.offset()..span.offset() + span.len())
+        let start = self.offset + span.offset();
+        Span::new(self.source, start..start + span.len())
     }
 }
 
@@ -59,14 +62,22 @@ impl Later {
     }
 }
 
-/// Reads a whole document like a block.
-pub(crate) fn document(
-    context: &Context<'_>,
-    document: &KdlDocument,
-    read: impl FnOnce(&mut Block<'_>),
+/// Reads a piece of a file like a block. `list` is the block that the piece was cut out of; without it the piece
+/// stood at the top of the file.
+pub(crate) fn document<'a>(
+    context: &'a Context<'a>,
+    document: &'a KdlDocument,
+    list: Option<Spanned<&'a str>>,
+    read: impl FnOnce(&mut Block<'a>),
 ) {
-    let start = Span::new(context.source, 0..0);
-    let mut block = Block::new(context, document.nodes(), start, "a configuration");
+    let top = Span::new(context.source, 0..0);
+    let owner = list.as_ref().map_or(top, |list| list.span);
+    let mut block = Block::new(
+        context,
+        document.nodes(),
+        owner,
+        list.map(|list| list.value),
+    );
     read(&mut block);
     block.finish();
 }
@@ -153,13 +164,19 @@ impl<'a> Node<'a> {
         let value = self.optional_argument();
         if value.is_none() {
             self.broken = true;
+            let name = self.name();
             self.report(
                 Diagnostic::error(
                     code::MISSING,
                     self.name_span(),
-                    format!("`{}` needs {what}", self.name()),
+                    format!("`{name}` needs a value"),
                 )
-                .label("nothing is written after it"),
+                .label(if self.node.entries().is_empty() {
+                    "nothing is written after it"
+                } else {
+                    "more is needed after it"
+                })
+                .help(format!("write after it {what}")),
             );
         }
         value
@@ -228,15 +245,26 @@ impl<'a> Node<'a> {
 
     /// The name that the operator gave to the thing.
     pub(crate) fn id<T: From<String>>(&mut self) -> Option<Spanned<T>> {
-        let what = format!("a name of its own, such as `{} \"main\"`", self.name());
-        self.argument(&what)?.id()
+        let value = self.optional_argument();
+        if value.is_none() {
+            let name = self.name();
+            self.report(
+                Diagnostic::error(
+                    code::MISSING,
+                    self.name_span(),
+                    format!("this `{name}` has no name"),
+                )
+                .help(format!("give it one, such as `{name} \"main\"`")),
+            );
+        }
+        value?.id()
     }
 
     /// The block in braces; an empty one if there is none.
     pub(crate) fn block<T>(&mut self, read: impl FnOnce(&mut Block<'a>) -> T) -> T {
         self.block_taken = true;
         let nodes = self.node.children().map_or(&[][..], KdlDocument::nodes);
-        let mut block = Block::new(self.context, nodes, self.span(), self.node.name().value());
+        let mut block = Block::new(self.context, nodes, self.span(), Some(self.name()));
         let result = read(&mut block);
         block.finish();
         result
@@ -255,9 +283,6 @@ impl<'a> Node<'a> {
     }
 
     fn finish(self) {
-        if let Some(annotation) = self.node.ty() {
-            self.report(annotation_error(self.context.span(annotation.span())));
-        }
         if self.broken {
             return;
         }
@@ -265,13 +290,7 @@ impl<'a> Node<'a> {
             let span = self.context.span(entry.span());
             self.report(match entry.name() {
                 Some(key) => self.unknown_property(key.value(), span),
-                None => Diagnostic::error(
-                    code::EXTRA_ARGUMENT,
-                    span,
-                    format!("`{}` takes no further argument", self.name()),
-                )
-                .label("not expected")
-                .help("remove it, or put it where it belongs"),
+                None => self.extra_argument(entry, span),
             });
         }
         if let (false, Some(_)) = (self.block_taken, self.node.children()) {
@@ -283,6 +302,23 @@ impl<'a> Node<'a> {
                 .help("remove the braces and what is in them"),
             );
         }
+    }
+
+    fn extra_argument(&self, entry: &KdlEntry, span: Span) -> Diagnostic {
+        let is_word = entry
+            .format()
+            .is_some_and(|format| format.value_repr.starts_with(char::is_alphabetic));
+        Diagnostic::error(
+            code::EXTRA_ARGUMENT,
+            span,
+            format!("`{}` takes no further argument", self.name()),
+        )
+        .label("not expected")
+        .help(if is_word {
+            "remove it, or put a `;` or a line break before it if it is a setting of its own"
+        } else {
+            "remove it, or put it where it belongs"
+        })
     }
 
     fn unknown_property(&self, key: &str, span: Span) -> Diagnostic {
@@ -297,21 +333,13 @@ impl<'a> Node<'a> {
     }
 }
 
-pub(super) fn annotation_error(span: Span) -> Diagnostic {
-    Diagnostic::error(
-        code::UNEXPECTED,
-        span,
-        "type annotations have no meaning here",
-    )
-    .help("remove it together with its parentheses")
-}
-
 /// The nodes between two braces that are being read.
 pub(crate) struct Block<'a> {
     context: &'a Context<'a>,
     nodes: Vec<Option<&'a KdlNode>>,
     owner: Span,
-    owner_name: &'a str,
+    /// None: the file itself.
+    owner_name: Option<&'a str>,
     known: Vec<&'static str>,
 }
 
@@ -320,7 +348,7 @@ impl<'a> Block<'a> {
         context: &'a Context<'a>,
         nodes: &'a [KdlNode],
         owner: Span,
-        owner_name: &'a str,
+        owner_name: Option<&'a str>,
     ) -> Self {
         Self {
             context,
@@ -333,11 +361,6 @@ impl<'a> Block<'a> {
 
     pub(crate) fn context(&self) -> &'a Context<'a> {
         self.context
-    }
-
-    /// The node that the block belongs to.
-    pub(crate) fn owner(&self) -> Span {
-        self.owner
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -382,12 +405,12 @@ impl<'a> Block<'a> {
         such_as: &str,
         read: impl FnMut(&mut Node<'a>) -> Option<T>,
     ) -> Option<T> {
-        if !self.has(name) {
+        if !self.has(name) && !self.has_near(name) {
             self.report(
                 Diagnostic::error(
                     code::MISSING,
                     self.owner,
-                    format!("`{}` needs `{name}`", self.owner_name),
+                    format!("`{}` needs `{name}`", self.owner_name.unwrap_or_default()),
                 )
                 .label(format!("has no `{name}`"))
                 .help(format!("add a line such as `{such_as}` inside its braces")),
@@ -401,6 +424,14 @@ impl<'a> Block<'a> {
             .iter()
             .flatten()
             .any(|node| node.name().value() == name)
+    }
+
+    /// A name that will be reported as misspelled, with the right one as a hint.
+    fn has_near(&self, name: &str) -> bool {
+        self.nodes
+            .iter()
+            .flatten()
+            .any(|node| did_you_mean(node.name().value(), [name]).is_some())
     }
 
     /// All nodes of a name, in their order.
@@ -445,7 +476,10 @@ impl<'a> Block<'a> {
         for node in self.nodes.iter().copied().flatten() {
             let name = node.name().value();
             let span = self.context.span(node.name().span());
-            let message = format!("`{}` has nothing called `{name}`", self.owner_name);
+            let message = match self.owner_name {
+                Some(owner) => format!("`{owner}` has nothing called `{name}`"),
+                None => format!("a configuration has no block called `{name}`"),
+            };
             let diagnostic = Diagnostic::error(code::UNKNOWN_NODE, span, message).label("unknown");
             self.report(match did_you_mean(name, self.known.iter().copied()) {
                 Some(hint) => diagnostic.help(hint),

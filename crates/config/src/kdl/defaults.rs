@@ -2,7 +2,7 @@
 
 use super::{
     agent::{self, AgentPolicy},
-    cursor::{Later, Node},
+    cursor::Node,
     upstream::{self, PartialTimeouts},
 };
 
@@ -13,30 +13,25 @@ pub(crate) struct Defaults {
     pub(crate) upstream: PartialTimeouts,
 }
 
-const LATER: &[Later] = &[Later::new("listener"), Later::new("route")];
-
 pub(super) fn defaults(node: &mut Node<'_>) -> Defaults {
-    node.block(|block| {
-        block.later(LATER);
-        Defaults {
-            agent: block
-                .one("agent", |node| {
-                    Some(node.block(|block| {
-                        block.later(agent::LATER);
-                        agent::policy(block)
-                    }))
-                })
-                .unwrap_or_default(),
-            upstream: block
-                .one("upstream", |node| {
-                    Some(node.block(|block| {
-                        block.later(upstream::LATER);
-                        block
-                            .one("timeouts", |node| Some(upstream::timeouts(node)))
-                            .unwrap_or_default()
-                    }))
-                })
-                .unwrap_or_default(),
-        }
+    node.block(|block| Defaults {
+        agent: block
+            .one("agent", |node| {
+                Some(node.block(|block| {
+                    block.later(agent::LATER);
+                    agent::policy(block)
+                }))
+            })
+            .unwrap_or_default(),
+        upstream: block
+            .one("upstream", |node| {
+                Some(node.block(|block| {
+                    block.later(upstream::LATER);
+                    block
+                        .one("timeouts", |node| Some(upstream::timeouts(node)))
+                        .unwrap_or_default()
+                }))
+            })
+            .unwrap_or_default(),
     })
 }

@@ -36,12 +36,7 @@ pub(crate) struct ParsedChain {
     pub(crate) span: Span,
 }
 
-const LATER: &[Later] = &[
-    Later::new("rate-limit"),
-    Later::new("compress"),
-    Later::new("cors"),
-    Later::new("rewrite"),
-];
+const LATER: &[Later] = &[Later::new("rate-limit"), Later::new("compress")];
 
 const LATER_ON_USE: &[Later] = &[
     Later::with_remedy(

@@ -68,7 +68,7 @@ fn why_protected(name: &str) -> Option<&'static str> {
 
 /// A valid field name in lower case.
 pub(super) fn name(value: Value<'_>) -> Option<String> {
-    let text = value.text()?;
+    let text = value.nonempty_text()?;
     if is_token(&text) {
         return Some(text.to_ascii_lowercase());
     }

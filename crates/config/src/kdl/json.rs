@@ -16,10 +16,7 @@
 //! A list of one cannot be told from a single value; an agent that takes a list takes a single value too. Arguments
 //! beside properties or a block have no place in JSON and are refused. Variables of the environment are filled in.
 
-use super::{
-    cursor::{Context, annotation_error},
-    value::Value,
-};
+use super::{cursor::Context, value::Value};
 use crate::{
     diagnostic::{Diagnostic, code},
     model::Json,
@@ -97,11 +94,6 @@ fn is_property(entry: &KdlEntry, name: &str) -> bool {
 }
 
 fn value_of(context: &Context<'_>, node: &KdlNode) -> Json {
-    if let Some(annotation) = node.ty() {
-        context
-            .report
-            .add(annotation_error(context.span(annotation.span())));
-    }
     let arguments: Vec<&KdlEntry> = node
         .entries()
         .iter()

@@ -25,12 +25,12 @@ pub(crate) struct ParsedListener {
     pub(crate) span: Span,
 }
 
+/// More than any disk behind us would take in one piece.
+const MOST_BODY_BYTES: ByteSize = ByteSize::mib(1 << 20);
+
 const LATER: &[Later] = &[
     Later::new("proxy-protocol"),
     Later::with_remedy("tls", "leave it out and end TLS in front of this listener"),
-    Later::new("http3"),
-    Later::new("http2"),
-    Later::new("forwarded"),
 ];
 
 pub(super) fn listener(node: &mut Node<'_>) -> Option<ParsedListener> {
@@ -99,7 +99,7 @@ fn limits(node: &mut Node<'_>) -> ListenerLimits {
                 .unwrap_or(default.header_bytes),
             uri_bytes: size("uri-bytes", ListenerLimits::MAX_HEAD_BYTES)
                 .unwrap_or(default.uri_bytes),
-            body_bytes: size("body-bytes", ByteSize(u64::MAX)).unwrap_or(default.body_bytes),
+            body_bytes: size("body-bytes", MOST_BODY_BYTES).unwrap_or(default.body_bytes),
             header_count: header_count.unwrap_or(default.header_count),
             connections_per_client: connections.unwrap_or(default.connections_per_client),
             requests_per_connection: requests.unwrap_or(default.requests_per_connection),

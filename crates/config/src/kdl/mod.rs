@@ -30,12 +30,12 @@ pub(crate) use route::{ParsedAction, ParsedRoute};
 pub(crate) use upstream::{ParsedOrigin, ParsedUpstream};
 
 use crate::{
-    diagnostic::{Diagnostic, code},
+    diagnostic::{Diagnostic, Report, code},
     model::{AdminAddress, Observability, System},
     source::{Span, Spanned},
 };
 use ::kdl::KdlDocument;
-use cursor::Node;
+use cursor::{Block, Node};
 use std::net::SocketAddr;
 
 /// All files of a configuration, merged.
@@ -47,6 +47,8 @@ pub(crate) struct Parsed {
     pub(crate) probes: Option<Spanned<Option<Spanned<SocketAddr>>>>,
     pub(crate) defaults: Option<Spanned<Defaults>>,
     pub(crate) listeners: Vec<ParsedListener>,
+    /// There is a listener, be it one that was reported as wrong and is not in the list.
+    pub(crate) listener_written: bool,
     pub(crate) routes: Vec<ParsedRoute>,
     pub(crate) chains: Vec<ParsedChain>,
     pub(crate) upstreams: Vec<ParsedUpstream>,
@@ -66,8 +68,12 @@ pub(crate) enum Role {
 /// The version of the language that this program reads.
 const SCHEMA_VERSION: &str = "1";
 
-/// Nodes at the top of a file, in the order of the reference.
-const TOP: [&str; 10] = [
+/// Blocks that hold things of one kind. All of one name, in all files, are one list.
+pub(crate) const LISTS: [&str; 5] = ["listeners", "routes", "filters", "upstreams", "agents"];
+
+/// Nodes at the top of a file.
+const TOP: [&str; 12] = [
+    "schema-version",
     "include",
     "system",
     "admin",
@@ -78,27 +84,43 @@ const TOP: [&str; 10] = [
     "filters",
     "upstreams",
     "agents",
+    "observability",
 ];
 
-/// Reads one file into what is there already. `include` is called where one is written, so that the lists are in the
-/// order in which a reader meets them.
-pub(crate) fn read_document(
-    context: &Context<'_>,
-    document: &KdlDocument,
-    role: Role,
-    parsed: &mut Parsed,
-    include: &mut dyn FnMut(&mut Parsed, Spanned<String>),
-) {
-    cursor::document(context, document, |block| {
-        let version = block.one("schema-version", |node| {
-            schema_version(node);
-            Some(())
+/// What to do where an `include` is written, so that lists are in the order in which a reader meets them.
+type Include<'a> = &'a mut dyn FnMut(&mut Parsed, Spanned<String>);
+
+/// A file that is being read, a piece at a time.
+#[derive(Default)]
+pub(crate) struct File {
+    version: Option<Span>,
+}
+
+impl File {
+    /// Reads a piece into what is there already. `list` is the block that it was cut out of.
+    pub(crate) fn read(
+        &mut self,
+        context: &Context<'_>,
+        document: &KdlDocument,
+        list: Option<Spanned<&str>>,
+        parsed: &mut Parsed,
+        include: Include<'_>,
+    ) {
+        let name = list.as_ref().map(|list| list.value);
+        cursor::document(context, document, list, |block| match name {
+            Some(name) => read_list(block, name, parsed),
+            None => block.each(&TOP, |node| self.read_top(node, parsed, include)),
         });
-        if role == Role::Main && version.is_none() {
-            block.report(
+    }
+
+    /// What only a whole file can lack.
+    pub(crate) fn finish(self, source: u32, role: Role, report: &Report) {
+        if role == Role::Main && self.version.is_none() {
+            let start = Span::new(source, 0..0);
+            report.add(
                 Diagnostic::error(
                     code::SCHEMA_VERSION,
-                    block.owner(),
+                    start,
                     "the file does not say its schema version",
                 )
                 .help(format!(
@@ -106,61 +128,77 @@ pub(crate) fn read_document(
                 )),
             );
         }
-        let mut names = TOP.to_vec();
-        names.push("observability");
-        block.each(&names, |node| read_top(node, parsed, include));
-    });
-}
+    }
 
-fn schema_version(node: &mut Node<'_>) {
-    let Some(value) = node.argument("the version of the language, \"1\"") else {
-        return;
-    };
-    let Some(text) = value.text() else { return };
-    if text != SCHEMA_VERSION {
-        value.report(
-            value
-                .error(
-                    code::SCHEMA_VERSION,
-                    format!("this program does not read schema version `{text}`"),
+    fn read_top(&mut self, node: &mut Node<'_>, parsed: &mut Parsed, include: Include<'_>) {
+        match node.name() {
+            "schema-version" => self.schema_version(node),
+            "include" => {
+                let value =
+                    node.argument("the path of a file, or a pattern such as \"conf.d/*.kdl\"");
+                if let Some((value, path)) =
+                    value.and_then(|value| Some((value, value.nonempty_text()?)))
+                {
+                    include(parsed, value.spanned(path));
+                }
+            }
+            "system" => single(&mut parsed.system, node, system::system),
+            "admin" => single(&mut parsed.admin, node, admin::admin),
+            "probes" => single(&mut parsed.probes, node, admin::probes),
+            "defaults" => single(&mut parsed.defaults, node, defaults::defaults),
+            "observability" => single(
+                &mut parsed.observability,
+                node,
+                observability::observability,
+            ),
+            list => node.block(|block| read_list(block, list, parsed)),
+        }
+    }
+
+    fn schema_version(&mut self, node: &mut Node<'_>) {
+        if let Some(first) = self.version.replace(node.span()) {
+            node.report(
+                Diagnostic::error(
+                    code::REPEATED,
+                    node.span(),
+                    "`schema-version` is written twice",
                 )
-                .help(format!(
-                    "write \"{SCHEMA_VERSION}\", or use a release that reads it"
-                )),
-        );
+                .label("the second time")
+                .also(first, "the first time")
+                .help("keep one of the two"),
+            );
+        }
+        let Some(value) = node.argument("the version of the language, \"1\"") else {
+            return;
+        };
+        let Some(text) = value.text() else { return };
+        if text != SCHEMA_VERSION {
+            value.report(
+                value
+                    .error(
+                        code::SCHEMA_VERSION,
+                        format!("this program does not read schema version `{text}`"),
+                    )
+                    .help(format!(
+                        "write \"{SCHEMA_VERSION}\", or use a release that reads it"
+                    )),
+            );
+        }
     }
 }
 
-fn read_top(
-    node: &mut Node<'_>,
-    parsed: &mut Parsed,
-    include: &mut dyn FnMut(&mut Parsed, Spanned<String>),
-) {
-    match node.name() {
-        "include" => {
-            let value = node.argument("the path of a file, or a pattern such as \"conf.d/*.kdl\"");
-            if let Some((value, path)) =
-                value.and_then(|value| Some((value, value.nonempty_text()?)))
-            {
-                include(parsed, value.spanned(path));
-            }
-        }
-        "system" => single(&mut parsed.system, node, system::system),
-        "admin" => single(&mut parsed.admin, node, admin::admin),
-        "probes" => single(&mut parsed.probes, node, admin::probes),
-        "defaults" => single(&mut parsed.defaults, node, defaults::defaults),
-        "observability" => single(
-            &mut parsed.observability,
-            node,
-            observability::observability,
-        ),
-        "listeners" => list(&mut parsed.listeners, node, "listener", listener::listener),
-        "routes" => list(&mut parsed.routes, node, "route", route::route),
-        "filters" => list(&mut parsed.chains, node, "chain", filter::chain),
-        "upstreams" => list(&mut parsed.upstreams, node, "upstream", upstream::upstream),
-        "agents" => list(&mut parsed.agents, node, "agent", agent::agent),
-        // `each` hands over only the names that it was given.
-        _ => node.ignore_rest(),
+fn read_list(block: &mut Block<'_>, name: &str, parsed: &mut Parsed) {
+    match name {
+        "listeners" => block.each(&["listener"], |node| {
+            parsed.listener_written = true;
+            parsed.listeners.extend(listener::listener(node));
+        }),
+        "routes" => block.each(&["route"], |node| parsed.routes.extend(route::route(node))),
+        "filters" => block.each(&["chain"], |node| parsed.chains.extend(filter::chain(node))),
+        "upstreams" => block.each(&["upstream"], |node| {
+            parsed.upstreams.extend(upstream::upstream(node))
+        }),
+        _ => block.each(&["agent"], |node| parsed.agents.extend(agent::agent(node))),
     }
 }
 
@@ -190,16 +228,6 @@ fn single<'a, T>(
             .help("put everything into one of them"),
         ),
     }
-}
-
-/// A block that holds things of one kind; all blocks of all files are one list.
-fn list<'a, T>(
-    items: &mut Vec<T>,
-    node: &mut Node<'a>,
-    name: &'static str,
-    read: impl FnMut(&mut Node<'a>) -> Option<T>,
-) {
-    node.block(|block| items.extend(block.many(name, read)));
 }
 
 /// The place of a thing with a name: the line that begins it.

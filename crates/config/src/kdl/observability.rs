@@ -6,11 +6,7 @@ use crate::{
     model::{AccessLog, AccessLogFormat, LogFormat, LogLevel, LogSettings, LogSink, Observability},
 };
 
-const LATER: &[Later] = &[
-    Later::new("tracing"),
-    Later::new("verdict-trace"),
-    Later::new("metrics"),
-];
+const LATER: &[Later] = &[Later::new("tracing"), Later::new("verdict-trace")];
 
 pub(super) fn observability(node: &mut Node<'_>) -> Observability {
     node.block(|block| {

@@ -46,9 +46,6 @@ const LATER: &[Later] = &[
     Later::new("agent-budget"),
     Later::new("retry"),
     Later::new("uninspected-upgrade"),
-    Later::new("mirror"),
-    Later::new("error-pages"),
-    Later::new("limits"),
 ];
 
 const LATER_TIMEOUTS: &[Later] = &[Later::new("total")];

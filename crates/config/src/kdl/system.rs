@@ -8,16 +8,10 @@ use super::{
 use crate::model::{DoubleSlash, EncodedSlash, PathPolicy, System};
 use std::time::Duration;
 
-const LATER: &[Later] = &[
-    Later::with_remedy(
-        "buffer-memory",
-        "leave it out: no bodies are held for agents in this version",
-    ),
-    Later::new("user"),
-    Later::new("group"),
-    Later::new("pid-file"),
-    Later::new("upgrade-socket"),
-];
+const LATER: &[Later] = &[Later::with_remedy(
+    "buffer-memory",
+    "leave it out: no bodies are held for agents in this version",
+)];
 
 pub(super) fn system(node: &mut Node<'_>) -> System {
     let default = System::default();

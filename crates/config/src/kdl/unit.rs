@@ -1,9 +1,6 @@
 //! Quantities with units: durations and sizes, as text.
 
-use crate::{
-    diagnostic::{did_you_mean, list},
-    model::ByteSize,
-};
+use crate::{diagnostic::list, model::ByteSize};
 use std::time::Duration;
 
 /// Why a text is not a quantity, and what to do about it.
@@ -25,6 +22,20 @@ const SIZE_UNITS: &[Unit] = &[
     ("MiB", 1 << 20),
     ("GB", 1_000_000_000),
     ("GiB", 1 << 30),
+];
+
+/// What people write elsewhere, without a plural `s`, and what it is here.
+const ALIASES: &[(&str, &str)] = &[
+    ("msec", "ms"),
+    ("milli", "ms"),
+    ("sec", "s"),
+    ("second", "s"),
+    ("min", "m"),
+    ("minute", "m"),
+    ("hour", "h"),
+    ("k", "KiB"),
+    ("m", "MiB"),
+    ("g", "GiB"),
 ];
 
 /// `250ms`, `10s`, `5m`, `1h`.
@@ -66,11 +77,22 @@ fn quantity(text: &str, units: &[Unit], such_as: &str) -> Result<u64, Wrong> {
         );
     }
     let Some((_, factor)) = units.iter().find(|(name, _)| *name == unit) else {
+        let unit_lower = unit.trim().to_ascii_lowercase();
+        let meant = ALIASES
+            .iter()
+            .filter(|(alias, _)| *alias == unit_lower.trim_end_matches('s'))
+            .map(|(_, name)| *name);
         let help = names()
-            .find(|name| name.eq_ignore_ascii_case(unit.trim()))
-            .map(|name| format!("write \"{number}{name}\""))
-            .or_else(|| did_you_mean(unit.trim(), names().filter(|name| name.len() > 1)))
-            .unwrap_or_else(|| format!("the units are {}", list(names(), "and")));
+            .find(|name| name.eq_ignore_ascii_case(&unit_lower))
+            .or_else(|| {
+                meant
+                    .into_iter()
+                    .find(|meant| names().any(|name| name == *meant))
+            })
+            .map_or_else(
+                || format!("the units are {}", list(names(), "and")),
+                |name| format!("write \"{number}{name}\""),
+            );
         return wrong(&format!("there is no unit `{unit}`"), help);
     };
     let total = number
@@ -137,9 +159,10 @@ mod tests {
             ),
             ("10 s", "there is no unit ` s`", "write \"10s\""),
             ("10S", "there is no unit `S`", "write \"10s\""),
+            ("10secs", "there is no unit `secs`", "write \"10s\""),
             (
-                "10sec",
-                "there is no unit `sec`",
+                "10d",
+                "there is no unit `d`",
                 "the units are `ms`, `s`, `m` and `h`",
             ),
             (
@@ -171,7 +194,7 @@ mod tests {
         }
         assert_eq!(
             size("64K").map_err(|wrong| wrong.help),
-            Err("did you mean `KB`?".to_owned())
+            Err("write \"64KiB\"".to_owned())
         );
         assert_eq!(
             size("64kib").map_err(|wrong| wrong.help),

@@ -41,18 +41,12 @@ pub(super) const LATER: &[Later] = &[
     Later::new("outlier"),
     Later::new("keepalive"),
     Later::new("tls"),
-    Later::new("resolve"),
-    Later::new("retry"),
-    Later::new("max-connections"),
 ];
 
-const LATER_ON_TARGET: &[Later] = &[
-    Later::with_remedy(
-        "resolve",
-        "write the target's IP address instead of its name",
-    ),
-    Later::new("backup"),
-];
+const LATER_ON_TARGET: &[Later] = &[Later::with_remedy(
+    "resolve",
+    "write the target's IP address instead of its name",
+)];
 
 /// Settings that mean something only with targets.
 const FOR_TARGETS: [&str; 3] = ["balance", "protocol", "timeouts"];
@@ -113,12 +107,12 @@ fn protocol(node: &mut Node<'_>) -> Option<UpstreamProtocol> {
         ("h2c", UpstreamProtocol::H2c),
     ];
     node.argument("\"http1\" or \"h2c\"")?
-        .choice(&choices, &["h2", "h3"])
+        .choice(&choices, &["h2"])
 }
 
 pub(super) fn timeouts(node: &mut Node<'_>) -> PartialTimeouts {
     node.block(|block| {
-        block.later(&[Later::new("total"), Later::new("write")]);
+        block.later(&[Later::new("total")]);
         let mut timeout = |name| {
             block.one(name, |node: &mut Node<'_>| {
                 node.argument("a duration")?.timeout()
@@ -133,13 +127,10 @@ pub(super) fn timeouts(node: &mut Node<'_>) -> PartialTimeouts {
 }
 
 fn origin(block: &mut Block<'_>, span: Span, settings: &[Spanned<&str>]) -> Option<ParsedOrigin> {
-    let mut wrong = false;
     let mut written = 0_usize;
     let targets = block.many("target", |node| {
         written += 1;
-        let target = target(node);
-        wrong |= target.is_none();
-        target
+        target(node)
     });
     let builtin = block.one("builtin", |node| {
         let known = node
@@ -181,7 +172,7 @@ fn origin(block: &mut Block<'_>, span: Span, settings: &[Spanned<&str>]) -> Opti
             );
             None
         }
-        (_, None) => (!wrong).then_some(ParsedOrigin::Targets(targets)),
+        (_, None) => Some(ParsedOrigin::Targets(targets)),
     }
 }
 

@@ -1,7 +1,7 @@
 //! One argument or property value, and what it can be read as. Every reading reports what is wrong and says `None`.
 
 use super::{
-    cursor::{Context, Later, annotation_error},
+    cursor::{Context, Later},
     unit,
 };
 use crate::{
@@ -30,11 +30,6 @@ pub(crate) struct Value<'a> {
 
 impl<'a> Value<'a> {
     pub(super) fn new(context: &'a Context<'a>, entry: &'a KdlEntry, name: &'a str) -> Self {
-        if let Some(annotation) = entry.ty() {
-            context
-                .report
-                .add(annotation_error(context.span(annotation.span())));
-        }
         Self {
             context,
             entry,
@@ -130,7 +125,7 @@ impl<'a> Value<'a> {
 
     /// The name of a thing. Names become labels of metrics and parts of file names, so they are kept simple.
     pub(crate) fn id<T: From<String>>(&self) -> Option<Spanned<T>> {
-        let text = self.text()?;
+        let text = self.nonempty_text()?;
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
         let starts_well = text
             .bytes()
@@ -203,7 +198,7 @@ impl<'a> Value<'a> {
 
     /// A length of time with its unit.
     pub(crate) fn duration(&self, range: RangeInclusive<Duration>) -> Option<Duration> {
-        let duration = self.quantity("a duration", "50ms", unit::duration)?;
+        let duration = self.quantity("a duration", ["ms", "s"], unit::duration)?;
         if range.contains(&duration) {
             return Some(duration);
         }
@@ -227,7 +222,7 @@ impl<'a> Value<'a> {
 
     /// A number of bytes with its unit.
     pub(crate) fn size(&self, range: RangeInclusive<ByteSize>) -> Option<ByteSize> {
-        let size = self.quantity("a size", "64KiB", unit::size)?;
+        let size = self.quantity("a size", ["KiB", "MiB"], unit::size)?;
         if range.contains(&size) {
             return Some(size);
         }
@@ -248,9 +243,10 @@ impl<'a> Value<'a> {
     fn quantity<T>(
         &self,
         what: &str,
-        such_as: &str,
+        units: [&str; 2],
         parse: fn(&str) -> Result<T, unit::Wrong>,
     ) -> Option<T> {
+        let [small, large] = units;
         let text = match self.entry.value() {
             KdlValue::Integer(number) => {
                 self.report(
@@ -259,14 +255,12 @@ impl<'a> Value<'a> {
                         format!("`{}` takes {what}, and {number} has no unit", self.name),
                     )
                     .label("a bare number")
-                    .help(format!(
-                        "write it with its unit and in quotation marks, such as \"{such_as}\""
-                    )),
+                    .help(format!("write it with its unit and in quotation marks: \"{number}{small}\" or \"{number}{large}\"")),
                 );
                 return None;
             }
             KdlValue::String(_) => self.text()?,
-            _ => return self.wrong_type(what, format!("write it such as \"{such_as}\"")),
+            _ => return self.wrong_type(what, format!("write it such as \"10{large}\"")),
         };
         match parse(&text) {
             Ok(quantity) => Some(quantity),

@@ -1,0 +1,110 @@
+//! Text in quotation marks, and keywords.
+
+use super::Scanner;
+use crate::diagnostic::Diagnostic;
+
+impl Scanner<'_> {
+    pub(super) fn quoted(&mut self) -> Result<(), Diagnostic> {
+        let start = self.at;
+        let quotes = if self.starts_with("\"\"\"") {
+            "\"\"\""
+        } else {
+            "\""
+        };
+        self.at += quotes.len();
+        loop {
+            match self.peek(0) {
+                None => return Err(self.unclosed_string(start, quotes)),
+                Some(b'\n') if quotes.len() == 1 => return Err(self.unclosed_string(start, quotes)),
+                Some(b'\\') => self.escape(),
+                Some(b'"') if self.starts_with(quotes) => {
+                    self.at += quotes.len();
+                    return Ok(());
+                }
+                Some(_) => self.at += 1,
+            }
+        }
+    }
+
+    /// A backslash takes the next character with it, or all the white space that follows, line breaks included.
+    fn escape(&mut self) {
+        let start = self.at;
+        self.at += 1;
+        let rest = &self.text[self.at..];
+        let blank = rest.len() - rest.trim_start().len();
+        let Some(c) = rest.chars().next() else { return };
+        if blank > 0 {
+            self.at += blank;
+            return;
+        }
+        if rest.starts_with("u{") {
+            let code = rest[2..]
+                .split_once('}')
+                .map(|(code, _)| code)
+                .filter(|code| (1..=6).contains(&code.len()));
+            let number = code
+                .and_then(|code| u32::from_str_radix(code, 16).ok())
+                .and_then(char::from_u32);
+            if let (Some(code), Some(_)) = (code, number) {
+                self.at += "u{}".len() + code.len();
+                return;
+            }
+        } else if matches!(c, '\\' | '"' | 'b' | 'f' | 'n' | 'r' | 't' | 's') {
+            self.at += 1;
+            return;
+        }
+        self.at += c.len_utf8();
+        self.add(
+            self.error(
+                start..self.at,
+                format!("`\\{c}` means nothing in quotation marks"),
+            )
+            .help("for a backslash write \\\\, or write raw text: #\"…\"#"),
+        );
+    }
+
+    fn unclosed_string(&self, start: usize, quotes: &str) -> Diagnostic {
+        let help = if quotes.len() == 1 {
+            "add the closing quotation mark; text of several lines is written between \"\"\" and \"\"\""
+        } else {
+            "add the closing \"\"\", on a line of its own"
+        };
+        self.error(start..self.line_end(start), "this text has no end")
+            .label("begins here")
+            .help(help)
+    }
+
+    /// A raw string, or a keyword such as `#true`.
+    pub(super) fn hash(&mut self) -> Result<(), Diagnostic> {
+        let start = self.at;
+        let hashes = self.text.as_bytes()[start..]
+            .iter()
+            .take_while(|byte| **byte == b'#')
+            .count();
+        self.at += hashes;
+        if self.peek(0) != Some(b'"') {
+            self.at = start;
+            return self.word();
+        }
+        let quotes = if self.starts_with("\"\"\"") { 3 } else { 1 };
+        self.at += quotes;
+        let end = format!("{}{}", "\"".repeat(quotes), "#".repeat(hashes));
+        let rest = &self.text[self.at..];
+        // A raw string of one line ends at the line's end whether it is closed or not.
+        let body = if quotes == 1 {
+            rest.split('\n').next().unwrap_or(rest)
+        } else {
+            rest
+        };
+        match memchr::memmem::find(body.as_bytes(), end.as_bytes()) {
+            Some(length) => {
+                self.at += length + end.len();
+                Ok(())
+            }
+            None => Err(self
+                .error(start..self.line_end(start), "this raw text has no end")
+                .label("begins here")
+                .help(format!("close it with {end}"))),
+        }
+    }
+}
