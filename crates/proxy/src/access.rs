@@ -88,8 +88,10 @@ impl Finished<'_> {
     fn json(&self, line: &mut Vec<u8>) {
         let identity = &self.begun.identity;
         line.extend_from_slice(b"\",\"request_id\":");
-        json_string(line, identity.request_id.as_bytes());
-        let _ = write!(line, ",\"client_ip\":\"{}\",\"listener\":", identity.ip);
+        json_string(line, identity.request_id().as_bytes());
+        line.extend_from_slice(b",\"client_ip\":\"");
+        self.client_ip(line);
+        line.extend_from_slice(b"\",\"listener\":");
         json_string(line, self.begun.connection.listener.id.as_bytes());
         line.extend_from_slice(b",\"method\":");
         json_string(line, self.begun.method.as_str().as_bytes());
@@ -97,14 +99,15 @@ impl Finished<'_> {
         json_string(line, identity.host.as_bytes());
         line.extend_from_slice(b",\"path\":");
         json_string(line, self.begun.target.as_bytes());
-        let _ = write!(
-            line,
-            ",\"protocol\":\"{}\",\"status\":{},\"bytes_in\":{},\"bytes_out\":{},\"duration_ms\":",
-            protocol(self.version),
-            self.status,
-            self.bytes_in,
-            self.bytes_out,
-        );
+        line.extend_from_slice(b",\"protocol\":\"");
+        line.extend_from_slice(protocol(self.version).as_bytes());
+        line.extend_from_slice(b"\",\"status\":");
+        number(line, self.status);
+        line.extend_from_slice(b",\"bytes_in\":");
+        number(line, self.bytes_in);
+        line.extend_from_slice(b",\"bytes_out\":");
+        number(line, self.bytes_out);
+        line.extend_from_slice(b",\"duration_ms\":");
         milliseconds(line, self.duration);
         if let Some(route) = &self.request.route {
             line.extend_from_slice(b",\"route\":");
@@ -141,6 +144,16 @@ impl Finished<'_> {
         line.push(b'}');
     }
 
+    fn client_ip(&self, line: &mut Vec<u8>) {
+        let connection = &self.begun.connection;
+        let ip = self.begun.identity.ip;
+        if ip == connection.peer.ip() {
+            line.extend_from_slice(connection.peer_text().as_bytes());
+        } else {
+            let _ = write!(line, "{ip}");
+        }
+    }
+
     fn json_upstream(&self, line: &mut Vec<u8>) {
         use crate::snapshot::Action;
         let upstream = &self.request.upstream;
@@ -153,11 +166,14 @@ impl Finished<'_> {
             line.extend_from_slice(b",\"upstream\":");
             json_string(line, known.id.as_bytes());
         }
-        if let Some(target) = upstream.target {
-            let _ = write!(line, ",\"upstream_address\":\"{target}\"");
+        if let Some(target) = &upstream.target {
+            line.extend_from_slice(b",\"upstream_address\":\"");
+            line.extend_from_slice(target.as_bytes());
+            line.push(b'"');
         }
         if let Some(status) = upstream.status {
-            let _ = write!(line, ",\"upstream_status\":{status}");
+            line.extend_from_slice(b",\"upstream_status\":");
+            number(line, status);
         }
         if let Some(after) = upstream.header_after {
             line.extend_from_slice(b",\"upstream_header_ms\":");
@@ -231,7 +247,16 @@ fn json_record(line: &mut Vec<u8>, record: &Record) {
 /// Milliseconds with three digits behind the point.
 fn milliseconds(line: &mut Vec<u8>, duration: Duration) {
     let micros = duration.as_micros();
-    let _ = write!(line, "{}.{:03}", micros / 1000, micros % 1000);
+    number(line, u64::try_from(micros / 1000).unwrap_or(u64::MAX));
+    // The leading one keeps the zeros behind the point.
+    let mut fraction = itoa::Buffer::new();
+    let fraction = fraction.format(micros % 1000 + 1000);
+    line.push(b'.');
+    line.extend_from_slice(&fraction.as_bytes()[1..]);
+}
+
+fn number(line: &mut Vec<u8>, number: impl itoa::Integer) {
+    line.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
 const fn protocol(version: Version) -> &'static str {

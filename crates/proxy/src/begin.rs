@@ -44,6 +44,8 @@ pub(crate) fn begin(session: &mut Session, request: &mut Request, edge: &Edge) -
         _in_flight: InFlight::new(&edge.telemetry.metrics.in_flight),
     });
     if let Some(Refusal(status, reason)) = refusal {
+        // Whoever sends such a head may see its end elsewhere than we do; what follows it is not read.
+        session.set_keepalive(None);
         refuse(request, status, reason);
         return Ok(());
     }
@@ -118,7 +120,9 @@ fn check(
 ) -> Result<Checked, Refusal> {
     let head = session.req_header();
     if let Some(http1) = session.as_ref().as_http1() {
-        check_raw_head(&http1.get_headers_raw_bytes(), connection)?;
+        let raw = http1.get_headers_raw_bytes();
+        check_raw_head(&raw, connection)?;
+        check_framing(head, &raw)?;
     } else {
         check_http2_head(head, connection)?;
     }
@@ -127,6 +131,10 @@ fn check(
     }
     if matches!(head.method.as_str(), "TRACE" | "TRACK") {
         return Err(Refusal(405, "method_not_allowed"));
+    }
+    // No method in use has small letters, and an origin may take `delete` for DELETE where rules about DELETE do not.
+    if head.method.as_str().bytes().any(|byte| byte.is_ascii_lowercase()) {
+        return Err(Refusal(400, "method_in_lower_case"));
     }
     let host = host(head)?;
     let raw = head.raw_path();
@@ -161,6 +169,34 @@ fn check_raw_head(raw: &[u8], connection: &Connection) -> Result<(), Refusal> {
         if at == 0 || raw[at - 1] != b'\r' {
             return Err(Refusal(400, "bare_lf_in_head"));
         }
+    }
+    Ok(())
+}
+
+/// One body length, said in one way (RFC 9112 section 6.3): whatever could be read in two ways is refused, because the
+/// upstream may read it in the other. Pingora takes Content-Length out when there is Transfer-Encoding too, so that the raw
+/// head has to be asked.
+fn check_framing(head: &RequestHeader, raw: &[u8]) -> Result<(), Refusal> {
+    let mut codings = head.headers.get_all(header::TRANSFER_ENCODING).iter();
+    if let Some(coding) = codings.next() {
+        if !coding.as_bytes().eq_ignore_ascii_case(b"chunked") || codings.next().is_some() {
+            return Err(Refusal(400, "invalid_transfer_encoding"));
+        }
+        let name = header::CONTENT_LENGTH.as_str().as_bytes();
+        let has_length = raw.split(|byte| *byte == b'\n').any(|line| {
+            line.get(..name.len())
+                .is_some_and(|start| start.eq_ignore_ascii_case(name))
+        });
+        if has_length {
+            return Err(Refusal(400, "content_length_with_transfer_encoding"));
+        }
+        return Ok(());
+    }
+    let mut lengths = head.headers.get_all(header::CONTENT_LENGTH).iter();
+    if let Some(length) = lengths.next()
+        && (!length.as_bytes().iter().all(u8::is_ascii_digit) || lengths.next().is_some())
+    {
+        return Err(Refusal(400, "invalid_content_length"));
     }
     Ok(())
 }

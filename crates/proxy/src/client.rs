@@ -1,7 +1,7 @@
 //! Who the client is, and what the next hop is told about it.
 
 use crate::server::connection::Connection;
-use http::{HeaderName, header};
+use http::{HeaderName, HeaderValue, header};
 use pingora::{Result, http::RequestHeader};
 use std::{
     fmt::Write,
@@ -28,7 +28,7 @@ pub(crate) struct Identity {
     pub(crate) ip: IpAddr,
     /// The client's port; 0 when a proxy stands in between.
     pub(crate) port: u16,
-    pub(crate) request_id: String,
+    request_id: HeaderValue,
     /// The host that was asked for: lower case, without port and final dot.
     pub(crate) host: String,
     pub(crate) scheme: &'static str,
@@ -46,10 +46,10 @@ impl Identity {
         let trusted = connection.listener.trusts(peer.ip());
         let forwarded = trusted.then(|| walk(head, connection)).flatten();
         let request_id = trusted
-            .then(|| head.headers.get(X_REQUEST_ID)?.to_str().ok())
+            .then(|| head.headers.get(X_REQUEST_ID))
             .flatten()
-            .filter(|id| is_request_id(id))
-            .map_or_else(|| new_request_id(now), str::to_owned);
+            .filter(|id| is_request_id(id.as_bytes()))
+            .map_or_else(|| new_request_id(now), HeaderValue::clone);
         Self {
             ip: forwarded.unwrap_or_else(|| peer.ip()),
             port: if forwarded.is_none() { peer.port() } else { 0 },
@@ -57,6 +57,17 @@ impl Identity {
             host,
             scheme: "http",
         }
+    }
+
+    /// The id of the request, as in `X-Request-Id`.
+    pub(crate) fn request_id(&self) -> &str {
+        // It was checked, or made, as visible ASCII.
+        self.request_id.to_str().unwrap_or_default()
+    }
+
+    /// The same as a header's value.
+    pub(crate) fn request_id_value(&self) -> HeaderValue {
+        self.request_id.clone()
     }
 
     /// Writes into the request's head what the next hop may believe, and takes out what the client made up.
@@ -71,15 +82,15 @@ impl Identity {
             .filter(|chain| !chain.is_empty());
         let forwarded = forwarded_element(head, peer, &self.host, trusted);
         remove_made_up(head, trusted);
-        let mut text = chain.unwrap_or_default();
-        if !text.is_empty() {
-            text.push_str(", ");
+        let peer_value = connection.peer_value();
+        match chain {
+            None => head.insert_header(X_FORWARDED_FOR, peer_value.clone())?,
+            Some(chain) => {
+                head.insert_header(X_FORWARDED_FOR, format!("{chain}, {}", peer.ip()))?;
+            }
         }
-        // A String takes everything.
-        let _ = write!(text, "{}", peer.ip());
-        head.insert_header(X_FORWARDED_FOR, text)?;
         if !head.headers.contains_key(X_FORWARDED_PROTO) {
-            head.insert_header(X_FORWARDED_PROTO, self.scheme)?;
+            head.insert_header(X_FORWARDED_PROTO, HeaderValue::from_static(self.scheme))?;
         }
         if !head.headers.contains_key(X_FORWARDED_HOST) {
             // As the client sent it, port included.
@@ -89,33 +100,40 @@ impl Identity {
             }
         }
         if !head.headers.contains_key(X_FORWARDED_PORT) {
-            head.insert_header(X_FORWARDED_PORT, connection.local.port().to_string())?;
+            head.insert_header(X_FORWARDED_PORT, connection.local_port_value())?;
         }
         if let Some(forwarded) = forwarded {
             head.insert_header(header::FORWARDED, forwarded)?;
         }
-        head.insert_header(X_REAL_IP, self.ip.to_string())?;
-        head.insert_header(X_REQUEST_ID, self.request_id.as_str())?;
-        head.append_header(header::VIA, VIA)?;
+        if self.ip == peer.ip() {
+            head.insert_header(X_REAL_IP, peer_value)?;
+        } else {
+            head.insert_header(X_REAL_IP, self.ip.to_string())?;
+        }
+        head.insert_header(X_REQUEST_ID, self.request_id_value())?;
+        head.append_header(header::VIA, HeaderValue::from_static(VIA))?;
         Ok(())
     }
 }
 
 /// UUID version 7: unique, and in the order of time.
-fn new_request_id(now: SystemTime) -> String {
+fn new_request_id(now: SystemTime) -> HeaderValue {
     let since = now
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
     let timestamp =
         uuid::Timestamp::from_unix(uuid::NoContext, since.as_secs(), since.subsec_nanos());
-    Uuid::new_v7(timestamp).to_string()
+    let mut text = Uuid::encode_buffer();
+    let text = Uuid::new_v7(timestamp).hyphenated().encode_lower(&mut text);
+    // Hexadecimal digits and hyphens are a header's value.
+    HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static("unknown"))
 }
 
 /// Visible ASCII without what would need quoting in logs and headers.
-fn is_request_id(id: &str) -> bool {
+fn is_request_id(id: &[u8]) -> bool {
     (1..=LONGEST_REQUEST_ID).contains(&id.len())
         && id
-            .bytes()
+            .iter()
             .all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\' | b','))
 }
 
@@ -268,7 +286,7 @@ mod tests {
     #[test]
     fn request_ids_are_believed_from_trusted_proxies_only() {
         assert_eq!(
-            identity(&[("x-request-id", "abc-1")], "10.0.0.1:5").request_id,
+            identity(&[("x-request-id", "abc-1")], "10.0.0.1:5").request_id(),
             "abc-1"
         );
         for (id, peer) in [
@@ -277,9 +295,10 @@ mod tests {
             ("a\"b", "10.0.0.1:5"),
             ("", "10.0.0.1:5"),
         ] {
-            let given = identity(&[("x-request-id", id)], peer).request_id;
+            let given = identity(&[("x-request-id", id)], peer);
+            let given = given.request_id();
             assert!(
-                Uuid::parse_str(&given).is_ok(),
+                Uuid::parse_str(given).is_ok(),
                 "{id} from {peer} became {given}"
             );
         }

@@ -158,6 +158,8 @@ impl ProxyHttp for Edge {
             request.reason = Some(reason);
             status = code;
             if session.response_written().is_none() {
+                // The connection is not used again, see below, and the answer shall say so.
+                session.set_keepalive(None);
                 let retry = (code == 503).then_some(Duration::from_secs(1));
                 let reply = Reply::status(code).with_retry_after(retry);
                 // The client may have gone; there is nobody to tell.

@@ -131,7 +131,7 @@ fn standard_text(status: u16, request: &Request) -> Bytes {
     match &request.begun {
         Some(begun) => format!(
             "{status} {reason}\nrequest-id: {}\n",
-            begun.identity.request_id
+            begun.identity.request_id()
         ),
         None => format!("{status} {reason}\n"),
     }

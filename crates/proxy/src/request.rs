@@ -12,7 +12,6 @@ use portcullis_agent_protocol::HeaderOp;
 use portcullis_config::AgentId;
 use prometheus_client::metrics::gauge::Gauge;
 use std::{
-    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -65,7 +64,8 @@ pub(crate) struct AgentRun {
 /// What happened upstream.
 #[derive(Default)]
 pub(crate) struct UpstreamRun {
-    pub(crate) target: Option<SocketAddr>,
+    /// The address of the target that was chosen last, for the log.
+    pub(crate) target: Option<Arc<str>>,
     pub(crate) attempts: u32,
     pub(crate) status: Option<u16>,
     /// From the start of the request to the head of the response.

@@ -51,7 +51,7 @@ fn push(text: &mut String, variable: Variable, begun: &Begun, request: &Request)
     let _ = match variable {
         Variable::ClientIp => write!(text, "{}", identity.ip),
         Variable::ClientPort => write!(text, "{}", identity.port),
-        Variable::RequestId => text.write_str(&identity.request_id),
+        Variable::RequestId => text.write_str(identity.request_id()),
         Variable::RequestMethod => text.write_str(begun.method.as_str()),
         Variable::RequestPath => text.write_str(begun.path()),
         Variable::RequestHost => text.write_str(&identity.host),

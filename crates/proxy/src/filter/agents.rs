@@ -61,7 +61,7 @@ pub(super) async fn ask(
             reason,
             detail,
         }) => {
-            tracing::debug!(%agent, %reason, detail, request_id = begun.identity.request_id, "request refused: no verdict");
+            tracing::debug!(%agent, %reason, detail, request_id = begun.identity.request_id(), "request refused: no verdict");
             agents.blocked_by = Some(agent);
             agents.reason = Some(reason.name().to_owned());
             let reply = Reply::status(reason.status()).with_retry_after(reason.retry_after());
@@ -97,8 +97,8 @@ fn event<'a>(
     let identity = &begun.identity;
     RequestHeaders {
         metadata: RequestMetadata {
-            correlation_id: &identity.request_id,
-            request_id: &identity.request_id,
+            correlation_id: identity.request_id(),
+            request_id: identity.request_id(),
             client_ip: identity.ip,
             client_port: identity.port,
             server_name: None,

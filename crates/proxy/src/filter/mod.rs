@@ -98,7 +98,7 @@ pub(crate) fn on_response(request: &mut Request, head: &mut ResponseHeader) -> R
     if let Some(begun) = &request.begun {
         head.insert_header(
             crate::client::X_REQUEST_ID,
-            begun.identity.request_id.as_str(),
+            begun.identity.request_id_value(),
         )?;
     }
     let Some(route) = request.route.clone() else {

@@ -4,6 +4,8 @@ use crate::{
     server::limits::Permit,
     telemetry::{Refused, Telemetry},
 };
+use bytes::Bytes;
+use http::HeaderValue;
 use ipnet::IpNet;
 use pingora::protocols::http::ServerSession;
 use portcullis_config::{ListenerId, ListenerLimits, ListenerTimeouts};
@@ -43,6 +45,9 @@ pub(crate) struct Connection {
     pub(crate) peer: SocketAddr,
     /// Our end.
     pub(crate) local: SocketAddr,
+    /// The peer's address and our port as every request of the connection needs them.
+    peer_value: HeaderValue,
+    local_port_value: HeaderValue,
     telemetry: Arc<Telemetry>,
     /// Whether a request is being served, in contrast to its head being read.
     serving: AtomicBool,
@@ -61,6 +66,8 @@ impl Connection {
             listener,
             peer,
             local,
+            peer_value: shared_value(peer.ip().to_string()),
+            local_port_value: shared_value(local.port().to_string()),
             telemetry,
             serving: AtomicBool::new(false),
             _permit: permit,
@@ -78,6 +85,21 @@ impl Connection {
             .as_ref()?
             .downcast_ref::<Arc<Self>>()
             .cloned()
+    }
+
+    /// The peer's IP address as a header's value.
+    pub(crate) fn peer_value(&self) -> HeaderValue {
+        self.peer_value.clone()
+    }
+
+    /// The peer's IP address as text.
+    pub(crate) fn peer_text(&self) -> &str {
+        self.peer_value.to_str().unwrap_or_default()
+    }
+
+    /// Our port as a header's value.
+    pub(crate) fn local_port_value(&self) -> HeaderValue {
+        self.local_port_value.clone()
     }
 
     /// The head of a request is complete.
@@ -98,6 +120,11 @@ impl Connection {
     pub(crate) fn refused(&self, why: Refused) {
         self.telemetry.refused(&self.listener.id, self.peer, why);
     }
+}
+
+/// A value whose clones share it. The texts are numbers with punctuation, which every header takes.
+fn shared_value(text: String) -> HeaderValue {
+    HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or(HeaderValue::from_static(""))
 }
 
 /// A connection from `peer` to a listener that trusts these networks.

@@ -170,9 +170,12 @@ impl Clock {
         let time = DateTime::<Utc>::from(time);
         self.refresh(time);
         line.extend_from_slice(self.rfc3339.as_bytes());
-        let milliseconds = time.timestamp_subsec_millis();
-        // A Vec takes everything.
-        let _ = write!(line, ".{milliseconds:03}Z");
+        // The leading one keeps the zeros behind the point.
+        let mut milliseconds = itoa::Buffer::new();
+        let milliseconds = milliseconds.format(time.timestamp_subsec_millis() + 1000);
+        line.push(b'.');
+        line.extend_from_slice(&milliseconds.as_bytes()[1..4]);
+        line.push(b'Z');
     }
 
     /// The form of the common log format, as in `31/Jan/2026:12:00:00 +0000`.

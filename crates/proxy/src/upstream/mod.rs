@@ -10,7 +10,7 @@ use pingora::{
 };
 use portcullis_config::{Origin, UpstreamId, UpstreamProtocol};
 use schedule::Schedule;
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 /// An upstream, ready to be asked for a target.
 pub(crate) struct Upstream {
@@ -21,7 +21,8 @@ pub(crate) struct Upstream {
 }
 
 struct Target {
-    address: Option<SocketAddr>,
+    /// For the log; the echo origin has none.
+    address: Option<Arc<str>>,
     /// What every connection to the target starts from; requests get copies.
     peer: HttpPeer,
 }
@@ -38,7 +39,7 @@ impl Upstream {
                 .iter()
                 .map(|target| {
                     let peer = HttpPeer::new(target.address, false, String::new());
-                    ((Some(target.address), peer), target.weight)
+                    ((Some(target.address.to_string().into()), peer), target.weight)
                 })
                 .unzip(),
             Origin::BuiltinEcho => {
@@ -76,11 +77,11 @@ impl Upstream {
         &self,
         timeouts: Timeouts,
         upgrade: bool,
-    ) -> (Option<SocketAddr>, Box<HttpPeer>) {
+    ) -> (Option<Arc<str>>, Box<HttpPeer>) {
         let target = &self.targets[self.schedule.next()];
         let mut peer = Box::new(target.peer.clone());
         peer.options.read_timeout = (!upgrade).then_some(timeouts.response_header);
-        (target.address, peer)
+        (target.address.clone(), peer)
     }
 }
 
