@@ -133,7 +133,12 @@ fn check(
         return Err(Refusal(405, "method_not_allowed"));
     }
     // No method in use has small letters, and an origin may take `delete` for DELETE where rules about DELETE do not.
-    if head.method.as_str().bytes().any(|byte| byte.is_ascii_lowercase()) {
+    if head
+        .method
+        .as_str()
+        .bytes()
+        .any(|byte| byte.is_ascii_lowercase())
+    {
         return Err(Refusal(400, "method_in_lower_case"));
     }
     let host = host(head)?;
@@ -259,6 +264,10 @@ fn origin_form(raw: &[u8]) -> &[u8] {
     let Some(scheme_end) = raw.windows(3).position(|window| window == b"://") else {
         return raw;
     };
+    let scheme = &raw[..scheme_end];
+    if !scheme.eq_ignore_ascii_case(b"http") && !scheme.eq_ignore_ascii_case(b"https") {
+        return raw;
+    }
     let rest = &raw[scheme_end + 3..];
     match memchr::memchr3(b'/', b'?', b'#', rest) {
         Some(at) if rest[at] == b'/' => &rest[at..],

@@ -110,20 +110,31 @@ impl ProxyHttp for Edge {
             return Ok(());
         }
         request.upstream.status = Some(response.status.as_u16());
-        if let Some(begun) = &request.begun {
+        if let (Some(begun), Some(route)) = (&request.begun, &request.route) {
             request.upstream.header_after = Some(begun.started.elapsed());
+            // A longer idle time is what the upstream's own limit is set to.
+            let timeouts = route.timeouts;
+            let shorter = timeouts.idle < timeouts.response_header && response.status != 101;
+            begun
+                .connection
+                .expect_answer(shorter.then_some(timeouts.idle));
         }
         filter::on_response(request, response)
     }
 
     async fn upstream_request_filter(
         &self,
-        _session: &mut Session,
-        upstream: &mut RequestHeader,
-        _request: &mut Request,
+        session: &mut Session,
+        _upstream: &mut RequestHeader,
+        request: &mut Request,
     ) -> Result<()> {
-        // A client may ask to keep the connection or switch its protocol with us; that is not for the upstream.
-        upstream.remove_header(&header::PROXY_AUTHORIZATION);
+        if let (Some(begun), Some(route)) = (&request.begun, &request.route)
+            && !session.is_http2()
+        {
+            begun
+                .connection
+                .expect_answer(Some(route.timeouts.response_header));
+        }
         Ok(())
     }
 
@@ -153,7 +164,16 @@ impl ProxyHttp for Edge {
         request: &mut Request,
     ) -> FailToProxy {
         let mut status = 0;
-        if let Some((code, reason)) = reply::from_error(error) {
+        let late = request
+            .begun
+            .as_ref()
+            .is_some_and(|begun| begun.connection.was_answer_late());
+        let outcome = if late {
+            Some((504, "upstream_timeout"))
+        } else {
+            reply::from_error(error)
+        };
+        if let Some((code, reason)) = outcome {
             tracing::debug!(%error, reason, "request failed");
             request.reason = Some(reason);
             status = code;

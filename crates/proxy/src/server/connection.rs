@@ -13,8 +13,9 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 /// A listener as connections see it.
@@ -51,6 +52,9 @@ pub(crate) struct Connection {
     telemetry: Arc<Telemetry>,
     /// Whether a request is being served, in contrast to its head being read.
     serving: AtomicBool,
+    /// How long the upstream may be silent, in milliseconds; 0 while that is nobody's concern.
+    answer_within_ms: AtomicU64,
+    answer_late: AtomicBool,
     _permit: Permit,
 }
 
@@ -70,6 +74,8 @@ impl Connection {
             local_port_value: shared_value(local.port().to_string()),
             telemetry,
             serving: AtomicBool::new(false),
+            answer_within_ms: AtomicU64::new(0),
+            answer_late: AtomicBool::new(false),
             _permit: permit,
         }
     }
@@ -107,8 +113,35 @@ impl Connection {
         self.serving.store(true, Relaxed);
     }
 
+    /// From now on the upstream may be silent for this long at a time; `None` is for as long as it likes. Kept by the stream
+    /// of an HTTP/1.1 connection; those of HTTP/2 carry several requests at once.
+    pub(crate) fn expect_answer(&self, within: Option<Duration>) {
+        let milliseconds = within.map_or(0, |within| {
+            u64::try_from(within.as_millis()).unwrap_or(u64::MAX).max(1)
+        });
+        self.answer_within_ms.store(milliseconds, Relaxed);
+    }
+
+    pub(crate) fn answer_within(&self) -> Option<Duration> {
+        match self.answer_within_ms.load(Relaxed) {
+            0 => None,
+            milliseconds => Some(Duration::from_millis(milliseconds)),
+        }
+    }
+
+    /// The upstream was silent for too long. What Pingora sees is a failed read.
+    pub(crate) fn answer_is_late(&self) {
+        self.answer_late.store(true, Relaxed);
+    }
+
+    /// Whether the current request failed because its answer was late.
+    pub(crate) fn was_answer_late(&self) -> bool {
+        self.answer_late.load(Relaxed)
+    }
+
     /// What comes next on the socket is the head of a request.
     pub(crate) fn expect_head(&self) {
+        self.expect_answer(None);
         self.serving.store(false, Relaxed);
     }
 

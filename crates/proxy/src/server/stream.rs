@@ -1,6 +1,6 @@
 //! A client's socket as Pingora sees it. While the head of a request is awaited the stream keeps what Pingora has no setting
 //! for: a deadline for the whole head, a bound on its size, and our own answer to what is not HTTP. While a request is
-//! served it only reads and writes.
+//! served it reads and writes, and notices when the upstream is silent for longer than it may be.
 
 use super::connection::Connection;
 use crate::{reply, telemetry::Refused};
@@ -52,6 +52,9 @@ pub(crate) struct EdgeStream {
     output: Vec<u8>,
     written: usize,
     head: HeadWatch,
+    /// Since when the client and the upstream both have been silent while an answer was due.
+    waiting_since: Option<Instant>,
+    timer: LazyTimer,
 }
 
 impl EdgeStream {
@@ -75,6 +78,8 @@ impl EdgeStream {
             output: Vec::new(),
             written: 0,
             head,
+            waiting_since: None,
+            timer: LazyTimer::default(),
         }
     }
 
@@ -133,7 +138,7 @@ impl EdgeStream {
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Pending => {
-                ready!(self.head.poll_deadline(cx));
+                ready!(self.timer.poll_until(cx, self.head.deadline));
                 if self.head.received > 0 {
                     return self.poll_refuse(cx, Refused::HeadTimeout);
                 }
@@ -141,6 +146,27 @@ impl EdgeStream {
                 Poll::Ready(Ok(()))
             }
         }
+    }
+
+    /// Reads while a request is served. Pingora listens to the client while it waits for the upstream, which makes this the
+    /// place where an answer that does not come can be noticed.
+    fn poll_read_serving(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if let Poll::Ready(result) = self.poll_read_socket(cx, buffer) {
+            self.waiting_since = None;
+            return Poll::Ready(result);
+        }
+        let Some(limit) = self.connection.answer_within() else {
+            self.waiting_since = None;
+            return Poll::Pending;
+        };
+        let since = *self.waiting_since.get_or_insert_with(Instant::now);
+        ready!(self.timer.poll_until(cx, since + limit));
+        self.connection.answer_is_late();
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
     fn poll_read_socket(
@@ -202,7 +228,7 @@ impl AsyncRead for EdgeStream {
         let this = self.get_mut();
         if this.connection.is_serving() {
             this.head.served = true;
-            return this.poll_read_socket(cx, buffer);
+            return this.poll_read_serving(cx, buffer);
         }
         if this.head.served {
             // The request is over and another head may come.
@@ -229,6 +255,7 @@ impl AsyncWrite for EdgeStream {
             });
             return Poll::Ready(Ok(data.len()));
         }
+        this.waiting_since = None;
         if this.output.len() + data.len() > OUTPUT_BYTES {
             ready!(this.poll_output(cx))?;
             if data.len() >= OUTPUT_BYTES {
@@ -299,15 +326,13 @@ impl fmt::Debug for EdgeStream {
     }
 }
 
-/// The deadline of a head. Its timer is armed only when a read has to wait, and moved only when the deadline comes nearer or
-/// the timer has fired, so that a busy connection does not touch it at all.
+/// What is known of the head that is awaited.
 struct HeadWatch {
     deadline: Instant,
     received: usize,
     refused: bool,
     /// Whether a request was served since the last head began.
     served: bool,
-    timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl HeadWatch {
@@ -318,7 +343,6 @@ impl HeadWatch {
             received: 0,
             refused: false,
             served: false,
-            timer: None,
         }
     }
 
@@ -335,21 +359,26 @@ impl HeadWatch {
         }
         self.received += count;
     }
+}
 
-    /// Ready when the deadline has passed.
-    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let now = Instant::now();
-        if now >= self.deadline {
+/// The timer behind the deadlines of a connection. It is armed only when a read has to wait, and moved only when a deadline
+/// comes nearer or the timer has fired, so that a busy connection hardly touches it.
+#[derive(Default)]
+struct LazyTimer(Option<Pin<Box<Sleep>>>);
+
+impl LazyTimer {
+    /// Ready when `deadline` has passed; until then the task is woken in time.
+    fn poll_until(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+        if Instant::now() >= deadline {
             return Poll::Ready(());
         }
-        let deadline = self.deadline;
         let timer = self
-            .timer
+            .0
             .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
         if timer.deadline() > deadline || timer.is_elapsed() {
             timer.as_mut().reset(deadline);
         }
-        // An earlier deadline than needed wakes the task once for nothing, and then the timer is moved.
+        // A timer that is set to an earlier time wakes the task once for nothing, and is moved then.
         if timer.as_mut().poll(cx).is_ready() {
             timer.as_mut().reset(deadline);
             let _ = timer.as_mut().poll(cx);

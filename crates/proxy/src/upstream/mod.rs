@@ -39,7 +39,10 @@ impl Upstream {
                 .iter()
                 .map(|target| {
                     let peer = HttpPeer::new(target.address, false, String::new());
-                    ((Some(target.address.to_string().into()), peer), target.weight)
+                    (
+                        (Some(target.address.to_string().into()), peer),
+                        target.weight,
+                    )
                 })
                 .unzip(),
             Origin::BuiltinEcho => {
@@ -80,7 +83,9 @@ impl Upstream {
     ) -> (Option<Arc<str>>, Box<HttpPeer>) {
         let target = &self.targets[self.schedule.next()];
         let mut peer = Box::new(target.peer.clone());
-        peer.options.read_timeout = (!upgrade).then_some(timeouts.response_header);
+        // Pingora has one limit for all reads; where it can, the client's stream keeps the two apart.
+        let longest = timeouts.response_header.max(timeouts.idle);
+        peer.options.read_timeout = (!upgrade).then_some(longest);
         (target.address.clone(), peer)
     }
 }
