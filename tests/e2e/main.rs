@@ -1,0 +1,12 @@
+//! End-to-end tests: the real binary, real agents, real sockets. One module per feature.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "in a test a panic is the report; what stands outside of #[test] functions serves only them"
+)]
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod limits;
+mod refusals;

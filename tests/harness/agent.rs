@@ -1,0 +1,298 @@
+//! Agents that do as they are told: each is a process of its own, this test binary once more.
+
+use super::eventually;
+use portcullis_agent_protocol::{Audit, Decision, Verdict};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::{
+    fs::File,
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+use tempfile::TempDir;
+
+/// Tells a process of this binary to be an agent; the value is the path of its script.
+pub(super) const SCRIPT_VARIABLE: &str = "PORTCULLIS_E2E_AGENT";
+
+/// An agent. It is killed when it is dropped.
+pub(crate) struct TestAgent {
+    script: Script,
+    folder: TempDir,
+    process: Option<Child>,
+}
+
+/// Everything that an agent process has to know.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Script {
+    pub(super) name: String,
+    pub(super) socket: PathBuf,
+    /// What the agent saw, one JSON object per line.
+    pub(super) record: PathBuf,
+    pub(super) dialect: Dialect,
+    pub(super) handshake: Handshake,
+    /// Refuses its configuration with this reason.
+    pub(super) refuse_config: Option<String>,
+    /// By path, without the query.
+    pub(super) rules: Vec<(String, Reaction)>,
+    pub(super) otherwise: Reaction,
+}
+
+/// How the agent speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Dialect {
+    /// By the library, with everything that it can negotiate.
+    Binary,
+    /// By the library, without any extension: JSON.
+    Json,
+    /// Written by hand, as an agent that has never heard of the library: JSON.
+    Legacy,
+}
+
+/// What a hand-written agent does when a proxy connects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Handshake {
+    Accept,
+    Refuse,
+    Hang,
+    Garbage,
+}
+
+/// What an agent does with an event.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum Reaction {
+    /// Answers with this decision, as the protocol writes it.
+    Answer(Value),
+    /// Never answers.
+    Hang,
+    /// The process ends.
+    Exit,
+    /// Fails, by the library.
+    Fail,
+    /// Panics, by the library.
+    Panic,
+    /// Closes the connection, by hand.
+    Close,
+    /// Answers with this text, by hand; `$ID` is the id of the event.
+    Text(String),
+    /// Sends these bytes, by hand.
+    Bytes(Vec<u8>),
+}
+
+impl From<Decision> for Reaction {
+    fn from(decision: Decision) -> Self {
+        Self::Answer(to_json(&decision))
+    }
+}
+
+impl TestAgent {
+    /// An agent that allows everything. It does not run before [`start`](Self::start).
+    pub(crate) fn named(name: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self {
+            script: Script {
+                name: name.to_owned(),
+                socket: folder.path().join("agent.sock"),
+                record: folder.path().join("record"),
+                dialect: Dialect::Binary,
+                handshake: Handshake::Accept,
+                refuse_config: None,
+                rules: Vec::new(),
+                otherwise: Decision::allow().into(),
+            },
+            folder,
+            process: None,
+        }
+    }
+
+    pub(crate) fn speaking(mut self, dialect: Dialect) -> Self {
+        self.script.dialect = dialect;
+        self
+    }
+
+    /// A hand-written agent that does this when a proxy connects.
+    pub(crate) fn at_handshake(mut self, handshake: Handshake) -> Self {
+        self.script.dialect = Dialect::Legacy;
+        self.script.handshake = handshake;
+        self
+    }
+
+    pub(crate) fn refusing_config(mut self, reason: &str) -> Self {
+        self.script.refuse_config = Some(reason.to_owned());
+        self
+    }
+
+    /// What it does with requests for this path.
+    pub(crate) fn on(mut self, path: &str, reaction: impl Into<Reaction>) -> Self {
+        self.script.rules.push((path.to_owned(), reaction.into()));
+        self
+    }
+
+    /// What it does with every other request.
+    pub(crate) fn otherwise(mut self, reaction: impl Into<Reaction>) -> Self {
+        self.script.otherwise = reaction.into();
+        self
+    }
+
+    /// Starts the process and waits until somebody listens on its socket.
+    pub(crate) fn start(mut self) -> Self {
+        self.start_again();
+        self
+    }
+
+    /// Starts the process, once more if it ran already.
+    pub(crate) fn start_again(&mut self) {
+        let path = self.folder.path().join("script.json");
+        serde_json::to_writer(File::create(&path).unwrap(), &self.script).unwrap();
+        let errors = File::create(self.folder.path().join("stderr")).unwrap();
+        let process = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "harness::agent_process::the_agent",
+                "--exact",
+                "--nocapture",
+            ])
+            .env(SCRIPT_VARIABLE, &path)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(errors)
+            .spawn()
+            .unwrap();
+        self.process = Some(process);
+        eventually("socket of the agent", || {
+            UnixStream::connect(self.socket()).ok()
+        });
+    }
+
+    /// Kills the process. Its socket stays behind, as it does when a machine is short of memory.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().unwrap();
+            process.wait().unwrap();
+        }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.script.name
+    }
+
+    pub(crate) fn socket(&self) -> &Path {
+        &self.script.socket
+    }
+
+    /// Everything that the agent was told so far.
+    pub(crate) fn record(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(&self.script.record).unwrap_or_default();
+        let whole = &text[..text.rfind('\n').map_or(0, |at| at + 1)];
+        whole
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+
+    /// The requests that it was asked about.
+    pub(crate) fn requests(&self) -> Vec<Value> {
+        let mut record = self.record();
+        record.retain(|event| event["event"] == "request_headers");
+        record
+    }
+
+    /// Waits until the agent was told something like this.
+    pub(crate) fn saw(&self, wanted: impl Fn(&Value) -> bool) -> Value {
+        eventually("event at the agent", || {
+            self.record().into_iter().find(|event| wanted(event))
+        })
+    }
+}
+
+impl Drop for TestAgent {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            let errors = std::fs::read_to_string(self.folder.path().join("stderr"));
+            eprintln!("agent {}: {}", self.name(), errors.unwrap_or_default());
+        }
+    }
+}
+
+/// A decision as an answer of the protocol in JSON, without the ids.
+fn to_json(decision: &Decision) -> Value {
+    let verdict = match &decision.verdict {
+        Verdict::Allow => json!("allow"),
+        Verdict::Block {
+            status,
+            body,
+            headers,
+        } => {
+            let body = body.as_ref().map(|body| String::from_utf8_lossy(body));
+            let headers: serde_json::Map<_, _> = headers
+                .iter()
+                .map(|(name, value)| (name.clone(), json!(value)))
+                .collect();
+            json!({"block": {"status": status, "body": body, "headers": headers}})
+        }
+        Verdict::Redirect { url, status } => json!({"redirect": {"url": url, "status": status}}),
+        Verdict::Challenge {
+            challenge_type,
+            params,
+        } => {
+            let params: serde_json::Map<_, _> = params
+                .iter()
+                .map(|(name, value)| (name.clone(), json!(value)))
+                .collect();
+            json!({"challenge": {"challenge_type": challenge_type, "params": params}})
+        }
+    };
+    let audit = decision.audit.as_deref().cloned().unwrap_or_default();
+    json!({
+        "version": 2,
+        "decision": verdict,
+        "request_headers": decision.request_headers,
+        "response_headers": decision.response_headers,
+        "audit": {"tags": audit.tags, "rule_ids": audit.rule_ids, "reason_codes": audit.reason_codes, "custom": audit.custom},
+    })
+}
+
+/// The way back.
+pub(super) fn from_json(answer: &Value) -> Decision {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let pairs = |value: &Value| {
+        let object = value.as_object().unwrap();
+        object
+            .iter()
+            .map(|(name, value)| (name.clone(), text(value)))
+            .collect()
+    };
+    let status = |value: &Value| u16::try_from(value.as_u64().unwrap()).unwrap();
+    let verdict = &answer["decision"];
+    let verdict = if let Some(block) = verdict.get("block") {
+        Verdict::Block {
+            status: status(&block["status"]),
+            body: block["body"].as_str().map(|body| body.to_owned().into()),
+            headers: pairs(&block["headers"]),
+        }
+    } else if let Some(redirect) = verdict.get("redirect") {
+        Verdict::Redirect {
+            url: text(&redirect["url"]),
+            status: status(&redirect["status"]),
+        }
+    } else if let Some(challenge) = verdict.get("challenge") {
+        Verdict::Challenge {
+            challenge_type: text(&challenge["challenge_type"]),
+            params: pairs(&challenge["params"]),
+        }
+    } else {
+        Verdict::Allow
+    };
+    let list = |name: &str| serde_json::from_value(answer["audit"][name].clone()).unwrap();
+    Decision {
+        request_headers: serde_json::from_value(answer["request_headers"].clone()).unwrap(),
+        response_headers: serde_json::from_value(answer["response_headers"].clone()).unwrap(),
+        audit: Some(Box::new(Audit {
+            tags: list("tags"),
+            rule_ids: list("rule_ids"),
+            reason_codes: list("reason_codes"),
+            ..Audit::default()
+        })),
+        ..verdict.into()
+    }
+}

@@ -1,0 +1,118 @@
+//! The agent's side of [`TestAgent`](super::TestAgent): what the process does that is an agent.
+
+use super::{
+    agent::{Dialect, Reaction, SCRIPT_VARIABLE, Script, from_json},
+    agent_raw,
+};
+use async_trait::async_trait;
+use portcullis_agent_protocol::{
+    Decision, Extensions, RequestHeaders,
+    server::{self, Agent, AgentError, ServeOptions},
+};
+use serde_json::{Map, Value, json};
+use std::{fs::OpenOptions, io::Write, path::Path, sync::Arc};
+
+/// Not a test: the entry of a process that is an agent. It does nothing in the process that runs the tests.
+#[test]
+fn the_agent() {
+    let Some(path) = std::env::var_os(SCRIPT_VARIABLE) else {
+        return;
+    };
+    // The process that runs the tests may be killed; its agents go with it.
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)).unwrap();
+    let script: Script = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    if script.dialect == Dialect::Legacy {
+        return agent_raw::serve(&Arc::new(script));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(serve(script));
+}
+
+async fn serve(script: Script) {
+    let mut options = ServeOptions::default();
+    if script.dialect == Dialect::Json {
+        options.extensions = Extensions::NONE;
+    }
+    let listener = server::bind_socket(&script.socket).unwrap();
+    let agent = Arc::new(Scripted(script));
+    server::serve(agent, listener, options, std::future::pending())
+        .await
+        .unwrap();
+}
+
+struct Scripted(Script);
+
+#[async_trait]
+impl Agent for Scripted {
+    fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    async fn configure(&self, config: &Value) -> Result<(), String> {
+        self.0.note("configure", json!({"config": config}));
+        self.0.refuse_config.clone().map_or(Ok(()), Err)
+    }
+
+    async fn request_headers(&self, event: &RequestHeaders<'_>) -> Result<Decision, AgentError> {
+        self.0.note("request_headers", described(event));
+        match self.0.reaction_to(event.path()) {
+            Reaction::Answer(answer) => Ok(from_json(answer)),
+            Reaction::Hang => std::future::pending().await,
+            Reaction::Exit => std::process::exit(1),
+            Reaction::Fail => Err(AgentError::new("the test wants it to fail")),
+            Reaction::Panic => panic!("the test wants it to panic"),
+            Reaction::Close | Reaction::Text(_) | Reaction::Bytes(_) => {
+                Err(AgentError::new("only by hand: speak Dialect::Legacy"))
+            }
+        }
+    }
+}
+
+fn described(event: &RequestHeaders<'_>) -> Value {
+    let mut headers = Map::new();
+    for name in event.headers.keys() {
+        let values = event.headers.get_all(name).iter();
+        let values: Vec<_> = values
+            .map(|value| String::from_utf8_lossy(value.as_bytes()))
+            .collect();
+        headers.insert(name.to_string(), json!(values));
+    }
+    let metadata = &event.metadata;
+    json!({
+        "method": event.method,
+        "uri": event.uri,
+        "headers": headers,
+        "request_id": metadata.request_id,
+        "client_ip": metadata.client_ip,
+        "client_port": metadata.client_port,
+        "protocol": metadata.protocol,
+        "route_id": metadata.route_id,
+        "upstream_id": metadata.upstream_id,
+    })
+}
+
+impl Script {
+    pub(super) fn reaction_to(&self, path: &str) -> &Reaction {
+        let rule = self.rules.iter().find(|(wanted, _)| wanted == path);
+        rule.map_or(&self.otherwise, |(_, reaction)| reaction)
+    }
+
+    /// Writes down what the agent was told.
+    pub(super) fn note(&self, event: &str, mut told: Value) {
+        told["event"] = json!(event);
+        append(&self.record, &format!("{told}\n"));
+    }
+}
+
+/// In one write, so that lines of several threads do not mix.
+fn append(path: &Path, line: &str) {
+    let mut file = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(path)
+        .unwrap();
+    file.write_all(line.as_bytes()).unwrap();
+}

@@ -1,0 +1,135 @@
+//! An agent without the library: frames and JSON written by hand, as an old agent does it, and as a broken one does.
+
+use super::agent::{Handshake, Reaction, Script};
+use serde_json::{Value, json};
+use std::{
+    io::{self, Read, Write},
+    os::unix::net::{UnixListener, UnixStream},
+    sync::Arc,
+    thread,
+};
+
+const HANDSHAKE_REQUEST: u8 = 0x01;
+const HANDSHAKE_RESPONSE: u8 = 0x02;
+const REQUEST_HEADERS: u8 = 0x10;
+const CONFIGURE: u8 = 0x17;
+const AGENT_RESPONSE: u8 = 0x20;
+const PING: u8 = 0x41;
+const PONG: u8 = 0x42;
+
+/// Serves for ever, a thread per connection.
+pub(super) fn serve(script: &Arc<Script>) {
+    // A socket that an agent before this one left behind is in the way.
+    let _ = std::fs::remove_file(&script.socket);
+    let listener = UnixListener::bind(&script.socket).unwrap();
+    for stream in listener.incoming() {
+        let script = script.clone();
+        thread::spawn(move || converse(&script, stream.unwrap()));
+    }
+}
+
+/// Until either side has had enough.
+fn converse(script: &Script, mut stream: UnixStream) -> io::Result<()> {
+    loop {
+        let (kind, payload) = receive(&mut stream)?;
+        let message: Value = serde_json::from_slice(&payload)?;
+        match kind {
+            HANDSHAKE_REQUEST => {
+                script.note("handshake", message);
+                shake_hands(script, &mut stream)?;
+            }
+            CONFIGURE => {
+                let id = message["correlation_id"].clone();
+                script.note("configure", message);
+                let decision = match &script.refuse_config {
+                    Some(reason) => json!({"block": {"status": 400, "body": reason}}),
+                    None => json!("allow"),
+                };
+                answer(
+                    &mut stream,
+                    &json!({"version": 2, "decision": decision}),
+                    &id,
+                )?;
+            }
+            REQUEST_HEADERS => react(script, &mut stream, message)?,
+            PING => send(&mut stream, PONG, &payload)?,
+            _ => {}
+        }
+    }
+}
+
+fn shake_hands(script: &Script, stream: &mut UnixStream) -> io::Result<()> {
+    let response = |success: bool, error: Option<&str>| {
+        json!({
+            "protocol_version": 2,
+            "capabilities": {
+                "agent_id": script.name, "name": script.name, "version": "0.0.1", "supported_events": [1],
+                "features": {"streaming_body": false, "websocket": false, "guardrails": false, "config_push": false,
+                    "metrics_export": false, "concurrent_requests": 100, "cancellation": false, "flow_control": false,
+                    "health_reporting": false},
+                "limits": {"max_body_size": 1_048_576, "max_concurrency": 100, "preferred_chunk_size": 65536},
+            },
+            "success": success,
+            "error": error,
+            "encoding": "json",
+        })
+        .to_string()
+    };
+    match script.handshake {
+        Handshake::Accept => send(stream, HANDSHAKE_RESPONSE, response(true, None).as_bytes()),
+        Handshake::Refuse => {
+            let refusal = response(false, Some("not you"));
+            send(stream, HANDSHAKE_RESPONSE, refusal.as_bytes())?;
+            Err(io::ErrorKind::ConnectionAborted.into())
+        }
+        Handshake::Hang => Ok(()),
+        Handshake::Garbage => stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n"),
+    }
+}
+
+fn react(script: &Script, stream: &mut UnixStream, mut message: Value) -> io::Result<()> {
+    let id = message["correlation_id"].clone();
+    let uri = message["uri"].as_str().unwrap_or_default().to_owned();
+    for field in ["route_id", "upstream_id", "client_ip", "request_id"] {
+        message[field] = message["metadata"][field].clone();
+    }
+    script.note("request_headers", message);
+    let path = uri.split('?').next().unwrap_or_default();
+    match script.reaction_to(path) {
+        Reaction::Answer(decision) => answer(stream, decision, &id),
+        Reaction::Hang => Ok(()),
+        Reaction::Exit => std::process::exit(1),
+        Reaction::Close => Err(io::ErrorKind::ConnectionAborted.into()),
+        Reaction::Text(text) => {
+            let text = text.replace("$ID", id.as_str().unwrap_or_default());
+            send(stream, AGENT_RESPONSE, text.as_bytes())
+        }
+        Reaction::Bytes(bytes) => stream.write_all(bytes),
+        Reaction::Fail | Reaction::Panic => Err(io::Error::other("only by the library")),
+    }
+}
+
+fn answer(stream: &mut UnixStream, decision: &Value, id: &Value) -> io::Result<()> {
+    let mut answer = decision.clone();
+    answer["audit"]["custom"]["correlation_id"] = id.clone();
+    send(stream, AGENT_RESPONSE, answer.to_string().as_bytes())
+}
+
+fn receive(stream: &mut UnixStream) -> io::Result<(u8, Vec<u8>)> {
+    let mut length = [0; 4];
+    stream.read_exact(&mut length)?;
+    let mut frame = vec![0; u32::from_be_bytes(length) as usize];
+    stream.read_exact(&mut frame)?;
+    let payload = frame.split_off(1);
+    Ok((frame[0], payload))
+}
+
+fn send(stream: &mut UnixStream, kind: u8, payload: &[u8]) -> io::Result<()> {
+    let mut frame = u32::try_from(payload.len() + 1)
+        .unwrap()
+        .to_be_bytes()
+        .to_vec();
+    frame.push(kind);
+    frame.extend_from_slice(payload);
+    stream.write_all(&frame)
+}

@@ -1,0 +1,244 @@
+//! A client that sends exactly the bytes it is told to, and reads answers as they are on the wire.
+
+use super::{DEADLINE, find};
+use serde_json::Value;
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::{Shutdown, SocketAddr, TcpStream},
+};
+
+/// A connection to the proxy.
+pub(crate) struct RawClient {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+/// An answer.
+#[derive(Debug, Clone)]
+pub(crate) struct Response {
+    pub(crate) status: u16,
+    /// In the order of the wire, names in lower case.
+    pub(crate) headers: Vec<(String, String)>,
+    /// Without the framing of chunks.
+    pub(crate) body: Vec<u8>,
+    /// Whether the body ended as its framing says. A body that ends with the connection is never known to be complete.
+    pub(crate) complete: bool,
+}
+
+impl RawClient {
+    pub(crate) fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect_timeout(&address, DEADLINE).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.set_write_timeout(Some(DEADLINE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self {
+            stream,
+            buffer: Vec::new(),
+        }
+    }
+
+    pub(crate) fn local_address(&self) -> SocketAddr {
+        self.stream.local_addr().unwrap()
+    }
+
+    /// Sends bytes. That the proxy has closed meanwhile is no error here: the answer tells more.
+    pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
+        let _ = self.stream.write_all(bytes.as_ref());
+        self
+    }
+
+    /// The writing half, for a thread of its own.
+    pub(crate) fn sender(&self) -> TcpStream {
+        self.stream.try_clone().unwrap()
+    }
+
+    /// Sends a GET with these header lines and reads the answer. The connection stays open.
+    pub(crate) fn get(&mut self, path: &str, lines: &[&str]) -> Response {
+        let mut head = format!("GET {path} HTTP/1.1\r\n");
+        if !lines
+            .iter()
+            .any(|line| line.to_ascii_lowercase().starts_with("host:"))
+        {
+            head.push_str("host: test\r\n");
+        }
+        for line in lines {
+            head.push_str(line);
+            head.push_str("\r\n");
+        }
+        head.push_str("\r\n");
+        self.send(head).response()
+    }
+
+    /// Reads an answer.
+    ///
+    /// # Panics
+    /// The connection ends before there is a whole head.
+    pub(crate) fn response(&mut self) -> Response {
+        self.read_response(false).unwrap()
+    }
+
+    /// Reads an answer to HEAD.
+    pub(crate) fn response_to_head(&mut self) -> Response {
+        self.read_response(true).unwrap()
+    }
+
+    /// Reads an answer; `None` when the connection ends before there is a whole head.
+    pub(crate) fn try_response(&mut self) -> Option<Response> {
+        self.read_response(false)
+    }
+
+    /// Reads up to the end of the next head, as text.
+    pub(crate) fn read_head(&mut self) -> Option<String> {
+        loop {
+            if let Some(at) = find(&self.buffer, b"\r\n\r\n") {
+                let head = self.buffer.drain(..at + 4).collect();
+                return Some(String::from_utf8(head).unwrap());
+            }
+            if !self.fill() {
+                return None;
+            }
+        }
+    }
+
+    /// Reads exactly this many bytes.
+    pub(crate) fn read_exact(&mut self, count: usize) -> Vec<u8> {
+        while self.buffer.len() < count {
+            assert!(self.fill(), "the connection ended too early");
+        }
+        self.buffer.drain(..count).collect()
+    }
+
+    /// Reads to the end of the connection; what came before it.
+    pub(crate) fn read_to_end(&mut self) -> Vec<u8> {
+        while self.fill() {}
+        std::mem::take(&mut self.buffer)
+    }
+
+    /// Waits for the end of the connection.
+    ///
+    /// # Panics
+    /// There was something before the end.
+    pub(crate) fn expect_closed(&mut self) {
+        let rest = self.read_to_end();
+        assert_eq!(String::from_utf8_lossy(&rest), "", "nothing but the end");
+    }
+
+    /// Says that nothing more will be sent.
+    pub(crate) fn finish_sending(&mut self) -> &mut Self {
+        let _ = self.stream.shutdown(Shutdown::Write);
+        self
+    }
+
+    fn read_response(&mut self, to_head: bool) -> Option<Response> {
+        let head = self.read_head()?;
+        let mut response = Response::parse(&head);
+        let chunked = response
+            .header("transfer-encoding")
+            .is_some_and(|value| value.eq_ignore_ascii_case("chunked"));
+        let length = response
+            .header("content-length")
+            .map(|value| value.parse::<usize>().unwrap());
+        let bodiless = to_head || response.status < 200 || matches!(response.status, 204 | 304);
+        if bodiless {
+            response.complete = true;
+        } else if chunked {
+            response.complete = self.read_chunks(&mut response.body).is_some();
+        } else if let Some(length) = length {
+            while self.buffer.len() < length && self.fill() {}
+            let count = length.min(self.buffer.len());
+            response.body = self.buffer.drain(..count).collect();
+            response.complete = count == length;
+        } else {
+            response.body = self.read_to_end();
+        }
+        Some(response)
+    }
+
+    fn read_chunks(&mut self, body: &mut Vec<u8>) -> Option<()> {
+        loop {
+            let line = loop {
+                if let Some(at) = find(&self.buffer, b"\r\n") {
+                    let line: Vec<u8> = self.buffer.drain(..at + 2).collect();
+                    break String::from_utf8(line).unwrap();
+                }
+                if !self.fill() {
+                    return None;
+                }
+            };
+            let size = usize::from_str_radix(line.trim(), 16).unwrap();
+            while self.buffer.len() < size + 2 {
+                if !self.fill() {
+                    body.append(&mut self.buffer);
+                    return None;
+                }
+            }
+            body.extend(self.buffer.drain(..size));
+            self.buffer.drain(..2);
+            if size == 0 {
+                return Some(());
+            }
+        }
+    }
+
+    /// Reads some bytes. False at the end of the connection, orderly or not.
+    fn fill(&mut self) -> bool {
+        let mut chunk = [0; 64 * 1024];
+        match self.stream.read(&mut chunk) {
+            Ok(0) => false,
+            Ok(count) => {
+                self.buffer.extend_from_slice(&chunk[..count]);
+                true
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                let so_far = String::from_utf8_lossy(&self.buffer);
+                panic!("nothing was received within {DEADLINE:?}; before: {so_far:?}")
+            }
+            Err(_) => false,
+        }
+    }
+}
+
+impl Response {
+    fn parse(head: &str) -> Self {
+        let mut lines = head.trim_end().split("\r\n");
+        let status_line = lines.next().unwrap();
+        let status = status_line.split(' ').nth(1).unwrap().parse().unwrap();
+        let headers = lines
+            .map(|line| {
+                let (name, value) = line.split_once(':').unwrap();
+                (name.to_ascii_lowercase(), value.trim().to_owned())
+            })
+            .collect();
+        Self {
+            status,
+            headers,
+            body: Vec::new(),
+            complete: false,
+        }
+    }
+
+    /// The first value of a header.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(found, _)| found == name)
+            .map(|(_, value)| value.as_str())
+    }
+
+    /// Every value of a header.
+    pub(crate) fn header_values(&self, name: &str) -> Vec<&str> {
+        self.headers
+            .iter()
+            .filter(|(found, _)| found == name)
+            .map(|(_, value)| value.as_str())
+            .collect()
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8(self.body.clone()).unwrap()
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+}

@@ -1,0 +1,97 @@
+//! A client of HTTP/2 with prior knowledge.
+
+use super::DEADLINE;
+use bytes::Bytes;
+use http::{Request, Response};
+use std::net::SocketAddr;
+use tokio::{net::TcpStream, time::timeout};
+
+/// Sends requests at the same time on one connection. The answers are in the order of the requests.
+pub(crate) fn exchange(
+    address: SocketAddr,
+    requests: Vec<Request<Bytes>>,
+) -> Vec<Result<Response<Bytes>, h2::Error>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let all = runtime.block_on(async { timeout(DEADLINE, exchange_all(address, requests)).await });
+    all.expect("answers within the deadline")
+}
+
+/// A request without a body.
+pub(crate) fn get(path: &str) -> Request<Bytes> {
+    request("GET", path, Bytes::new())
+}
+
+/// A request for the host `test`.
+pub(crate) fn request(method: &str, path: &str, body: Bytes) -> Request<Bytes> {
+    let uri = http::Uri::builder()
+        .scheme("http")
+        .authority("test")
+        .path_and_query(path)
+        .build()
+        .unwrap();
+    let builder = Request::builder().method(method).uri(uri);
+    builder.version(http::Version::HTTP_2).body(body).unwrap()
+}
+
+async fn exchange_all(
+    address: SocketAddr,
+    requests: Vec<Request<Bytes>>,
+) -> Vec<Result<Response<Bytes>, h2::Error>> {
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (client, connection) = h2::client::handshake(stream).await.unwrap();
+    let driver = tokio::spawn(connection);
+    let exchanges = requests
+        .into_iter()
+        .map(|request| exchange_one(client.clone(), request));
+    let answers = futures_in_order(exchanges).await;
+    driver.abort();
+    answers
+}
+
+/// Runs futures at the same time and gathers what they yield.
+async fn futures_in_order<T: Send + 'static>(
+    futures: impl Iterator<Item = impl Future<Output = T> + Send + 'static>,
+) -> Vec<T> {
+    let tasks: Vec<_> = futures.map(tokio::spawn).collect();
+    let mut results = Vec::new();
+    for task in tasks {
+        results.push(task.await.unwrap());
+    }
+    results
+}
+
+async fn exchange_one(
+    client: h2::client::SendRequest<Bytes>,
+    request: Request<Bytes>,
+) -> Result<Response<Bytes>, h2::Error> {
+    let mut client = client.ready().await?;
+    let (head, body) = request.into_parts();
+    let ends = body.is_empty();
+    let (response, mut sender) = client.send_request(Request::from_parts(head, ()), ends)?;
+    if !ends {
+        // The answer may come before the body was taken; then it is the answer that counts.
+        let _ = send(&mut sender, body).await;
+    }
+    let (head, mut stream) = response.await?.into_parts();
+    let mut body = Vec::new();
+    while let Some(chunk) = stream.data().await {
+        let chunk = chunk?;
+        stream.flow_control().release_capacity(chunk.len())?;
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Response::from_parts(head, body.into()))
+}
+
+async fn send(sender: &mut h2::SendStream<Bytes>, mut body: Bytes) -> Result<(), h2::Error> {
+    while !body.is_empty() {
+        sender.reserve_capacity(body.len());
+        let granted = std::future::poll_fn(|cx| sender.poll_capacity(cx)).await;
+        let Some(granted) = granted else { break };
+        let chunk = body.split_to(granted?.min(body.len()));
+        sender.send_data(chunk, body.is_empty())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,42 @@
+//! What the end-to-end tests are made of: the real proxy as a process, a raw client, an origin that records, and agents that
+//! do as they are told. Everything is on free ports and in folders of its own, so that tests run at the same time.
+
+pub(crate) mod agent;
+mod agent_process;
+mod agent_raw;
+pub(crate) mod client;
+pub(crate) mod http2;
+pub(crate) mod origin;
+pub(crate) mod proxy;
+
+pub(crate) use agent::TestAgent;
+pub(crate) use client::{RawClient, Response};
+pub(crate) use origin::{Answer, Origin, Recorded};
+pub(crate) use proxy::Proxy;
+
+use std::time::{Duration, Instant};
+
+/// How long anything that is waited for may take. Only a test that fails takes that long.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Waits until `condition` yields something.
+///
+/// # Panics
+/// It did not within [`DEADLINE`].
+pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + DEADLINE;
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < end, "not within {DEADLINE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The position of `needle` in `haystack`.
+pub(crate) fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+    haystack
+        .windows(needle.len())
+        .position(|window| window == needle)
+}
