@@ -2,12 +2,12 @@
 
 use crate::{
     client::Identity,
-    phases::Edge,
     reply::Reply,
     request::{Begun, InFlight, Request},
     router::{RequestLine, target},
     server::connection::Connection,
-    snapshot::{Action, Route},
+    snapshot::{Action, Live, Route},
+    telemetry::metrics::Metrics,
 };
 use http::{HeaderValue, Method, Version, header};
 use pingora::{Error, ErrorType::InternalError, Result, http::RequestHeader, proxy::Session};
@@ -17,13 +17,18 @@ use std::time::{Instant, SystemTime};
 ///
 /// # Errors
 /// The stream is not one of ours, which a bug alone can cause.
-pub(crate) fn begin(session: &mut Session, request: &mut Request, edge: &Edge) -> Result<()> {
+pub(crate) fn begin(
+    session: &mut Session,
+    request: &mut Request,
+    live: &Live,
+    metrics: &Metrics,
+) -> Result<()> {
     let Some(connection) = Connection::of(session.as_ref()) else {
         return Error::e_explain(InternalError, "a session without a connection");
     };
     connection.begin_request();
     set_timeouts(session, &connection);
-    let snapshot = edge.live.load_full();
+    let snapshot = live.load_full();
     let started_at = SystemTime::now();
     let checked = check(session, &connection, snapshot.path);
     let (target, host, refusal) = match checked {
@@ -41,7 +46,7 @@ pub(crate) fn begin(session: &mut Session, request: &mut Request, edge: &Edge) -
         identity,
         method,
         target,
-        _in_flight: InFlight::new(&edge.telemetry.metrics.in_flight),
+        _in_flight: InFlight::new(&metrics.in_flight),
     });
     if let Some(Refusal(status, reason)) = refusal {
         // Whoever sends such a head may see its end elsewhere than we do; what follows it is not read.

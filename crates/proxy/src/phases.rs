@@ -44,7 +44,7 @@ impl ProxyHttp for Edge {
         session: &mut Session,
         request: &mut Request,
     ) -> Result<()> {
-        begin::begin(session, request, self)
+        begin::begin(session, request, &self.live, &self.telemetry.metrics)
     }
 
     async fn request_filter(&self, session: &mut Session, request: &mut Request) -> Result<bool> {
