@@ -63,7 +63,7 @@ fn timeouts(block: &mut Block<'_>) -> ListenerTimeouts {
     let default = ListenerTimeouts::default();
     let mut timeout = |name| {
         block.one(name, |node: &mut Node<'_>| {
-            node.argument("a duration")?.timeout()
+            node.argument("a duration, such as \"10s\"")?.timeout()
         })
     };
     ListenerTimeouts {
@@ -91,7 +91,8 @@ fn limits(node: &mut Node<'_>) -> ListenerLimits {
         });
         let mut size = |name, most| {
             block.one(name, |node: &mut Node<'_>| {
-                node.argument("a size")?.size(ByteSize(1)..=most)
+                node.argument("a size, such as \"64KiB\"")?
+                    .size(ByteSize(1)..=most)
             })
         };
         ListenerLimits {

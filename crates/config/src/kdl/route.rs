@@ -82,7 +82,7 @@ fn timeouts(node: &mut Node<'_>) -> RouteTimeouts {
         block.later(LATER_TIMEOUTS);
         let mut timeout = |name| {
             block.one(name, |node: &mut Node<'_>| {
-                node.argument("a duration")?.timeout()
+                node.argument("a duration, such as \"10s\"")?.timeout()
             })
         };
         RouteTimeouts {

@@ -32,12 +32,14 @@ pub(super) fn system(node: &mut Node<'_>) -> System {
                 .unwrap_or(default.max_connections),
             shutdown_grace: block
                 .one("shutdown-grace", |node| {
-                    node.argument("a duration")?.duration(any.clone())
+                    node.argument("a duration, such as \"10s\"")?
+                        .duration(any.clone())
                 })
                 .unwrap_or(default.shutdown_grace),
             drain_delay: block
                 .one("drain-delay", |node| {
-                    node.argument("a duration")?.duration(any.clone())
+                    node.argument("a duration, such as \"10s\"")?
+                        .duration(any.clone())
                 })
                 .unwrap_or(default.drain_delay),
             trusted_proxies: block

@@ -115,7 +115,7 @@ pub(super) fn timeouts(node: &mut Node<'_>) -> PartialTimeouts {
         block.later(&[Later::new("total")]);
         let mut timeout = |name| {
             block.one(name, |node: &mut Node<'_>| {
-                node.argument("a duration")?.timeout()
+                node.argument("a duration, such as \"10s\"")?.timeout()
             })
         };
         PartialTimeouts {

@@ -222,7 +222,7 @@ impl<'a> Value<'a> {
 
     /// A number of bytes with its unit.
     pub(crate) fn size(&self, range: RangeInclusive<ByteSize>) -> Option<ByteSize> {
-        let size = self.quantity("a size", ["KiB", "MiB"], unit::size)?;
+        let size = self.quantity("a size", ["B", "KiB"], unit::size)?;
         if range.contains(&size) {
             return Some(size);
         }

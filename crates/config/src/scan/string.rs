@@ -37,8 +37,8 @@ impl Scanner<'_> {
             self.at += blank;
             return;
         }
-        if rest.starts_with("u{") {
-            let code = rest[2..]
+        if let Some(code) = rest.strip_prefix("u{") {
+            let code = code
                 .split_once('}')
                 .map(|(code, _)| code)
                 .filter(|code| (1..=6).contains(&code.len()));
