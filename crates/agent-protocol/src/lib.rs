@@ -12,7 +12,7 @@
 //! Both ends speak agent protocol version 2 over Unix sockets, in JSON with
 //! peers of any make and in a compact binary encoding with peers that agree
 //! to it ([`codec::binary`]). What is on the wire is written down in
-//! `PROTOCOL.md`.
+//! docs/protocol.md of the repository.
 //!
 //! The crate knows no configuration files, no proxy, and no policy: what a
 //! failed call means for a request is decided elsewhere.
