@@ -389,6 +389,16 @@ fn the_documents_list_every_header_that_agents_cannot_change() {
 }
 
 #[test]
+fn the_agent_in_the_documents_is_the_example() {
+    let dense = |text: &str| text.split_whitespace().collect::<String>();
+    let page = read("docs/agents.md");
+    let shown = page.split("```rust\n").nth(1).unwrap();
+    let shown = shown.split("```").next().unwrap();
+    let example = code_of(&read("crates/agent-protocol/examples/maintenance.rs"));
+    assert!(dense(&example).contains(&dense(shown)));
+}
+
+#[test]
 fn the_map_has_every_module() {
     let map = read("docs/ARCHITECTURE.md");
     for (name, _, _) in CRATES {
