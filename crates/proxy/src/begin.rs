@@ -2,6 +2,7 @@
 
 use crate::{
     client::Identity,
+    hop,
     reply::Reply,
     request::{Begun, InFlight, Request},
     router::{RequestLine, target},
@@ -67,6 +68,7 @@ fn prepare(session: &mut Session, request: &mut Request) -> Result<()> {
     if head.raw_path() != begun.target.as_bytes() {
         head.set_raw_path(begun.target.as_bytes())?;
     }
+    hop::remove_nominated(head)?;
     begun.identity.forward(head, &begun.connection)?;
     let (path, query) = match begun.target.split_once('?') {
         Some((path, query)) => (path, Some(query)),
@@ -146,6 +148,9 @@ fn check(
     {
         return Err(Refusal(400, "method_in_lower_case"));
     }
+    if !hop::is_acceptable(head) {
+        return Err(Refusal(400, "invalid_connection_header"));
+    }
     let host = host(head)?;
     let raw = head.raw_path();
     if raw.len() as u64 > connection.listener.limits.uri_bytes.bytes() {
@@ -179,6 +184,11 @@ fn check_raw_head(raw: &[u8], connection: &Connection) -> Result<(), Refusal> {
         if at == 0 || raw[at - 1] != b'\r' {
             return Err(Refusal(400, "bare_lf_in_head"));
         }
+    }
+    // Pingora drops a fragment without a word. Methods may hold the character too.
+    let target = raw[..line_end].split(|byte| *byte == b' ').nth(1);
+    if target.is_some_and(|target| target.contains(&b'#')) {
+        return Err(Refusal(400, target::BadTarget::Fragment.name()));
     }
     Ok(())
 }

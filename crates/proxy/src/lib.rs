@@ -8,6 +8,7 @@ mod begin;
 pub mod cli;
 mod client;
 mod filter;
+mod hop;
 mod phases;
 mod reply;
 mod request;

@@ -1,0 +1,117 @@
+//! What a client says to us alone: the fields that its Connection header names (RFC 9110 section 7.6.1).
+//!
+//! They are taken out before anybody else sees the request, and with them the names. Pingora takes them out as well, but only
+//! on the way to the upstream: by then a name would also take away what the proxy or an agent has put there.
+
+use http::{HeaderName, HeaderValue, header};
+use pingora::{Result, http::RequestHeader};
+
+/// Whether the Connection header of a request names only fields that a client may keep from the upstream: not those that
+/// frame or route the request, nor those that say where it comes from.
+pub(crate) fn is_acceptable(head: &RequestHeader) -> bool {
+    options(head).all(|option| match HeaderName::from_bytes(option) {
+        Ok(name) => {
+            let name = name.as_str();
+            !name.starts_with("x-forwarded-")
+                && !matches!(
+                    name,
+                    "host"
+                        | "content-length"
+                        | "transfer-encoding"
+                        | "forwarded"
+                        | "via"
+                        | "x-real-ip"
+                        | "x-request-id"
+                )
+        }
+        Err(_) => false,
+    })
+}
+
+/// Takes out the fields that the Connection header names, and the names. What is left of it is the wish to upgrade.
+///
+/// # Errors
+/// None of the values can be refused by the header map; the signature is Pingora's.
+pub(crate) fn remove_nominated(head: &mut RequestHeader) -> Result<()> {
+    if !head.headers.contains_key(header::CONNECTION) {
+        return Ok(());
+    }
+    let nominated: Vec<HeaderName> = options(head)
+        .filter_map(|option| HeaderName::from_bytes(option).ok())
+        .collect();
+    let upgrades = nominated.contains(&header::UPGRADE);
+    for name in nominated.iter().filter(|name| **name != header::UPGRADE) {
+        head.remove_header(name);
+    }
+    if upgrades {
+        head.insert_header(header::CONNECTION, HeaderValue::from_static("upgrade"))?;
+    } else {
+        head.remove_header(&header::CONNECTION);
+    }
+    Ok(())
+}
+
+/// The options of all Connection headers.
+fn options(head: &RequestHeader) -> impl Iterator<Item = &[u8]> {
+    head.headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .map(<[u8]>::trim_ascii)
+        .filter(|option| !option.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(lines: &[(&'static str, &str)]) -> RequestHeader {
+        let mut head = RequestHeader::build("GET", b"/", None).unwrap();
+        for (name, value) in lines {
+            head.append_header(*name, *value).unwrap();
+        }
+        head
+    }
+
+    #[test]
+    fn some_fields_are_not_for_the_client_to_take_out() {
+        for (value, acceptable) in [
+            ("close", true),
+            ("keep-alive, x-own", true),
+            ("upgrade", true),
+            ("te, http2-settings", true),
+            ("", true),
+            (", ,", true),
+            ("close, Host", false),
+            ("content-length", false),
+            ("X-Forwarded-For", false),
+            ("x-forwarded-anything", false),
+            ("x-real-ip", false),
+            ("close,x-request-id", false),
+            ("\"x-own\"", false),
+            (":path", false),
+            ("a b", false),
+        ] {
+            let head = head(&[("connection", value)]);
+            assert_eq!(is_acceptable(&head), acceptable, "{value}");
+        }
+    }
+
+    #[test]
+    fn named_fields_go_and_so_do_the_names() {
+        let mut head = head(&[
+            ("connection", "close, X-Own"),
+            ("connection", "x-other, Upgrade"),
+            ("upgrade", "websocket"),
+            ("x-own", "1"),
+            ("x-own", "2"),
+            ("x-other", "3"),
+            ("x-kept", "4"),
+        ]);
+        remove_nominated(&mut head).unwrap();
+        let mut left: Vec<_> = head.headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["connection", "upgrade", "x-kept"]);
+        assert_eq!(head.headers[header::CONNECTION], "upgrade");
+    }
+}
