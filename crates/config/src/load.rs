@@ -365,3 +365,121 @@ fn unreadable(span: Span, path: &Path, error: &io::Error) -> Diagnostic {
     )
     .help(help)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    const HEAD: &str =
+        "schema-version \"1\"\nlisteners { listener \"l\" { address \"127.0.0.1:1\" } }\n";
+
+    /// Writes files into a new folder.
+    fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        folder
+    }
+
+    fn routes(folder: &tempfile::TempDir) -> Result<Vec<String>, Diagnostics> {
+        let loaded = load_file(&folder.path().join("main.kdl"), &|_| None)?;
+        Ok(loaded
+            .config
+            .routes
+            .iter()
+            .map(|route| route.id.to_string())
+            .collect())
+    }
+
+    fn route(name: &str) -> String {
+        format!("routes {{ route \"{name}\" {{ match {{ path \"/{name}\" }}; respond 200 }} }}\n")
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_an_error_with_its_name() {
+        let folder = folder(&[]);
+        for (path, reason) in [
+            ("main.kdl", "there is no such file"),
+            ("", "it is a folder"),
+        ] {
+            let Err(diagnostics) = load_file(&folder.path().join(path), &|_| None) else {
+                panic!("accepted")
+            };
+            let found: Vec<_> = diagnostics.iter().collect();
+            assert_eq!(found.len(), 1);
+            assert_eq!(found[0].code, code::FILE);
+            assert!(found[0].message.contains(reason), "{}", found[0].message);
+            assert_eq!(
+                (
+                    diagnostics.place(found[0]).line,
+                    diagnostics.place(found[0]).column
+                ),
+                (1, 1)
+            );
+        }
+    }
+
+    #[test]
+    fn patterns_may_be_in_every_part_of_a_path() {
+        let main = format!("{HEAD}include \"conf.d/*/r?.kdl\"\n{}", route("last"));
+        let folder = folder(&[
+            ("main.kdl", &main),
+            ("conf.d/b/r1.kdl", &route("b1")),
+            ("conf.d/a/r2.kdl", &route("a2")),
+            ("conf.d/a/r1.kdl", &route("a1")),
+            ("conf.d/a/r10.kdl", "not read"),
+            ("conf.d/.c/r1.kdl", "not read"),
+            ("conf.d/r1.kdl", "not read"),
+        ]);
+        assert_eq!(routes(&folder).unwrap(), ["a1", "a2", "b1", "last"]);
+    }
+
+    #[test]
+    fn a_link_does_not_hide_a_loop() {
+        let folder = folder(&[("main.kdl", &format!("{HEAD}include \"link.kdl\"\n"))]);
+        std::os::unix::fs::symlink(
+            folder.path().join("main.kdl"),
+            folder.path().join("link.kdl"),
+        )
+        .unwrap();
+        let Err(diagnostics) = routes(&folder) else {
+            panic!("accepted")
+        };
+        assert_eq!(diagnostics.iter().next().unwrap().code, code::INCLUDE_LOOP);
+    }
+
+    #[test]
+    fn absolute_includes_and_paths_stay_as_they_are() {
+        let other = folder(&[("other.kdl", &route("other"))]);
+        let path = other.path().join("other.kdl");
+        let folder = folder(&[(
+            "main.kdl",
+            &format!("{HEAD}include \"{}\"\n", path.display()),
+        )]);
+        assert_eq!(routes(&folder).unwrap(), ["other"]);
+    }
+
+    #[test]
+    fn a_mistake_in_the_shape_of_one_route_hides_none_in_another() {
+        let text = format!(
+            "{HEAD}routes {{\n  route \"a\" {{ respond 200 /x }}\n  route \"b\" {{ respond \"x\" }}\n  \
+             route \"c\" {{ respond 200 \"\"\"\n   x \\\n  y\n    \"\"\" }}\n}}\n"
+        );
+        let Err(diagnostics) = load_str("a.kdl", &text, Path::new(""), &|_| None) else {
+            panic!("accepted")
+        };
+        let found: Vec<_> = diagnostics
+            .iter()
+            .map(|found| (found.code, diagnostics.place(found).line))
+            .collect();
+        assert_eq!(
+            found,
+            [(code::SYNTAX, 4), (code::WRONG_TYPE, 5), (code::SYNTAX, 6)],
+            "{diagnostics}"
+        );
+    }
+}

@@ -119,8 +119,9 @@ impl Scanner<'_> {
                 b'/' if self.peek(1) == Some(b'-') => self.dash(),
                 b'{' => self.open_brace()?,
                 b'}' => self.close_brace()?,
-                b' ' | b'\t' | b'\r' => self.at += 1,
-                b'\n' => self.line_break(),
+                b' ' | b'\t' => self.at += 1,
+                b'\n' => self.line_break(1),
+                b'\r' if self.peek(1) == Some(b'\n') => self.line_break(2),
                 b';' => {
                     self.at += 1;
                     self.statement_end();
@@ -128,7 +129,7 @@ impl Scanner<'_> {
                 b'=' => self.equals(),
                 b'(' | b')' => self.annotation(),
                 b'\\' => self.backslash(),
-                _ => self.value(Self::word)?,
+                _ => self.word_or_space()?,
             }
         }
         self.end()
@@ -143,7 +144,8 @@ impl Scanner<'_> {
     }
 
     fn line_end(&self, at: usize) -> usize {
-        memchr::memchr2(b'\n', b'\r', &self.text.as_bytes()[at..])
+        self.text[at..]
+            .find(word::is_line_break)
             .map_or(self.text.len(), |length| at + length)
     }
 
@@ -218,6 +220,15 @@ impl Scanner<'_> {
     fn token(&mut self, token: Token) {
         self.before = token;
         self.token_end = self.at;
+    }
+
+    fn word_or_space(&mut self) -> Result<(), Diagnostic> {
+        match self.text[self.at..].chars().next() {
+            Some(c) if word::is_line_break(c) => self.line_break(c.len_utf8()),
+            Some(c) if c.is_whitespace() => self.at += c.len_utf8(),
+            _ => return self.value(Self::word),
+        }
+        Ok(())
     }
 
     fn word(&mut self) -> Result<(), Diagnostic> {
@@ -305,8 +316,8 @@ impl Scanner<'_> {
         );
     }
 
-    fn line_break(&mut self) {
-        self.at += 1;
+    fn line_break(&mut self, length: usize) {
+        self.at += length;
         if std::mem::take(&mut self.continued) {
             return;
         }
@@ -398,6 +409,10 @@ mod tests {
             "a;b;c {d;e}",
             "true-ish nullable x=inf-y",
             "a\r\nb { }\r\nc",
+            "a { }\rb { }\u{85}c { }\u{2028}d { } // }\u{2029}e",
+            "a \"\"\"\r\n  b\r\n\r\n   c\u{2028}  \"\"\"",
+            "a \"\"\"\n\"\"\"",
+            "a\u{a0}b\u{3000}c=1",
         ] {
             assert_eq!(found(text), [], "{text}");
             assert!(kdl::KdlDocument::parse_v2(text).is_ok(), "not KDL: {text}");
@@ -486,6 +501,7 @@ mod tests {
                 "a \\\n b\nc \"\"\"\n x\n \"\"\"\n/*\n*/ d",
                 &["a \\\n b\n", "c \"\"\"\n x\n \"\"\"\n", "/*\n*/ d"],
             ),
+            ("a\r\nb\rc\u{2028}d", &["a\r\n", "b\r", "c\u{2028}", "d"]),
             ("list { }", &[]),
         ] {
             let shape = scan(0, text, &["list"]);

@@ -48,28 +48,16 @@ pub(crate) fn parse(
         Ok(document) => return Some(document),
         Err(error) => error,
     };
-    let mut last_end = 0;
-    let mut reported = false;
-    for found in &error.diagnostics {
-        let range = range(text, piece.range.start, found);
-        // The parser says the same thing again from further out; the first, innermost one is the useful one.
-        if reported && range.start < last_end {
-            continue;
-        }
-        last_end = range.end.max(range.start + 1);
-        reported = true;
-        report.add(diagnostic(source, range, found));
-    }
-    if !reported {
-        report.add(
-            Diagnostic::error(
-                code::SYNTAX,
-                Span::new(source, piece.range.clone()),
-                "this is not KDL",
-            )
-            .help("see https://kdl.dev for the language"),
-        );
-    }
+    // What follows the first finding of a piece is mostly the parser looking for its way back.
+    report.add(match error.diagnostics.first() {
+        Some(found) => diagnostic(source, range(text, piece.range.start, found), found),
+        None => Diagnostic::error(
+            code::SYNTAX,
+            Span::new(source, piece.range.clone()),
+            "this is not KDL",
+        )
+        .help("see https://kdl.dev for the language"),
+    });
     None
 }
 

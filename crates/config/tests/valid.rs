@@ -149,11 +149,11 @@ fn ten_thousand_routes_load_without_a_warning() {
 }
 
 #[test]
-fn ten_thousand_mistakes_are_all_reported() {
+fn two_thousand_mistakes_are_all_reported() {
     let mut text = String::from(
         "schema-version \"1\"\nlisteners { listener \"l\" { address \"127.0.0.1:1\" } }\nroutes {\n",
     );
-    for number in 0..10_000 {
+    for number in 0..2_000 {
         text += &format!(
             "    route \"r{number}\" {{ match {{ path-prefix \"/r{number}\" }}; upstream \"u{number}\" }}\n"
         );
@@ -162,6 +162,6 @@ fn ten_thousand_mistakes_are_all_reported() {
     let Err(diagnostics) = load_str("many.kdl", &text, Path::new(""), &|_| None) else {
         panic!("accepted")
     };
-    assert_eq!(diagnostics.error_count(), 10_000);
-    assert!(diagnostics.to_string().contains("many.kdl:10003:"));
+    assert_eq!(diagnostics.error_count(), 2_000);
+    assert!(diagnostics.to_string().contains("many.kdl:2003:"));
 }

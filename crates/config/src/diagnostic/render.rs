@@ -170,3 +170,46 @@ impl fmt::Debug for Shown<'_> {
 }
 
 impl std::error::Error for Shown<'_> {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        diagnostic::{Report, code},
+        source::Span,
+    };
+    use std::sync::Arc;
+
+    #[test]
+    fn colour_changes_nothing_but_colour() {
+        let mut sources = Sources::default();
+        let source = sources.add(Arc::from("a.kdl"), Arc::from("one two\n"));
+        let report = Report::default();
+        let span = Span::new(source, 4..7);
+        report.add(
+            Diagnostic::error(code::SYNTAX, span, "wrong")
+                .label("this")
+                .help("do it right"),
+        );
+        let diagnostics = report.finish(sources);
+        let (plain, coloured) = (
+            diagnostics.render(Style::Plain),
+            diagnostics.render(Style::Coloured),
+        );
+        assert!(
+            plain.contains("a.kdl:1:5")
+                && plain.contains("one two")
+                && plain.contains("do it right"),
+            "{plain}"
+        );
+        assert!(!plain.contains('\u{1b}') && coloured.contains('\u{1b}'));
+        let mut uncoloured = String::new();
+        for part in coloured.split('\u{1b}') {
+            uncoloured += part
+                .strip_prefix('[')
+                .and_then(|part| part.split_once('m'))
+                .map_or(part, |(_, rest)| rest);
+        }
+        assert_eq!(uncoloured, plain);
+    }
+}

@@ -1,7 +1,8 @@
 //! Text in quotation marks, and keywords.
 
-use super::Scanner;
+use super::{Scanner, word};
 use crate::diagnostic::Diagnostic;
+use std::ops::Range;
 
 impl Scanner<'_> {
     pub(super) fn quoted(&mut self) -> Result<(), Diagnostic> {
@@ -15,14 +16,67 @@ impl Scanner<'_> {
         loop {
             match self.peek(0) {
                 None => return Err(self.unclosed_string(start, quotes)),
-                Some(b'\n') if quotes.len() == 1 => return Err(self.unclosed_string(start, quotes)),
+                Some(b'\n' | b'\r') if quotes.len() == 1 => {
+                    return Err(self.unclosed_string(start, quotes));
+                }
                 Some(b'\\') => self.escape(),
                 Some(b'"') if self.starts_with(quotes) => {
+                    let body = start + quotes.len()..self.at;
                     self.at += quotes.len();
+                    if quotes.len() > 1 {
+                        self.lines(start, body);
+                    }
                     return Ok(());
                 }
                 Some(_) => self.at += 1,
             }
+        }
+    }
+
+    /// The body of a text of several lines: the line of the closing marks says how far all of it is indented.
+    fn lines(&mut self, start: usize, body: Range<usize>) {
+        let text = &self.text[body.clone()];
+        let opening = start..body.start;
+        if !text.starts_with(word::is_line_break) {
+            let diagnostic = self.error(opening, "nothing can be written after an opening \"\"\"");
+            self.add(
+                diagnostic.help("begin the text on the next line, or use single quotation marks"),
+            );
+            return;
+        }
+        let indent_start = text.rfind(word::is_line_break).map_or(0, |at| at + 1);
+        // A break of several bytes ends at the next boundary.
+        let indent_start = (indent_start..=text.len())
+            .find(|at| text.is_char_boundary(*at))
+            .unwrap_or(text.len());
+        let indent = &text[indent_start..];
+        // Backslashes join lines, and what they join is the parser's business.
+        if text.contains('\\') {
+            return;
+        }
+        if !indent.trim().is_empty() {
+            let at = body.start + indent_start;
+            let diagnostic = self.error(
+                at..body.end,
+                "nothing can be written before a closing \"\"\"",
+            );
+            self.add(diagnostic.help("put the closing \"\"\" on a line of its own"));
+            return;
+        }
+        let mut at = body.start;
+        for line in text.split_inclusive(word::is_line_break) {
+            let written = line.trim_end_matches(word::is_line_break);
+            if !written.trim().is_empty() && !written.starts_with(indent) {
+                let diagnostic = self
+                    .error(
+                        at..at + written.len(),
+                        "this line is indented less than the closing \"\"\"",
+                    )
+                    .help("indent every line like the closing \"\"\", with the same characters");
+                self.add(diagnostic);
+                return;
+            }
+            at += line.len();
         }
     }
 
@@ -92,13 +146,17 @@ impl Scanner<'_> {
         let rest = &self.text[self.at..];
         // A raw string of one line ends at the line's end whether it is closed or not.
         let body = if quotes == 1 {
-            rest.split('\n').next().unwrap_or(rest)
+            rest.split(['\n', '\r']).next().unwrap_or(rest)
         } else {
             rest
         };
         match memchr::memmem::find(body.as_bytes(), end.as_bytes()) {
             Some(length) => {
+                let body = self.at..self.at + length;
                 self.at += length + end.len();
+                if quotes > 1 {
+                    self.lines(start, body);
+                }
                 Ok(())
             }
             None => Err(self

@@ -9,6 +9,14 @@ pub(super) struct Wrong {
 
 const KEYWORDS: [&str; 6] = ["true", "false", "null", "inf", "-inf", "nan"];
 
+/// What ends a line in KDL.
+pub(super) fn is_line_break(c: char) -> bool {
+    matches!(
+        c,
+        '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{85}' | '\u{2028}' | '\u{2029}'
+    )
+}
+
 /// How many bytes of the text are one word.
 pub(super) fn length(text: &str) -> usize {
     let mut end = text.len();
