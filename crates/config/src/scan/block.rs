@@ -84,7 +84,12 @@ impl Scanner<'_> {
         }
         self.dashed = false;
         self.statement = 0..0;
-        self.token(Token::Block);
+        // After a block that is commented out the real one may follow.
+        self.token(if open.dashed {
+            Token::Value
+        } else {
+            Token::Block
+        });
         Ok(())
     }
 
