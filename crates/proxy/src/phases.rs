@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::header;
 use pingora::{
     Error,
-    ErrorType::{HTTPStatus, InternalError},
+    ErrorType::{HTTPStatus, InternalError, InvalidHTTPHeader},
     Result,
     http::{RequestHeader, ResponseHeader},
     proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session},
@@ -84,9 +84,14 @@ impl ProxyHttp for Edge {
         &self,
         _session: &mut Session,
         body: &mut Option<Bytes>,
-        _end_of_stream: bool,
+        end_of_stream: bool,
         request: &mut Request,
     ) -> Result<()> {
+        // Clients of HTTP/2 often end a body with an empty frame. Pingora would write that to an HTTP/1.1 upstream as a last
+        // chunk, and then the last chunk once more, which the upstream takes for the start of the next request.
+        if end_of_stream && body.as_ref().is_some_and(Bytes::is_empty) {
+            *body = None;
+        }
         let Some(chunk) = body else { return Ok(()) };
         request.body_received += chunk.len() as u64;
         let limit = request
@@ -102,10 +107,16 @@ impl ProxyHttp for Edge {
 
     async fn response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         request: &mut Request,
     ) -> Result<()> {
+        if response.status == 101 && !session.is_upgrade_req() {
+            // Passed on it would leave the client's connection in a state that neither side agreed on.
+            return Err(
+                Error::explain(InvalidHTTPHeader, "an upgrade that nobody asked for").into_up(),
+            );
+        }
         if response.status.is_informational() && response.status != 101 {
             return Ok(());
         }
