@@ -8,5 +8,10 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod client_address;
 mod limits;
+mod paths;
 mod refusals;
+mod routing;
+mod upstreams;
+mod websocket;

@@ -55,6 +55,14 @@ impl Proxy {
         Self::builder(r#"routes { route "all" { upstream "origin" } }"#).origin(origin)
     }
 
+    /// The same with these timeouts of the upstream, started.
+    pub(crate) fn in_front_of_slow(origin: &Origin, timeouts: &str) -> Self {
+        let target = format!("target \"{}\"; timeouts {{ {timeouts} }}", origin.address());
+        Self::builder(r#"routes { route "all" { upstream "slow" } }"#)
+            .upstream("slow", &target)
+            .start()
+    }
+
     /// The address of a listener, of `probes` or of `admin`.
     pub(crate) fn address_of(&self, listener: &str) -> SocketAddr {
         self.addresses[listener]
