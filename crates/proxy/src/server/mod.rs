@@ -72,8 +72,9 @@ async fn control(config: &Config) -> Result<(), ServeError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut quit = signal(SignalKind::quit())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    // Without a handler this signal would end the process.
+    // Without handlers these signals would end the process.
     let mut hangup = signal(SignalKind::hangup())?;
+    let mut reopen = signal(SignalKind::user_defined1())?;
 
     let private = PrivateDir::create().map_err(ServeError::PrivateDir)?;
     let telemetry = Arc::new(telemetry(config)?);
@@ -116,10 +117,14 @@ async fn control(config: &Config) -> Result<(), ServeError> {
             _ = interrupt.recv() => {
                 stage.send_replace(Stage::Ended);
                 supervisor.stop().await;
+                telemetry.access_log.flush(Duration::from_secs(1));
                 return Ok(());
             }
             _ = hangup.recv() => {
                 tracing::warn!("reload is not supported yet; the configuration stays as it is, restart to change it");
+            }
+            _ = reopen.recv() => {
+                tracing::warn!("reopening log files is not supported yet; rotate them with copytruncate");
             }
         }
     }

@@ -35,6 +35,7 @@ impl PrivateDir {
     }
 
     fn create_in(parent: &Path) -> io::Result<Self> {
+        remove_left_behind(parent);
         let unique = RandomState::new().hash_one(0u8);
         let path = parent.join(format!("portcullis-{}-{unique:016x}", std::process::id()));
         // Fails when the name is taken, so nobody can have prepared the folder.
@@ -44,6 +45,26 @@ impl PrivateDir {
 
     pub(crate) fn path(&self) -> &Path {
         &self.0
+    }
+}
+
+/// Removes the folders of processes of this program that were killed. Folders of other users stay: they cannot be removed.
+fn remove_left_behind(parent: &Path) {
+    let Ok(entries) = fs::read_dir(parent) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let owner = name
+            .to_str()
+            .and_then(|name| name.strip_prefix("portcullis-")?.split_once('-'))
+            .and_then(|(pid, unique)| Some((pid.parse::<u32>().ok()?, unique)));
+        let Some((pid, unique)) = owner else { continue };
+        let ours = unique.len() == 16 && unique.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if ours && !Path::new("/proc").join(pid.to_string()).exists() {
+            // Another process may be removing the same one.
+            let _ = fs::remove_dir_all(entry.path());
+        }
     }
 }
 
@@ -69,5 +90,23 @@ mod tests {
         fs::write(path.join("x"), "").unwrap();
         drop(folder);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn folders_of_dead_processes_are_removed_and_no_others() {
+        let parent = tempfile::tempdir().unwrap();
+        // Process ids end well below this.
+        let dead = parent.path().join("portcullis-4000000001-0123456789abcdef");
+        let alive = format!("portcullis-{}-0123456789abcdef", std::process::id());
+        let alive = parent.path().join(alive);
+        let other = parent.path().join("portcullis-4000000001-notes");
+        for folder in [&dead, &alive, &other] {
+            fs::create_dir(folder).unwrap();
+        }
+        let _folder = PrivateDir::create_in(parent.path()).unwrap();
+        assert_eq!(
+            [dead.exists(), alive.exists(), other.exists()],
+            [false, true, true]
+        );
     }
 }

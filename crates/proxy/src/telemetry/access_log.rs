@@ -213,6 +213,19 @@ pub(super) fn write_refused(
     );
 }
 
+/// The same in the combined format: there is no request line to show.
+pub(super) fn write_refused_combined(
+    line: &mut Vec<u8>,
+    clock: &mut Clock,
+    peer: SocketAddr,
+    why: Refused,
+) {
+    // A Vec takes everything.
+    let _ = write!(line, "{} - - [", peer.ip());
+    clock.common(line, SystemTime::now());
+    let _ = write!(line, "] \"-\" {} 0 \"-\" \"-\"", why.status());
+}
+
 /// Appends a JSON string. Bytes that are not UTF-8 become U+FFFD.
 pub(crate) fn json_string(line: &mut Vec<u8>, text: &[u8]) {
     line.push(b'"');

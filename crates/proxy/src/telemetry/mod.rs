@@ -7,7 +7,7 @@ pub(crate) mod metrics;
 use crate::server::limits::Rejection;
 use access_log::AccessLog;
 use metrics::Metrics;
-use portcullis_config::ListenerId;
+use portcullis_config::{AccessLogFormat, ListenerId};
 use std::{fmt, net::SocketAddr};
 
 /// Counters and logs of the process, shared by everything that has something to report.
@@ -55,8 +55,12 @@ impl Telemetry {
     /// A connection whose client did not get as far as a request.
     pub(crate) fn refused(&self, listener: &ListenerId, peer: SocketAddr, why: Refused) {
         self.metrics.refused(listener, why);
-        self.access_log.write(|line, clock| {
-            access_log::write_refused(line, clock, listener, peer, why);
+        let format = self.access_log.format();
+        self.access_log.write(|line, clock| match format {
+            Some(AccessLogFormat::Combined) => {
+                access_log::write_refused_combined(line, clock, peer, why);
+            }
+            _ => access_log::write_refused(line, clock, listener, peer, why),
         });
     }
 
