@@ -5,7 +5,9 @@ use crate::{
     link::Link,
     operations,
 };
-use portcullis_agent_protocol::{CallError, Connection, Decision, EventKind, RequestHeaders};
+use portcullis_agent_protocol::{
+    CallError, CallGuard, Connection, Decision, EventKind, RequestHeaders,
+};
 use std::time::Duration;
 
 /// Asks the agent at the other end of `link` about the head of a request.
@@ -58,7 +60,7 @@ async fn ask(connection: &Connection, event: &RequestHeaders<'_>) -> Result<Deci
         ));
     }
     connection
-        .request_headers(event)
+        .request_headers(event, CallGuard::none())
         .map_err(failure)?
         .await
         .map_err(failure)

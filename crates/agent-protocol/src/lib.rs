@@ -18,6 +18,7 @@
 //! failed call means for a request is decided elsewhere.
 #![warn(missing_docs)]
 
+mod call_guard;
 mod capability;
 pub mod codec;
 mod control;
@@ -29,6 +30,7 @@ mod header_op;
 pub mod server;
 mod transport;
 
+pub use call_guard::CallGuard;
 pub use capability::{AgentLimits, Capabilities, EventKind, Extensions, Features};
 pub use control::{ControlMessage, FlowAction, HealthState};
 pub use decision::{Audit, Decision, Verdict};

@@ -8,8 +8,8 @@ use futures::future::join_all;
 use portcullis_agent_protocol::codec::frame::MessageType;
 use portcullis_agent_protocol::server::ServeOptions;
 use portcullis_agent_protocol::{
-    CallError, CloseReason, ConnectError, ConnectOptions, Connection, Decision, EventKind,
-    Extensions, HeaderOp, Limits,
+    CallError, CallGuard, CloseReason, ConnectError, ConnectOptions, Connection, Decision,
+    EventKind, Extensions, HeaderOp, Limits,
 };
 use serde_json::json;
 
@@ -19,7 +19,7 @@ use crate::support::{
 
 async fn ask(connection: &Connection, uri: &str) -> Result<Decision, CallError> {
     let request = Request::new(uri, uri);
-    let answer = connection.request_headers(&request.view())?;
+    let answer = connection.request_headers(&request.view(), CallGuard::none())?;
     within(answer).await
 }
 
@@ -96,7 +96,9 @@ async fn a_thousand_calls_at_once_get_their_own_answers() {
         let answers = (0..1000).map(|n| {
             // They finish in another order than they began.
             let request = Request::new(format!("c-{n}"), format!("/yield/{}", n * 7 % 13));
-            connection.request_headers(&request.view()).unwrap()
+            connection
+                .request_headers(&request.view(), CallGuard::none())
+                .unwrap()
         });
         let answers: Vec<_> = answers.collect();
         assert_eq!(connection.in_flight(), 1000);
@@ -117,7 +119,9 @@ async fn a_handler_that_waits_does_not_hold_up_others() {
         let served = Served::with_extensions(extensions);
         let connection = connect(&served.path).await;
         let request = Request::new("held", "/hold");
-        let held = connection.request_headers(&request.view()).unwrap();
+        let held = connection
+            .request_headers(&request.view(), CallGuard::none())
+            .unwrap();
         assert_eq!(ask(&connection, "/block").await, Ok(block()));
         assert_eq!(connection.in_flight(), 1);
         served.agent.release.notify_one();
@@ -137,12 +141,12 @@ async fn concurrency_of_a_connection_is_bounded() {
     let held: Vec<_> = ["1", "2", "3"]
         .map(|id| {
             connection
-                .request_headers(&Request::new(id, "/hold").view())
+                .request_headers(&Request::new(id, "/hold").view(), CallGuard::none())
                 .unwrap()
         })
         .into();
     let last = connection
-        .request_headers(&Request::new("4", "/").view())
+        .request_headers(&Request::new("4", "/").view(), CallGuard::none())
         .unwrap();
     for _ in 0..3 {
         served.agent.release.notify_one();
@@ -211,7 +215,7 @@ async fn an_event_that_is_too_large_is_refused() {
     };
     let connection = connect_with(&served.path, &options).await;
     let uri = format!("/{}", "x".repeat(1000));
-    let refused = connection.request_headers(&Request::new("c", uri).view());
+    let refused = connection.request_headers(&Request::new("c", uri).view(), CallGuard::none());
     let Err(CallError::EventTooLarge { bytes, limit: 1000 }) = refused else {
         panic!("{refused:?}");
     };
@@ -225,7 +229,7 @@ async fn a_late_answer_is_given_to_nobody() {
     let served = Served::with_extensions(Extensions::ALL);
     let connection = connect(&served.path).await;
     let held = connection
-        .request_headers(&Request::new("same", "/hold").view())
+        .request_headers(&Request::new("same", "/hold").view(), CallGuard::none())
         .unwrap();
     // Sent before it is forgotten.
     assert_eq!(ask(&connection, "/").await, Ok(Decision::allow()));
@@ -233,7 +237,7 @@ async fn a_late_answer_is_given_to_nobody() {
     assert_eq!((connection.in_flight(), connection.unanswered()), (0, 1));
     assert!(connection.is_open(), "an id per event needs no retirement");
     let next = connection
-        .request_headers(&Request::new("same", "/hold").view())
+        .request_headers(&Request::new("same", "/hold").view(), CallGuard::none())
         .unwrap();
     served.agent.release.notify_one();
     until(|| connection.late_answers_seen() == 1).await;
@@ -246,7 +250,8 @@ async fn a_late_answer_is_given_to_nobody() {
 async fn a_legacy_connection_retires_after_a_late_answer_is_expected() {
     let served = Served::with_extensions(PEERS[2]);
     let connection = connect(&served.path).await;
-    let ask_held = |id| connection.request_headers(&Request::new(id, "/hold").view());
+    let ask_held =
+        |id| connection.request_headers(&Request::new(id, "/hold").view(), CallGuard::none());
     let forgotten = ask_held("1").unwrap();
     let waited_for = ask_held("2").unwrap();
     assert_eq!(ask_held("2").unwrap_err(), CallError::DuplicateOutstanding);
@@ -268,12 +273,12 @@ async fn retiring_finishes_and_closing_does_not() {
     let served = Served::with_extensions(Extensions::ALL);
     let retired = connect(&served.path).await;
     let answer = retired
-        .request_headers(&Request::new("1", "/hold").view())
+        .request_headers(&Request::new("1", "/hold").view(), CallGuard::none())
         .unwrap();
     retired.retire();
     assert!(
         retired
-            .request_headers(&Request::new("2", "/").view())
+            .request_headers(&Request::new("2", "/").view(), CallGuard::none())
             .is_err()
     );
     served.agent.release.notify_one();
@@ -282,7 +287,7 @@ async fn retiring_finishes_and_closing_does_not() {
 
     let closed = connect(&served.path).await;
     let answer = closed
-        .request_headers(&Request::new("1", "/hold").view())
+        .request_headers(&Request::new("1", "/hold").view(), CallGuard::none())
         .unwrap();
     closed.close();
     assert_eq!(within(answer).await, Err(CallError::Closed));
@@ -300,7 +305,7 @@ async fn the_last_handle_lets_the_connection_finish_and_close() {
     let clone = connection.clone();
     drop(connection);
     let answer = clone
-        .request_headers(&Request::new("1", "/hold").view())
+        .request_headers(&Request::new("1", "/hold").view(), CallGuard::none())
         .unwrap();
     drop(clone);
     served.agent.release.notify_one();
@@ -314,7 +319,7 @@ async fn dropping_the_driver_ends_the_connection() {
     let options = ConnectOptions::new("test");
     let (connection, driver) = Connection::connect(&served.path, &options).await.unwrap();
     let answer = connection
-        .request_headers(&Request::new("1", "/").view())
+        .request_headers(&Request::new("1", "/").view(), CallGuard::none())
         .unwrap();
     drop(driver);
     assert_eq!(within(answer).await, Err(CallError::Closed));
@@ -326,7 +331,7 @@ async fn a_stopping_agent_finishes_what_it_has() {
     let mut served = Served::with_extensions(Extensions::ALL);
     let connection = connect(&served.path).await;
     let held = connection
-        .request_headers(&Request::new("1", "/hold").view())
+        .request_headers(&Request::new("1", "/hold").view(), CallGuard::none())
         .unwrap();
     // Answered after the held event was read.
     assert_eq!(ask(&connection, "/").await, Ok(Decision::allow()));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use portcullis_agent_protocol::codec::frame::MessageType;
 use portcullis_agent_protocol::server::ServeOptions;
 use portcullis_agent_protocol::{
-    CallError, ConnectError, ConnectOptions, Connection, Decision, Extensions,
+    CallError, CallGuard, ConnectError, ConnectOptions, Connection, Decision, Extensions,
 };
 use serde_json::{Value, json};
 
@@ -42,7 +42,7 @@ async fn the_proxy_greets_and_asks_as_legacy_agents_expect() {
     };
     assert_eq!(connection.extensions(), Extensions::NONE);
     let answer = connection
-        .request_headers(&Request::new("c-1", "/a?b=1").view())
+        .request_headers(&Request::new("c-1", "/a?b=1").view(), CallGuard::none())
         .unwrap();
     let event = peer.receive_json(MessageType::RequestHeaders).await;
     assert_eq!(event["correlation_id"], "c-1");
@@ -141,13 +141,13 @@ async fn a_late_legacy_answer_is_given_to_nobody() {
     let raw = RawListener::new();
     let (connection, mut peer) = raw.connected(Extensions::NONE).await;
     let late = connection
-        .request_headers(&Request::new("late", "/").view())
+        .request_headers(&Request::new("late", "/").view(), CallGuard::none())
         .unwrap();
     let other = connection
-        .request_headers(&Request::new("other", "/").view())
+        .request_headers(&Request::new("other", "/").view(), CallGuard::none())
         .unwrap();
     drop(late);
-    let again = connection.request_headers(&Request::new("late", "/").view());
+    let again = connection.request_headers(&Request::new("late", "/").view(), CallGuard::none());
     assert_eq!(again.unwrap_err(), CallError::Closed);
     let blocked = json!({"block": {"status": 403}});
     peer.send_json(MessageType::AgentResponse, &legacy_answer("late", &blocked))
@@ -169,7 +169,7 @@ async fn an_abandoned_only_call_closes_a_legacy_connection() {
     let (connection, mut peer) = raw.connected(Extensions::NONE).await;
     drop(
         connection
-            .request_headers(&Request::new("1", "/").view())
+            .request_headers(&Request::new("1", "/").view(), CallGuard::none())
             .unwrap(),
     );
     within(connection.closed()).await;

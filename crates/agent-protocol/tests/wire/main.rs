@@ -7,6 +7,7 @@
 
 mod codec;
 mod conversation;
+mod guard;
 mod hostile;
 mod legacy;
 mod support;

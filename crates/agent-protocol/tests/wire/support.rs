@@ -250,14 +250,24 @@ impl RawListener {
 
     /// Accepts, shakes hands with these extensions, and gives back both ends.
     pub(crate) async fn connected(&self, extensions: Extensions) -> (Connection, RawPeer) {
-        let options = ConnectOptions::new("raw");
+        self.connected_with(&ConnectOptions::new("raw"), extensions, false)
+            .await
+    }
+
+    /// The same with these options, and an agent that says whether it
+    /// understands that an event was cancelled.
+    pub(crate) async fn connected_with(
+        &self,
+        options: &ConnectOptions,
+        extensions: Extensions,
+        cancellation: bool,
+    ) -> (Connection, RawPeer) {
         let agent = async {
             let mut peer = self.accept().await;
-            peer.shake_hands(extensions).await;
+            peer.shake_hands_as(extensions, cancellation).await;
             peer
         };
-        let (connection, peer) = tokio::join!(connect_with(&self.path, &options), agent);
-        (connection, peer)
+        tokio::join!(connect_with(&self.path, options), agent)
     }
 }
 
@@ -310,9 +320,17 @@ impl RawPeer {
     }
 
     pub(crate) async fn shake_hands(&mut self, extensions: Extensions) -> Value {
+        self.shake_hands_as(extensions, false).await
+    }
+
+    pub(crate) async fn shake_hands_as(
+        &mut self,
+        extensions: Extensions,
+        cancellation: bool,
+    ) -> Value {
         let request = self.receive_json(MessageType::HandshakeRequest).await;
-        let mut response = json!({"protocol_version": 2, "capabilities": {}, "success": true,
-            "error": null, "encoding": "json"});
+        let mut response = json!({"protocol_version": 2, "success": true, "error": null,
+            "capabilities": {"features": {"cancellation": cancellation}}, "encoding": "json"});
         if extensions != Extensions::NONE {
             response["extensions"] = json!(extensions.names());
         }

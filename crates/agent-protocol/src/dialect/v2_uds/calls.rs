@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::task::{Context, Poll, Waker};
 
 use crate::codec::EventId;
-use crate::{CallError, Decision, ProtocolError};
+use crate::{CallError, CallGuard, Decision, ProtocolError};
 
 /// What a call ends with.
 pub(super) type Outcome = Result<Decision, CallError>;
@@ -48,6 +48,8 @@ impl CallId {
 struct Slot {
     generation: u64,
     state: SlotState,
+    /// Held while the event is unanswered.
+    guard: CallGuard,
 }
 
 #[derive(Debug)]
@@ -57,6 +59,26 @@ enum SlotState {
     /// Nobody waits any longer, and the answer has not come.
     Forgotten,
     Done(Outcome),
+}
+
+/// What an ended call leaves to be done after the lock has been released,
+/// because it runs code of others.
+#[derive(Debug)]
+#[must_use = "somebody may wait for it"]
+pub(super) struct Ended {
+    guard: CallGuard,
+    waker: Option<Waker>,
+}
+
+impl Ended {
+    /// Lets go of the guard, and then wakes who waits: when the answer is
+    /// seen, the guard is gone.
+    pub(super) fn release(self) {
+        drop(self.guard);
+        if let Some(waker) = self.waker {
+            waker.wake();
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -99,7 +121,8 @@ impl CallTable {
         self.late_answers
     }
 
-    /// Makes room for a call that will be waited for.
+    /// Makes room for a call that will be waited for. Its guard is given to
+    /// it with [`hold`](Self::hold) when its event has been queued.
     pub(super) fn insert(&mut self, correlation_id: &str) -> Result<CallId, CallError> {
         if self.unanswered() >= self.max_unanswered {
             return Err(CallError::OutboundFull);
@@ -114,6 +137,7 @@ impl CallTable {
                 self.slots.push(Slot {
                     generation: 0,
                     state: SlotState::Free,
+                    guard: CallGuard::none(),
                 });
                 (self.slots.len() - 1) as u32
             }
@@ -134,6 +158,11 @@ impl CallTable {
         })
     }
 
+    /// Gives a call what it holds until it is answered.
+    pub(super) fn hold(&mut self, id: CallId, guard: CallGuard) {
+        self.slots[id.slot as usize].guard = guard;
+    }
+
     /// Takes a call back whose event was never queued.
     pub(super) fn remove(&mut self, id: CallId, correlation_id: &str) {
         if let Some(map) = &mut self.by_correlation {
@@ -143,7 +172,7 @@ impl CallTable {
         self.release(id.slot);
     }
 
-    /// Ends a call with what came for it, and says who is to be woken.
+    /// Ends a call with what came for it.
     ///
     /// # Errors
     /// When no such event is unanswered.
@@ -151,7 +180,7 @@ impl CallTable {
         &mut self,
         id: EventId,
         outcome: Outcome,
-    ) -> Result<Option<Waker>, ProtocolError> {
+    ) -> Result<Ended, ProtocolError> {
         let Some(slot) = self.find(&id) else {
             let id = match id {
                 EventId::Number(number) => number.to_string(),
@@ -159,17 +188,18 @@ impl CallTable {
             };
             return Err(ProtocolError::UnknownEvent { id });
         };
-        let state = &mut self.slots[slot as usize].state;
-        if let SlotState::Waiting(waker) = state {
+        let place = &mut self.slots[slot as usize];
+        let guard = std::mem::take(&mut place.guard);
+        if let SlotState::Waiting(waker) = &mut place.state {
             let waker = waker.take();
-            *state = SlotState::Done(outcome);
+            place.state = SlotState::Done(outcome);
             self.waiting -= 1;
-            return Ok(waker);
+            return Ok(Ended { guard, waker });
         }
         self.late_answers += 1;
         self.forgotten -= 1;
         self.release(slot);
-        Ok(None)
+        Ok(Ended { guard, waker: None })
     }
 
     /// Fetches what a call ended with.
@@ -202,26 +232,28 @@ impl CallTable {
         false
     }
 
-    /// Ends all calls with this error and gives back who is to be woken.
-    pub(super) fn fail_all(&mut self, error: &CallError) -> Vec<Waker> {
-        let mut wakers = Vec::with_capacity(self.waiting);
+    /// Ends all calls with this error.
+    pub(super) fn fail_all(&mut self, error: &CallError) -> Vec<Ended> {
+        let mut ended = Vec::with_capacity(self.unanswered());
         for index in 0..self.slots.len() {
-            match &mut self.slots[index].state {
-                SlotState::Waiting(waker) => {
-                    wakers.extend(waker.take());
-                    self.slots[index].state = SlotState::Done(Err(error.clone()));
-                }
-                SlotState::Forgotten => {
-                    self.release(index as u32);
-                }
-                SlotState::Free | SlotState::Done(_) => {}
+            let place = &mut self.slots[index];
+            let waker = match &mut place.state {
+                SlotState::Waiting(waker) => waker.take(),
+                SlotState::Forgotten => None,
+                SlotState::Free | SlotState::Done(_) => continue,
+            };
+            let guard = std::mem::take(&mut place.guard);
+            ended.push(Ended { guard, waker });
+            match place.state {
+                SlotState::Waiting(_) => place.state = SlotState::Done(Err(error.clone())),
+                _ => drop(self.release(index as u32)),
             }
         }
         (self.waiting, self.forgotten) = (0, 0);
         if let Some(map) = &mut self.by_correlation {
             map.clear();
         }
-        wakers
+        ended
     }
 
     // Only a slot with an unanswered event counts as found.
@@ -295,7 +327,7 @@ mod tests {
         let mut table = CallTable::new(true, 10);
         assert_eq!(table.insert("c").unwrap().number(), 1 << SLOT_BITS);
         table.slots[0].generation = GENERATIONS - 1;
-        table.fail_all(&CallError::Closed);
+        drop(table.fail_all(&CallError::Closed));
         table.release(0);
         assert_eq!(table.insert("c").unwrap().number(), 1 << SLOT_BITS);
     }
@@ -313,12 +345,8 @@ mod tests {
             } else {
                 correlation("late")
             };
-            assert!(
-                table
-                    .complete(id, Ok(Decision::block(403)))
-                    .unwrap()
-                    .is_none()
-            );
+            let ended = table.complete(id, Ok(Decision::block(403))).unwrap();
+            assert!(ended.waker.is_none());
             assert!(poll(&mut table, other).is_pending());
             assert_eq!((table.unanswered(), table.late_answers()), (1, 1));
             let third = table.insert("late").unwrap();
@@ -364,9 +392,8 @@ mod tests {
         table.forget(first);
         assert!(table.insert("2").is_ok());
         assert_eq!(table.insert("3"), Err(CallError::OutboundFull));
-        table
-            .complete(number(first), Ok(Decision::allow()))
-            .unwrap();
+        let ended = table.complete(number(first), Ok(Decision::allow()));
+        ended.unwrap().release();
         assert!(table.insert("3").is_ok());
     }
 
@@ -375,10 +402,9 @@ mod tests {
         let mut table = CallTable::new(false, 10);
         let [waiting, forgotten, done] = ["1", "2", "3"].map(|id| table.insert(id).unwrap());
         table.forget(forgotten);
-        table
-            .complete(correlation("3"), Ok(Decision::allow()))
-            .unwrap();
-        table.fail_all(&CallError::Closed);
+        let ended = table.complete(correlation("3"), Ok(Decision::allow()));
+        ended.unwrap().release();
+        assert_eq!(table.fail_all(&CallError::Closed).len(), 2);
         assert_eq!((table.waiting(), table.unanswered()), (0, 0));
         assert_eq!(
             poll(&mut table, waiting),

@@ -13,7 +13,8 @@ use super::{CloseReason, ConnectOptions, ConnectionDriver, connect};
 use crate::codec::frame::{self, MessageType};
 use crate::codec::{binary, json};
 use crate::{
-    CallError, Capabilities, ConnectError, Decision, EventKind, Extensions, RequestHeaders,
+    CallError, CallGuard, Capabilities, ConnectError, Decision, EventKind, Extensions,
+    RequestHeaders,
 };
 
 /// A connection to an agent. Clones share it; when the last is dropped, it
@@ -143,14 +144,20 @@ impl Connection {
     }
 
     /// Asks about the head of a request. The event is encoded and queued
-    /// before this returns; it never waits.
+    /// before this returns; it never waits. The guard is held as long as the
+    /// agent may be working on the event; see [`CallGuard`].
     ///
     /// # Errors
     /// [`CallError::Closed`] when no new events are accepted,
     /// [`CallError::OutboundFull`] when the agent does not keep up,
     /// [`CallError::EventTooLarge`], and with legacy peers
-    /// [`CallError::DuplicateOutstanding`]. Nothing was queued then.
-    pub fn request_headers(&self, event: &RequestHeaders<'_>) -> Result<PendingAnswer, CallError> {
+    /// [`CallError::DuplicateOutstanding`]. Nothing was queued then, and the
+    /// guard is dropped.
+    pub fn request_headers(
+        &self,
+        event: &RequestHeaders<'_>,
+        guard: CallGuard,
+    ) -> Result<PendingAnswer, CallError> {
         let shared = self.shared();
         let extensions = shared.extensions;
         let encode = |out: &mut Vec<u8>, number| match extensions {
@@ -167,6 +174,7 @@ impl Connection {
             event.metadata.correlation_id,
             encode,
         )?;
+        state.calls.hold(id, guard);
         let driver = state.driver.take();
         drop(state);
         wake(driver);

@@ -4,13 +4,13 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 
 use bytes::Buf;
 use tokio::net::UnixStream;
 
 use super::CloseReason;
-use super::calls::Outcome;
+use super::calls::{Ended, Outcome};
 use super::shared::{Phase, Shared};
 use crate::codec::frame::{self, HEADER_BYTES, MessageType};
 use crate::codec::{Answer, BadMessage, EventId, binary, json};
@@ -28,7 +28,7 @@ pub struct ConnectionDriver {
     outbound: Outbound,
     // Kept for their memory; empty between polls.
     answers: Vec<(EventId, Outcome)>,
-    wakers: Vec<Waker>,
+    ended: Vec<Ended>,
 }
 
 impl ConnectionDriver {
@@ -39,7 +39,7 @@ impl ConnectionDriver {
             inbound,
             outbound: Outbound::default(),
             answers: Vec::new(),
-            wakers: Vec::new(),
+            ended: Vec::new(),
         }
     }
 
@@ -50,7 +50,7 @@ impl ConnectionDriver {
         loop {
             // Before the first read too: the handshake may have read ahead.
             let dispatched = self.dispatch();
-            let delivered = self.shared.deliver(&mut self.answers, &mut self.wakers);
+            let delivered = self.shared.deliver(&mut self.answers, &mut self.ended);
             match dispatched.and(delivered) {
                 Ok(false) => {}
                 Ok(true) => return Poll::Ready(CloseReason::Local),

@@ -7,7 +7,7 @@ use std::task::Waker;
 
 use tokio::sync::Notify;
 
-use super::calls::{CallTable, Outcome};
+use super::calls::{CallTable, Ended, Outcome};
 use super::{ControlHandler, Limits};
 use crate::codec::EventId;
 use crate::{CallError, Capabilities, ControlMessage, Extensions, ProtocolError};
@@ -141,7 +141,7 @@ impl Shared {
     pub(super) fn deliver(
         &self,
         answers: &mut Vec<(EventId, Outcome)>,
-        wakers: &mut Vec<Waker>,
+        ended: &mut Vec<Ended>,
     ) -> Result<bool, ProtocolError> {
         if answers.is_empty() {
             return Ok(false);
@@ -150,7 +150,7 @@ impl Shared {
         let mut state = self.lock();
         for (id, outcome) in answers.drain(..) {
             match state.calls.complete(id, outcome) {
-                Ok(waker) => wakers.extend(waker),
+                Ok(call) => ended.push(call),
                 Err(error) => {
                     unknown = Some(error);
                     break;
@@ -161,7 +161,7 @@ impl Shared {
         state.close_if_retired();
         let closing = state.phase == Phase::Closing;
         drop(state);
-        wakers.drain(..).for_each(Waker::wake);
+        ended.drain(..).for_each(Ended::release);
         unknown.map_or(Ok(closing), Err)
     }
 
@@ -173,9 +173,9 @@ impl Shared {
         }
         state.phase = Phase::Closed(reason.clone());
         state.outbound = Vec::new();
-        let wakers = state.calls.fail_all(&reason.call_error());
+        let ended = state.calls.fail_all(&reason.call_error());
         drop(state);
-        wakers.into_iter().for_each(Waker::wake);
+        ended.into_iter().for_each(Ended::release);
         self.gone.notify_waiters();
     }
 }
