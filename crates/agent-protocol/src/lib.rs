@@ -19,6 +19,7 @@
 #![warn(missing_docs)]
 
 mod call_guard;
+mod cancel;
 mod capability;
 pub mod codec;
 mod control;
@@ -31,6 +32,7 @@ pub mod server;
 mod transport;
 
 pub use call_guard::CallGuard;
+pub use cancel::CancelReason;
 pub use capability::{AgentLimits, Capabilities, EventKind, Extensions, Features};
 pub use control::{ControlMessage, FlowAction, HealthState};
 pub use decision::{Audit, Decision, Verdict};

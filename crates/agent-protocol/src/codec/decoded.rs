@@ -9,7 +9,7 @@ use http::HeaderMap;
 use crate::{ProtocolError, RequestHeaders, RequestMetadata};
 
 /// What an answer names its event by.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum EventId {
     /// The number of the event, with peers that know `event-id`.
     Number(u64),

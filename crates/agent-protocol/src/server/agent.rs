@@ -13,6 +13,10 @@ use crate::{Capabilities, Decision, RequestHeaders};
 /// implemented. Only the phases in [`capabilities`](Self::capabilities) are
 /// asked about. Methods are called concurrently, from several connections.
 ///
+/// When the proxy no longer wants the answer to an event, the future of its
+/// method is dropped at the next place where it waits, and nothing is
+/// answered. A method that must not stop halfway spawns a task.
+///
 /// A method that panics or returns an error makes the proxy treat the call as
 /// failed, which is not the same as a block: what happens then is the proxy's
 /// policy.
@@ -27,8 +31,9 @@ pub trait Agent: Send + Sync + 'static {
     }
 
     /// What the agent wants to be asked about, and what it can do; default
-    /// request headers. How many events it works on at once is filled in
-    /// from [`ServeOptions`](super::ServeOptions).
+    /// request headers. How many events it works on at once and that it
+    /// understands cancellation is filled in from
+    /// [`ServeOptions`](super::ServeOptions).
     fn capabilities(&self) -> Capabilities {
         Capabilities::new(self.name(), self.version())
     }

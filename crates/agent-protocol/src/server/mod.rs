@@ -35,8 +35,10 @@
 //! ```
 
 mod agent;
+mod counters;
 mod session;
 mod socket;
+mod work;
 
 use std::io;
 use std::sync::Arc;
@@ -47,6 +49,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 pub use agent::{Agent, AgentError};
+pub use counters::ServeCounters;
 pub use socket::{SOCKET_VARIABLE, bind_socket, socket_from_env};
 
 use self::session::Session;
@@ -63,17 +66,24 @@ pub struct ServeOptions {
     /// The largest frame that is accepted or sent; default and at most 16 MiB.
     pub max_frame_bytes: usize,
     /// How many events of one connection are worked on at once; default 100.
-    /// Further events wait unread. Always 1 without extensions.
+    /// Always 1 without extensions.
     pub concurrency: usize,
+    /// How many further events of one connection are read and wait; default
+    /// 1024, and at most 4 MiB of them. Beyond that the next event is left
+    /// unread with all that follows it. Always 0 without extensions.
+    pub backlog: usize,
     /// How many connections there may be; default 1024. One more is closed.
     pub max_connections: usize,
     /// What may be chosen beyond the legacy protocol; default everything.
-    /// With [`Extensions::NONE`] the agent behaves like a legacy one.
+    /// With [`Extensions::NONE`] the agent behaves like a legacy one, which
+    /// does not understand that an event was cancelled.
     pub extensions: Extensions,
     /// How long a proxy may take to begin the conversation; default 10 s.
     pub handshake_timeout: Duration,
     /// How long events may go on after the shutdown began; default 5 s.
     pub drain_timeout: Duration,
+    /// What is counted; clones of the options share it.
+    pub counters: Arc<ServeCounters>,
 }
 
 impl Default for ServeOptions {
@@ -81,10 +91,12 @@ impl Default for ServeOptions {
         Self {
             max_frame_bytes: MAX_FRAME_BYTES,
             concurrency: 100,
+            backlog: 1024,
             max_connections: 1024,
             extensions: Extensions::ALL,
             handshake_timeout: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(5),
+            counters: Arc::default(),
         }
     }
 }

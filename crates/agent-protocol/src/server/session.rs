@@ -1,23 +1,20 @@
 //! One connection of a proxy to an agent.
 //!
-//! A session is one task. Each event becomes a future that decodes it, asks
-//! the agent and yields the answer; it is polled at once, because most agents
-//! answer without waiting, and only kept when it has to wait. Answers are
-//! gathered and written together.
+//! A session is one task. It reads frames, makes a future of each event and
+//! hands it to [`Work`], and gathers the answers to write them together.
 
 use std::future::Future;
 use std::io;
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use futures::stream::FuturesUnordered;
-use futures::{FutureExt, StreamExt};
+use futures::FutureExt;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 
+use super::work::{Done, Handling, Work};
 use super::{Agent, AgentError, ServeOptions};
 use crate::codec::frame::{self, MessageType};
 use crate::codec::handshake::{self, HandshakeRequest, HandshakeResponse};
@@ -43,9 +40,16 @@ enum SessionError {
     Unwritable(String),
 }
 
-/// An event that is being worked on. An event whose id cannot be read has no
-/// answer, and ends the session.
-type Handling = Pin<Box<dyn Future<Output = Result<(EventId, Answer), ProtocolError>> + Send>>;
+/// What there is to be done with what has come in.
+enum Next {
+    Frame(MessageType, Bytes),
+    /// More has to be read.
+    Incomplete,
+    /// Answers have to be written first.
+    OutboundFull,
+    /// An event has to end first, or all of them.
+    WorkFull,
+}
 
 pub(super) struct Session<A: ?Sized> {
     agent: Arc<A>,
@@ -56,7 +60,7 @@ pub(super) struct Session<A: ?Sized> {
     outbound: Outbound,
     extensions: Extensions,
     wants_request_headers: bool,
-    handling: FuturesUnordered<Handling>,
+    work: Work,
 }
 
 impl<A: Agent + ?Sized> Session<A> {
@@ -66,6 +70,10 @@ impl<A: Agent + ?Sized> Session<A> {
         options: Arc<ServeOptions>,
         stop: watch::Receiver<bool>,
     ) -> Self {
+        let work = match is_legacy(&options) {
+            true => Work::new(1, 0),
+            false => Work::new(options.concurrency.max(1), options.backlog),
+        };
         Self {
             agent,
             stream,
@@ -75,7 +83,7 @@ impl<A: Agent + ?Sized> Session<A> {
             outbound: Outbound::default(),
             extensions: Extensions::NONE,
             wants_request_headers: false,
-            handling: FuturesUnordered::new(),
+            work,
         }
     }
 
@@ -148,17 +156,11 @@ impl<A: Agent + ?Sized> Session<A> {
         refusal.map_or(Ok(()), |reason| Err(SessionError::Refused(reason)))
     }
 
-    fn concurrency(&self) -> usize {
-        match self.options.extensions {
-            Extensions::NONE => 1,
-            _ => self.options.concurrency.max(1),
-        }
-    }
-
     fn capabilities(&self) -> Capabilities {
         let mut capabilities = self.agent.capabilities();
-        let concurrency = u32::try_from(self.concurrency()).unwrap_or(u32::MAX);
+        let concurrency = u32::try_from(self.work.concurrency()).unwrap_or(u32::MAX);
         capabilities.features.concurrent_requests = concurrency;
+        capabilities.features.cancellation = !is_legacy(&self.options);
         capabilities.limits.max_concurrency = concurrency;
         capabilities
     }
@@ -171,28 +173,27 @@ impl<A: Agent + ?Sized> Session<A> {
         stopped: bool,
     ) -> Poll<Result<(), SessionError>> {
         loop {
-            while let Poll::Ready(Some(done)) = self.handling.poll_next_unpin(cx) {
+            while let Poll::Ready(done) = self.poll_done(cx) {
                 self.answer(done?)?;
             }
-            let mut blocked = stopped;
-            while !blocked {
-                let limit = self.options.max_frame_bytes;
-                match frame::take(&mut self.inbound.bytes, limit)? {
-                    Some((kind, payload)) => self.on_frame(cx, kind, payload)?,
-                    None => break,
+            let next = loop {
+                match self.next_frame(stopped)? {
+                    Next::Frame(kind, payload) => self.on_frame(cx, kind, payload)?,
+                    other => break other,
                 }
-                blocked = self.is_busy();
-            }
+            };
             let flushed = self.outbound.poll_flush(&mut self.stream, cx)?;
-            if stopped && flushed.is_ready() && self.handling.is_empty() {
+            if stopped && flushed.is_ready() && self.work.is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            if stopped || self.is_busy() {
-                return Poll::Pending;
-            }
-            // Writing has made room for frames that are already here.
-            if blocked {
+            if self.work.is_due(!self.is_outbound_full()) {
                 continue;
+            }
+            match next {
+                // Writing has made room for frames that are already here.
+                Next::OutboundFull if !self.is_outbound_full() => continue,
+                Next::OutboundFull | Next::WorkFull => return Poll::Pending,
+                Next::Frame(..) | Next::Incomplete => {}
             }
             if ready!(self.inbound.poll_read(&mut self.stream, cx))? == 0 {
                 return Poll::Ready(Ok(()));
@@ -200,9 +201,36 @@ impl<A: Agent + ?Sized> Session<A> {
         }
     }
 
-    fn is_busy(&self) -> bool {
-        self.handling.len() >= self.concurrency()
-            || self.outbound.remaining() >= OUTBOUND_HIGH_BYTES
+    fn poll_done(&mut self, cx: &mut Context<'_>) -> Poll<Done> {
+        let may_begin = !self.is_outbound_full();
+        self.work.poll_done(cx, may_begin)
+    }
+
+    // What is not an event needs no room among them.
+    fn next_frame(&mut self, stopped: bool) -> Result<Next, ProtocolError> {
+        if stopped {
+            return Ok(Next::WorkFull);
+        }
+        if self.is_outbound_full() {
+            return Ok(Next::OutboundFull);
+        }
+        let limit = self.options.max_frame_bytes;
+        let kind = frame::peek(&self.inbound.bytes, limit)?.map(|(kind, _)| kind);
+        let is_event = matches!(
+            kind,
+            Some(MessageType::RequestHeaders | MessageType::Configure)
+        );
+        if is_event && !self.work.takes_more() {
+            return Ok(Next::WorkFull);
+        }
+        Ok(match frame::take(&mut self.inbound.bytes, limit)? {
+            Some((kind, payload)) => Next::Frame(kind, payload),
+            None => Next::Incomplete,
+        })
+    }
+
+    fn is_outbound_full(&self) -> bool {
+        self.outbound.remaining() >= OUTBOUND_HIGH_BYTES
     }
 
     fn on_frame(
@@ -213,12 +241,13 @@ impl<A: Agent + ?Sized> Session<A> {
     ) -> Result<(), SessionError> {
         let agent = Arc::clone(&self.agent);
         match kind {
-            MessageType::RequestHeaders if self.wants_request_headers => self.handle(
-                cx,
-                Box::pin(request_headers(agent, payload, self.extensions)),
-            ),
+            MessageType::RequestHeaders if self.wants_request_headers => {
+                let event = request_headers(agent, payload.clone(), self.extensions);
+                self.handle(cx, Some(&payload), Box::pin(event))
+            }
             MessageType::Configure => {
-                self.handle(cx, Box::pin(configure(agent, payload, self.extensions)))
+                let event = configure(agent, payload, self.extensions);
+                self.handle(cx, None, Box::pin(event))
             }
             MessageType::RequestHeaders
             | MessageType::RequestBodyChunk
@@ -236,8 +265,9 @@ impl<A: Agent + ?Sized> Session<A> {
                     Ok(())
                 })
             }
-            // We do not announce cancellation: the answer comes all the same.
-            MessageType::Cancel => Ok(()),
+            // The answer comes all the same where nothing else was announced.
+            MessageType::Cancel if is_legacy(&self.options) => Ok(()),
+            MessageType::Cancel => self.cancel(&payload),
             MessageType::HandshakeRequest
             | MessageType::HandshakeResponse
             | MessageType::AgentResponse
@@ -249,14 +279,28 @@ impl<A: Agent + ?Sized> Session<A> {
         }
     }
 
-    fn handle(&mut self, cx: &mut Context<'_>, mut event: Handling) -> Result<(), SessionError> {
-        match event.as_mut().poll(cx) {
-            Poll::Ready(done) => self.answer(done?),
-            Poll::Pending => {
-                self.handling.push(event);
-                Ok(())
-            }
+    // An event with a payload can be cancelled by the id in it.
+    fn handle(
+        &mut self,
+        cx: &mut Context<'_>,
+        payload: Option<&Bytes>,
+        event: Handling,
+    ) -> Result<(), SessionError> {
+        let extensions = self.extensions;
+        let bytes = payload.map_or(0, Bytes::len);
+        let id = || event_id(payload?, extensions);
+        match self.work.add(cx, event, bytes, id) {
+            Some(done) => self.answer(done?),
+            None => Ok(()),
         }
+    }
+
+    fn cancel(&mut self, payload: &[u8]) -> Result<(), SessionError> {
+        let (id, reason) = json::decode_cancel(payload, self.extensions.event_id)?;
+        let cancelled = self.work.cancel(&id);
+        tracing::debug!(?id, ?reason, cancelled, "the proxy has cancelled an event");
+        self.options.counters.count_cancel(cancelled);
+        Ok(())
     }
 
     fn answer(&mut self, (id, answer): (EventId, Answer)) -> Result<(), SessionError> {
@@ -312,16 +356,25 @@ fn refusal(request: &HandshakeRequest<'_>) -> Option<String> {
     (!speaks_json).then(|| "only the encoding json is spoken".to_owned())
 }
 
+fn event_id(payload: &[u8], extensions: Extensions) -> Option<EventId> {
+    match extensions.binary {
+        true => binary::event_id(payload),
+        false => json::find_event_id(payload, extensions.event_id),
+    }
+}
+
+// Whether the agent is to behave like a legacy one.
+fn is_legacy(options: &ServeOptions) -> bool {
+    options.extensions == Extensions::NONE
+}
+
 // A phase that the agent does not have is never allowed without a look.
 fn unsupported(
     kind: MessageType,
     payload: &[u8],
     extensions: Extensions,
 ) -> Result<(EventId, Answer), ProtocolError> {
-    let id = match extensions.binary {
-        true => binary::event_id(payload),
-        false => json::find_event_id(payload, extensions.event_id),
-    };
+    let id = event_id(payload, extensions);
     let id = id.ok_or_else(|| ProtocolError::malformed("event", "it has no id"))?;
     Ok((id, Err(format!("the agent does not support {kind:?}"))))
 }

@@ -225,28 +225,6 @@ async fn an_event_that_is_too_large_is_refused() {
 }
 
 #[tokio::test]
-async fn a_late_answer_is_given_to_nobody() {
-    let served = Served::with_extensions(Extensions::ALL);
-    let connection = connect(&served.path).await;
-    let held = connection
-        .request_headers(&Request::new("same", "/hold").view(), CallGuard::none())
-        .unwrap();
-    // Sent before it is forgotten.
-    assert_eq!(ask(&connection, "/").await, Ok(Decision::allow()));
-    drop(held);
-    assert_eq!((connection.in_flight(), connection.unanswered()), (0, 1));
-    assert!(connection.is_open(), "an id per event needs no retirement");
-    let next = connection
-        .request_headers(&Request::new("same", "/hold").view(), CallGuard::none())
-        .unwrap();
-    served.agent.release.notify_one();
-    until(|| connection.late_answers_seen() == 1).await;
-    assert_eq!((connection.in_flight(), connection.unanswered()), (1, 1));
-    served.agent.release.notify_one();
-    assert_eq!(within(next).await, Ok(Decision::allow().tag("held")));
-}
-
-#[tokio::test]
 async fn a_legacy_connection_retires_after_a_late_answer_is_expected() {
     let served = Served::with_extensions(PEERS[2]);
     let connection = connect(&served.path).await;

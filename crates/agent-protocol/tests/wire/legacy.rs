@@ -192,7 +192,7 @@ async fn legacy_proxy(served: &Served) -> RawPeer {
             "supported_events": [1],
             "features": {"streaming_body": false, "websocket": false, "guardrails": false,
                 "config_push": false, "metrics_export": false, "concurrent_requests": 100,
-                "cancellation": false, "flow_control": false, "health_reporting": false},
+                "cancellation": true, "flow_control": false, "health_reporting": false},
             "limits": {"max_body_size": 10_485_760, "max_concurrency": 100,
                 "preferred_chunk_size": 65536}},
         "success": true, "error": null, "encoding": "json"});
@@ -200,7 +200,7 @@ async fn legacy_proxy(served: &Served) -> RawPeer {
     proxy
 }
 
-fn legacy_event(id: &str, uri: &str) -> Value {
+pub(crate) fn legacy_event(id: &str, uri: &str) -> Value {
     json!({"correlation_id": id, "metadata": {"correlation_id": id, "request_id": "r-1",
             "client_ip": "203.0.113.7", "client_port": 51234, "server_name": null,
             "protocol": "HTTP/1.1", "tls_version": null, "tls_cipher": null, "route_id": "api",

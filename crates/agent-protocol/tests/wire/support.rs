@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
 use http::HeaderMap;
@@ -98,6 +99,26 @@ impl Request {
 pub(crate) struct PathAgent {
     /// Lets the requests to `/hold` go on.
     pub(crate) release: Notify,
+    held: AtomicUsize,
+}
+
+impl PathAgent {
+    /// How many requests to `/hold` wait. One that is dropped does not.
+    pub(crate) fn held(&self) -> usize {
+        self.held.load(Ordering::SeqCst)
+    }
+
+    async fn hold(&self) {
+        struct Held<'a>(&'a AtomicUsize);
+        impl Drop for Held<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
+        self.held.fetch_add(1, Ordering::SeqCst);
+        let _held = Held(&self.held);
+        self.release.notified().await;
+    }
 }
 
 #[async_trait::async_trait]
@@ -124,7 +145,7 @@ impl Agent for PathAgent {
             "edit" => edit(),
             "echo" => Decision::allow().set_request_header("x-id", event.metadata.correlation_id),
             "hold" => {
-                self.release.notified().await;
+                self.hold().await;
                 Decision::allow().tag("held")
             }
             "yield" => {
@@ -317,6 +338,12 @@ impl RawPeer {
         let mut rest = Vec::new();
         // A reset is an end as well.
         drop(within(self.stream.read_to_end(&mut rest)).await);
+    }
+
+    /// Greets an agent as a proxy, and gives back what it says.
+    pub(crate) async fn greet(&mut self, request: &Value) -> Value {
+        self.send_json(MessageType::HandshakeRequest, request).await;
+        self.receive_json(MessageType::HandshakeResponse).await
     }
 
     pub(crate) async fn shake_hands(&mut self, extensions: Extensions) -> Value {

@@ -42,7 +42,7 @@ pub fn encode_pong(out: &mut Vec<u8>, sequence: u64, timestamp_ms: u64) {
     out.extend_from_slice(body.to_string().as_bytes());
 }
 
-fn object(payload: &[u8], what: &'static str) -> Result<Value, ProtocolError> {
+pub(super) fn object(payload: &[u8], what: &'static str) -> Result<Value, ProtocolError> {
     match serde_json::from_slice(payload) {
         Ok(body @ Value::Object(_)) => Ok(body),
         Ok(_) => Err(ProtocolError::malformed(what, "not an object")),

@@ -7,6 +7,10 @@
 //! to an earlier use of a slot is never taken for that of a later one.
 //! Legacy peers know no numbers; for them a map leads from the correlation
 //! id to the slot.
+//!
+//! An event that was cancelled is never answered, unless its answer was under
+//! way already. Its slot is free at once, and remembers the generation: an
+//! answer to this use or to an earlier one is late, not an error.
 
 use std::collections::HashMap;
 use std::task::{Context, Poll, Waker};
@@ -50,6 +54,11 @@ struct Slot {
     state: SlotState,
     /// Held while the event is unanswered.
     guard: CallGuard,
+    /// Written only for peers that understand Cancel, which says it. Kept
+    /// for its memory when the slot is free.
+    correlation_id: String,
+    /// The generation that was cancelled last; 0 is none.
+    cancelled: u64,
 }
 
 #[derive(Debug)]
@@ -86,6 +95,7 @@ pub(super) struct CallTable {
     slots: Vec<Slot>,
     free: Vec<u32>,
     by_correlation: Option<HashMap<String, u32>>,
+    cancellable: bool,
     max_unanswered: usize,
     waiting: usize,
     forgotten: usize,
@@ -93,12 +103,14 @@ pub(super) struct CallTable {
 }
 
 impl CallTable {
-    /// An empty table, for a peer that knows numbers or for one that does not.
-    pub(super) fn new(by_number: bool, max_unanswered: usize) -> Self {
+    /// An empty table, for a peer that knows numbers or for one that does
+    /// not, and that understands Cancel or does not.
+    pub(super) fn new(by_number: bool, cancellable: bool, max_unanswered: usize) -> Self {
         Self {
             slots: Vec::new(),
             free: Vec::new(),
             by_correlation: (!by_number).then(HashMap::new),
+            cancellable,
             max_unanswered,
             waiting: 0,
             forgotten: 0,
@@ -138,6 +150,8 @@ impl CallTable {
                     generation: 0,
                     state: SlotState::Free,
                     guard: CallGuard::none(),
+                    correlation_id: String::new(),
+                    cancelled: 0,
                 });
                 (self.slots.len() - 1) as u32
             }
@@ -152,6 +166,10 @@ impl CallTable {
         place.generation = (place.generation + 1) % GENERATIONS;
         place.generation = place.generation.max(1);
         place.state = SlotState::Waiting(None);
+        if self.cancellable {
+            place.correlation_id.clear();
+            place.correlation_id.push_str(correlation_id);
+        }
         Ok(CallId {
             slot,
             generation: place.generation,
@@ -182,6 +200,11 @@ impl CallTable {
         outcome: Outcome,
     ) -> Result<Ended, ProtocolError> {
         let Some(slot) = self.find(&id) else {
+            if self.was_cancelled(&id) {
+                self.late_answers += 1;
+                let guard = CallGuard::none();
+                return Ok(Ended { guard, waker: None });
+            }
             let id = match id {
                 EventId::Number(number) => number.to_string(),
                 EventId::Correlation(id) => id,
@@ -219,17 +242,44 @@ impl CallTable {
         }
     }
 
-    /// Stops waiting for a call, and says whether its answer is outstanding.
-    pub(super) fn forget(&mut self, id: CallId) -> bool {
-        let state = &mut self.slots[id.slot as usize].state;
-        if let SlotState::Waiting(_) = state {
-            *state = SlotState::Forgotten;
+    /// Whether the answer to a call is outstanding.
+    pub(super) fn is_waiting(&self, id: CallId) -> bool {
+        matches!(self.slots[id.slot as usize].state, SlotState::Waiting(_))
+    }
+
+    /// The correlation id of a call whose answer is outstanding and that the
+    /// peer would cancel.
+    pub(super) fn cancellable(&self, id: CallId) -> Option<&str> {
+        let place = &self.slots[id.slot as usize];
+        (self.cancellable && self.is_waiting(id)).then_some(&*place.correlation_id)
+    }
+
+    /// Stops waiting for a call.
+    pub(super) fn forget(&mut self, id: CallId) {
+        if self.is_waiting(id) {
+            self.slots[id.slot as usize].state = SlotState::Forgotten;
             self.waiting -= 1;
             self.forgotten += 1;
-            return true;
+        } else {
+            self.release(id.slot);
         }
-        self.release(id.slot);
-        false
+    }
+
+    /// Stops waiting for a call whose Cancel has been queued, and gives back
+    /// its guard: the peer works on it no longer.
+    pub(super) fn cancel(&mut self, id: CallId) -> CallGuard {
+        let place = &mut self.slots[id.slot as usize];
+        let guard = std::mem::take(&mut place.guard);
+        if self.by_correlation.is_some() {
+            // The id stays taken: an answer under way could not be told from
+            // that to another event with it.
+            self.forget(id);
+        } else {
+            place.cancelled = id.generation;
+            self.waiting -= 1;
+            self.release(id.slot);
+        }
+        guard
     }
 
     /// Ends all calls with this error.
@@ -271,6 +321,17 @@ impl CallTable {
         matches!(state, SlotState::Waiting(_) | SlotState::Forgotten).then_some(slot)
     }
 
+    // Whether the answer comes after the event was cancelled. The slot may
+    // have been used and cancelled again since.
+    fn was_cancelled(&self, id: &EventId) -> bool {
+        let EventId::Number(number) = id else {
+            return false;
+        };
+        let id = CallId::from_number(*number);
+        let place = self.slots.get(id.slot as usize);
+        place.is_some_and(|place| (1..=place.cancelled).contains(&id.generation))
+    }
+
     fn release(&mut self, slot: u32) -> SlotState {
         self.free.push(slot);
         std::mem::replace(&mut self.slots[slot as usize].state, SlotState::Free)
@@ -295,7 +356,7 @@ mod tests {
 
     #[test]
     fn a_number_names_one_use_of_a_slot() {
-        let mut table = CallTable::new(true, 10);
+        let mut table = CallTable::new(true, false, 10);
         let first = table.insert("c").unwrap();
         assert!(poll(&mut table, first).is_pending());
         assert!(table.complete(number(first), Ok(Decision::allow())).is_ok());
@@ -324,7 +385,7 @@ mod tests {
         };
         assert_eq!(largest.number(), (1 << 53) - 1);
         assert_eq!(CallId::from_number(largest.number()), largest);
-        let mut table = CallTable::new(true, 10);
+        let mut table = CallTable::new(true, false, 10);
         assert_eq!(table.insert("c").unwrap().number(), 1 << SLOT_BITS);
         table.slots[0].generation = GENERATIONS - 1;
         drop(table.fail_all(&CallError::Closed));
@@ -335,10 +396,11 @@ mod tests {
     #[test]
     fn a_late_answer_is_counted_and_given_to_nobody() {
         for by_number in [true, false] {
-            let mut table = CallTable::new(by_number, 10);
+            let mut table = CallTable::new(by_number, false, 10);
             let late = table.insert("late").unwrap();
             let other = table.insert("other").unwrap();
-            assert!(table.forget(late));
+            assert!(table.is_waiting(late));
+            table.forget(late);
             assert_eq!((table.waiting(), table.unanswered()), (1, 2));
             let id = if by_number {
                 number(late)
@@ -357,7 +419,7 @@ mod tests {
 
     #[test]
     fn a_legacy_id_is_outstanding_once() {
-        let mut table = CallTable::new(false, 10);
+        let mut table = CallTable::new(false, false, 10);
         let first = table.insert("c").unwrap();
         assert_eq!(table.insert("c"), Err(CallError::DuplicateOutstanding));
         table.remove(first, "c");
@@ -387,7 +449,7 @@ mod tests {
 
     #[test]
     fn unanswered_events_are_bounded() {
-        let mut table = CallTable::new(true, 2);
+        let mut table = CallTable::new(true, false, 2);
         let first = table.insert("1").unwrap();
         table.forget(first);
         assert!(table.insert("2").is_ok());
@@ -398,8 +460,51 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_that_crosses_a_cancel_is_late() {
+        let mut table = CallTable::new(true, true, 10);
+        let mut cancelled = Vec::new();
+        for generation in 1..=3 {
+            let call = table.insert("c").unwrap();
+            assert_eq!((call.slot, call.generation), (0, generation));
+            assert_eq!(table.cancellable(call), Some("c"));
+            drop(table.cancel(call));
+            assert_eq!((table.waiting(), table.unanswered()), (0, 0));
+            cancelled.push(call);
+        }
+        let answered = table.insert("d").unwrap();
+        let allow = || Ok(Decision::allow());
+        for (count, call) in cancelled.iter().enumerate() {
+            assert!(table.complete(number(*call), allow()).is_ok());
+            assert_eq!(table.late_answers(), count as u64 + 1);
+            assert!(poll(&mut table, answered).is_pending());
+        }
+        assert!(table.complete(number(answered), allow()).is_ok());
+        assert_eq!(table.cancellable(answered), None);
+        // What was not cancelled is as strict as ever.
+        assert!(table.complete(number(answered), allow()).is_err());
+        for never in [0, 1, 5 << SLOT_BITS, 1 << SLOT_BITS | 1, u64::MAX] {
+            let id = EventId::Number(never);
+            assert!(table.complete(id, allow()).is_err(), "{never}");
+        }
+        assert_eq!(table.late_answers(), 3);
+    }
+
+    #[test]
+    fn a_legacy_id_stays_taken_after_a_cancel() {
+        let mut table = CallTable::new(false, true, 10);
+        let call = table.insert("c").unwrap();
+        drop(table.cancel(call));
+        assert_eq!((table.waiting(), table.unanswered()), (0, 1));
+        assert_eq!(table.insert("c"), Err(CallError::DuplicateOutstanding));
+        let late = table.complete(correlation("c"), Ok(Decision::allow()));
+        assert!(late.unwrap().waker.is_none());
+        assert_eq!((table.unanswered(), table.late_answers()), (0, 1));
+        assert!(table.insert("c").is_ok());
+    }
+
+    #[test]
     fn failing_all_leaves_nothing_unanswered() {
-        let mut table = CallTable::new(false, 10);
+        let mut table = CallTable::new(false, false, 10);
         let [waiting, forgotten, done] = ["1", "2", "3"].map(|id| table.insert(id).unwrap());
         table.forget(forgotten);
         let ended = table.complete(correlation("3"), Ok(Decision::allow()));
@@ -410,7 +515,7 @@ mod tests {
             poll(&mut table, waiting),
             Poll::Ready(Err(CallError::Closed))
         );
-        assert!(!table.forget(done));
+        table.forget(done);
         assert_eq!(table.free.len(), 3);
     }
 }

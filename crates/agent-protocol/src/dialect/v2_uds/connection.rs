@@ -6,6 +6,7 @@ use std::path::Path;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::calls::CallId;
 use super::shared::{Phase, Shared, State, wake};
@@ -13,8 +14,8 @@ use super::{CloseReason, ConnectOptions, ConnectionDriver, connect};
 use crate::codec::frame::{self, MessageType};
 use crate::codec::{binary, json};
 use crate::{
-    CallError, CallGuard, Capabilities, ConnectError, Decision, EventKind, Extensions,
-    RequestHeaders,
+    CallError, CallGuard, CancelReason, Capabilities, ConnectError, Decision, EventKind,
+    Extensions, RequestHeaders,
 };
 
 /// A connection to an agent. Clones share it; when the last is dropped, it
@@ -106,6 +107,13 @@ impl Connection {
     #[must_use]
     pub fn late_answers_seen(&self) -> u64 {
         self.shared().lock().calls.late_answers()
+    }
+
+    /// How many events were cancelled; none with an agent that does not
+    /// understand it.
+    #[must_use]
+    pub fn cancels_sent(&self) -> u64 {
+        self.shared().lock().cancels_sent
     }
 
     /// How many messages came that are not answers.
@@ -239,9 +247,11 @@ impl fmt::Debug for Connection {
 
 /// The answer to one event, when it comes.
 ///
-/// Dropping it forgets the event: a late answer is discarded and counted. A
-/// legacy peer's late answer could be taken for that of a later event of the
-/// same request, so its connection retires.
+/// Dropping it forgets the event: a late answer is discarded and counted. An
+/// agent that has announced `cancellation` is told, and the guard of the call
+/// is dropped at once; with other agents it stays until the late answer or
+/// the end of the connection. A legacy peer's late answer could be taken for
+/// that of a later event of the same request, so its connection retires.
 #[must_use = "an answer that nobody waits for is thrown away"]
 pub struct PendingAnswer {
     shared: Arc<Shared>,
@@ -265,19 +275,64 @@ impl Future for PendingAnswer {
     }
 }
 
-impl Drop for PendingAnswer {
-    fn drop(&mut self) {
-        let Some(id) = self.id else {
+impl PendingAnswer {
+    /// Drops it, and tells an agent that understands it why. Without a
+    /// reason it is [`CancelReason::ClientDisconnect`].
+    pub fn cancel(mut self, reason: CancelReason) {
+        self.abandon(reason);
+    }
+
+    fn abandon(&mut self, reason: CancelReason) {
+        let Some(id) = self.id.take() else {
             return;
         };
         let mut state = self.shared.lock();
-        let outstanding = state.calls.forget(id);
+        let outstanding = state.calls.is_waiting(id);
+        let cancelled = queue_cancel(&mut state, &self.shared, id, reason);
+        let guard = match cancelled {
+            true => state.calls.cancel(id),
+            false => {
+                state.calls.forget(id);
+                CallGuard::none()
+            }
+        };
         if outstanding && !self.shared.extensions.event_id && state.phase == Phase::Open {
             state.phase = Phase::Retiring;
         }
-        let driver = state.close_if_retired();
+        let driver = match state.close_if_retired() {
+            None if cancelled => state.driver.take(),
+            closing => closing,
+        };
         drop(state);
         wake(driver);
+        drop(guard);
+    }
+}
+
+// Appends a Cancel when the peer is to be told. It does not count against the
+// bound of the outbound buffer: there is at most one for each event that went
+// through it.
+fn queue_cancel(state: &mut State, shared: &Shared, id: CallId, reason: CancelReason) -> bool {
+    let Some(correlation_id) = state.calls.cancellable(id) else {
+        return false;
+    };
+    if !matches!(state.phase, Phase::Open | Phase::Retiring) {
+        return false;
+    }
+    let number = shared.extensions.event_id.then_some(id.number());
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
+    let timestamp_ms = since_epoch.map_or(0, |time| time.as_millis() as u64);
+    let limit = shared.limits.max_frame_bytes;
+    let framed = frame::append(&mut state.outbound, MessageType::Cancel, limit, |out| {
+        json::encode_cancel(out, number, correlation_id, reason, timestamp_ms);
+    });
+    state.cancels_sent += u64::from(framed.is_ok());
+    framed.is_ok()
+}
+
+impl Drop for PendingAnswer {
+    fn drop(&mut self) {
+        self.abandon(CancelReason::ClientDisconnect);
     }
 }
 

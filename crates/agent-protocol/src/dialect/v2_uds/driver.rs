@@ -53,7 +53,7 @@ impl ConnectionDriver {
             let delivered = self.shared.deliver(&mut self.answers, &mut self.ended);
             match dispatched.and(delivered) {
                 Ok(false) => {}
-                Ok(true) => return Poll::Ready(CloseReason::Local),
+                Ok(true) => return self.poll_write(cx),
                 Err(error) => return Poll::Ready(error.into()),
             }
             match ready!(self.inbound.poll_read(&mut self.stream, cx)) {
@@ -69,6 +69,12 @@ impl ConnectionDriver {
         loop {
             let mut state = self.shared.lock();
             if state.phase == Phase::Closing {
+                // A last Cancel is still written, as far as the socket takes
+                // it without waiting.
+                self.outbound.bytes.append(&mut state.outbound);
+                drop(state);
+                let written = self.outbound.poll_flush(&mut self.stream, cx);
+                drop(written);
                 return Poll::Ready(CloseReason::Local);
             }
             match &mut state.driver {

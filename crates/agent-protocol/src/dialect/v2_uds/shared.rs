@@ -64,6 +64,7 @@ pub(super) struct State {
     /// What the driver has taken and not yet written, in bytes.
     pub(super) unwritten_bytes: usize,
     pub(super) calls: CallTable,
+    pub(super) cancels_sent: u64,
     pub(super) phase: Phase,
     /// The driver, while it sleeps.
     pub(super) driver: Option<Waker>,
@@ -76,6 +77,7 @@ impl Shared {
         limits: Limits,
         on_control: Option<ControlHandler>,
     ) -> Self {
+        let cancellation = capabilities.features.cancellation;
         Self {
             capabilities,
             extensions,
@@ -86,7 +88,8 @@ impl Shared {
             state: Mutex::new(State {
                 outbound: Vec::new(),
                 unwritten_bytes: 0,
-                calls: CallTable::new(extensions.event_id, limits.max_unanswered),
+                calls: CallTable::new(extensions.event_id, cancellation, limits.max_unanswered),
+                cancels_sent: 0,
                 phase: Phase::Open,
                 driver: None,
             }),
@@ -127,6 +130,8 @@ impl Shared {
             return;
         }
         state.phase = Phase::Closing;
+        // Nobody would get the answers.
+        state.outbound.clear();
         let driver = state.driver.take();
         drop(state);
         wake(driver);
