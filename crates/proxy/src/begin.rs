@@ -65,6 +65,8 @@ fn prepare(session: &mut Session, request: &mut Request) -> Result<()> {
     let Some(begun) = &request.begun else {
         return Ok(());
     };
+    // Before the target is replaced, which takes the host with it.
+    name_host(head)?;
     if head.raw_path() != begun.target.as_bytes() {
         head.set_raw_path(begun.target.as_bytes())?;
     }
@@ -90,6 +92,20 @@ fn prepare(session: &mut Session, request: &mut Request) -> Result<()> {
         Some(_) => {}
     }
     Ok(())
+}
+
+/// HTTP/2 names the host outside of the header fields. Rules and agents look for it among them.
+fn name_host(head: &mut RequestHeader) -> Result<()> {
+    if head.version != Version::HTTP_2 || head.headers.contains_key(header::HOST) {
+        return Ok(());
+    }
+    match head.uri.authority() {
+        Some(authority) => {
+            let host = authority.as_str().to_owned();
+            head.insert_header(header::HOST, host)
+        }
+        None => Ok(()),
+    }
 }
 
 fn refuse(request: &mut Request, status: u16, reason: &'static str) {

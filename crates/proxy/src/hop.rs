@@ -1,15 +1,23 @@
-//! What a client says to us alone: the fields that its Connection header names (RFC 9110 section 7.6.1).
+//! What the two sides say to us alone: the fields that a Connection header names, and Connection itself (RFC 9110 section
+//! 7.6.1).
 //!
-//! They are taken out before anybody else sees the request, and with them the names. Pingora takes them out as well, but only
-//! on the way to the upstream: by then a name would also take away what the proxy or an agent has put there.
+//! Those of a request are taken out before anybody else sees it, and with them the names. Pingora takes them out as well, but
+//! only on the way to the upstream: by then a name would also take away what the proxy or an agent has put there. Those of a
+//! response it leaves in.
 
-use http::{HeaderName, HeaderValue, header};
-use pingora::{Result, http::RequestHeader};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use pingora::{
+    Result,
+    http::{RequestHeader, ResponseHeader},
+};
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// Whether the Connection header of a request names only fields that a client may keep from the upstream: not those that
 /// frame or route the request, nor those that say where it comes from.
 pub(crate) fn is_acceptable(head: &RequestHeader) -> bool {
-    options(head).all(|option| match HeaderName::from_bytes(option) {
+    options(&head.headers).all(|option| match HeaderName::from_bytes(option) {
         Ok(name) => {
             let name = name.as_str();
             !name.starts_with("x-forwarded-")
@@ -36,9 +44,7 @@ pub(crate) fn remove_nominated(head: &mut RequestHeader) -> Result<()> {
     if !head.headers.contains_key(header::CONNECTION) {
         return Ok(());
     }
-    let nominated: Vec<HeaderName> = options(head)
-        .filter_map(|option| HeaderName::from_bytes(option).ok())
-        .collect();
+    let nominated = nominated(&head.headers);
     let upgrades = nominated.contains(&header::UPGRADE);
     for name in nominated.iter().filter(|name| **name != header::UPGRADE) {
         head.remove_header(name);
@@ -51,9 +57,35 @@ pub(crate) fn remove_nominated(head: &mut RequestHeader) -> Result<()> {
     Ok(())
 }
 
+/// Takes out of a response what the upstream says about its connection with us. A response to an upgrade keeps it: it is
+/// what the client waits for.
+pub(crate) fn clean_response(head: &mut ResponseHeader) {
+    if head.status == 101 {
+        return;
+    }
+    if head.headers.contains_key(header::CONNECTION) {
+        for name in nominated(&head.headers) {
+            // How long the body is stays known, whatever the upstream says about it.
+            if name != header::CONTENT_LENGTH && name != header::TRANSFER_ENCODING {
+                head.remove_header(&name);
+            }
+        }
+        head.remove_header(&header::CONNECTION);
+    }
+    head.remove_header(&KEEP_ALIVE);
+    head.remove_header(&PROXY_CONNECTION);
+}
+
+/// The fields that all Connection headers name together.
+fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
+    options(headers)
+        .filter_map(|option| HeaderName::from_bytes(option).ok())
+        .collect()
+}
+
 /// The options of all Connection headers.
-fn options(head: &RequestHeader) -> impl Iterator<Item = &[u8]> {
-    head.headers
+fn options(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    headers
         .get_all(header::CONNECTION)
         .iter()
         .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
@@ -113,5 +145,35 @@ mod tests {
         left.sort_unstable();
         assert_eq!(left, ["connection", "upgrade", "x-kept"]);
         assert_eq!(head.headers[header::CONNECTION], "upgrade");
+    }
+
+    #[test]
+    fn an_upstream_speaks_of_its_connection_to_us_alone() {
+        let response = |status, connection: &str| {
+            let mut head = ResponseHeader::build(status, None).unwrap();
+            for (name, value) in [
+                ("connection", connection),
+                ("keep-alive", "timeout=5"),
+                ("upgrade", "websocket"),
+                ("x-own", "1"),
+                ("content-length", "2"),
+            ] {
+                head.append_header(name, value).unwrap();
+            }
+            clean_response(&mut head);
+            let mut left: Vec<_> = head.headers.keys().map(HeaderName::to_string).collect();
+            left.sort_unstable();
+            left.join(" ")
+        };
+        assert_eq!(response(200, "close"), "content-length upgrade x-own");
+        assert_eq!(response(200, "x-own, Upgrade"), "content-length");
+        assert_eq!(
+            response(200, "content-length"),
+            "content-length upgrade x-own"
+        );
+        assert_eq!(
+            response(101, "upgrade"),
+            "connection content-length keep-alive upgrade x-own"
+        );
     }
 }

@@ -3,6 +3,7 @@
 use crate::{
     access, begin,
     filter::{self, Flow},
+    hop,
     reply::{self, Reply},
     request::Request,
     snapshot::{Action, Live, Route},
@@ -10,7 +11,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header;
+use http::{Version, header};
 use pingora::{
     Error,
     ErrorType::{HTTPStatus, InternalError, InvalidHTTPHeader},
@@ -117,8 +118,16 @@ impl ProxyHttp for Edge {
                 Error::explain(InvalidHTTPHeader, "an upgrade that nobody asked for").into_up(),
             );
         }
+        hop::clean_response(response);
         if response.status.is_informational() && response.status != 101 {
             return Ok(());
+        }
+        if session.req_header().version == Version::HTTP_10 {
+            // Chunks are new in HTTP/1.1; before, a body of unknown length ends with the connection.
+            response.remove_header(&header::TRANSFER_ENCODING);
+            if !response.headers.contains_key(header::CONTENT_LENGTH) {
+                session.set_keepalive(None);
+            }
         }
         request.upstream.status = Some(response.status.as_u16());
         if let (Some(begun), Some(route)) = (&request.begun, &request.route) {
