@@ -254,7 +254,7 @@ fn connections_of_one_client_are_limited() {
     proxy.client().expect_closed();
     let rejected =
         r#"portcullis_connections_rejected_total{listener="http",reason="connections_per_client"}"#;
-    assert_eq!(proxy.metric(rejected), 1.0);
+    proxy.wait_metric(rejected, 1.0);
     // The place of a connection that ended is free again.
     drop(first);
     eventually("a free place", || {
@@ -298,5 +298,5 @@ fn connections_in_all_are_limited() {
     proxy.client().expect_closed();
     let rejected =
         r#"portcullis_connections_rejected_total{listener="http",reason="max_connections"}"#;
-    assert_eq!(proxy.metric(rejected), 1.0);
+    proxy.wait_metric(rejected, 1.0);
 }

@@ -8,7 +8,9 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod agents;
 mod client_address;
+mod http;
 mod limits;
 mod paths;
 mod refusals;

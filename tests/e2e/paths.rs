@@ -4,7 +4,7 @@ use crate::harness::{
     Origin, Proxy, TestAgent,
     http2::{exchange, get},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
 /// A target as it is sent, and as everybody sees it.
@@ -221,6 +221,9 @@ fn http2_paths_have_the_same_form() {
         assert_eq!(arrived, *normal, "the origin: {spelling}");
         assert_eq!(line["path"], *normal, "the log: {spelling}");
         assert_eq!(line["route"], route_of(normal).as_str(), "{spelling}");
+        assert_eq!(told["headers"]["host"], json!(["test"]), "{spelling}");
+        let same = origin.saw(|request| request.header("x-request-id").as_deref() == Some(id));
+        assert_eq!(same.header("host").as_deref(), Some("test"), "{spelling}");
     }
     let before = origin.requests().len();
     for spelling in ["/a%00", "/a%5cb", "/a%2fb", "/a%zz", "/a%"] {

@@ -136,7 +136,7 @@ fn what_is_not_http_is_refused() {
     }
     assert_eq!(origin.connections(), 0);
     let refused = r#"portcullis_http_refused_total{listener="http",reason="malformed_request"}"#;
-    assert_eq!(proxy.metric(refused), NOT_HTTP.len() as f64);
+    proxy.wait_metric(refused, NOT_HTTP.len() as f64);
     proxy.access_line(|line| line["reason"] == "malformed_request" && line["status"] == 400);
 }
 

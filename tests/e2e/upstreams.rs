@@ -1,6 +1,9 @@
 //! Where requests go: targets and their turns, what happens when one is not there, and how long one may take.
 
-use crate::harness::{Answer, DEADLINE, Origin, Proxy};
+use crate::harness::{
+    Answer, DEADLINE, Origin, Proxy,
+    http2::{exchange, get},
+};
 use std::{
     net::SocketAddr,
     time::{Duration, Instant},
@@ -149,9 +152,11 @@ fn a_pipelined_request_does_not_undo_the_timeout() {
 #[test]
 fn a_body_that_stalls_is_cut_at_the_idle_time() {
     let origin = Origin::answering(|_| {
-        Answer::raw("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n").then(|stream| {
-            let _ = std::io::Read::read(stream, &mut [0]);
-        })
+        Answer::raw("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n").then(
+            |stream| {
+                let _ = std::io::Read::read(stream, &mut [0]);
+            },
+        )
     });
     // The two limits are independent of each other, whichever is the longer.
     for (timeouts, least) in [
@@ -185,11 +190,20 @@ fn an_upstream_may_speak_http2() {
         client.send("POST /2 HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello");
         assert_eq!(client.response().text(), "ok");
         let requests = origin.requests();
-        let bodies: Vec<_> = requests[3 * number..].iter().map(|request| &*request.body).collect();
+        let bodies: Vec<_> = requests[3 * number..]
+            .iter()
+            .map(|request| &*request.body)
+            .collect();
         assert_eq!(bodies, [&b""[..], b"hello", b"hello"]);
     }
-    let line = behind.access_line_of("/over");
-    assert_eq!(line["protocol"], "HTTP/2");
+    let answers = exchange(proxy.address_of("http"), vec![get("/both")]);
+    assert_eq!(answers[0].as_ref().unwrap().body(), "ok");
+    for path in ["/over", "/both"] {
+        let line = behind.access_line_of(path);
+        assert_eq!(line["protocol"], "HTTP/2");
+        assert_eq!(line["host"], "test");
+        assert_eq!(line["status"], 200);
+    }
 }
 
 #[test]

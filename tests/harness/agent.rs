@@ -29,6 +29,8 @@ pub(super) struct Script {
     pub(super) socket: PathBuf,
     /// What the agent saw, one JSON object per line.
     pub(super) record: PathBuf,
+    /// Exists when answers that come late may come.
+    pub(super) release: PathBuf,
     pub(super) dialect: Dialect,
     pub(super) handshake: Handshake,
     /// Refuses its configuration with this reason.
@@ -65,6 +67,8 @@ pub(crate) enum Reaction {
     Answer(Value),
     /// Never answers.
     Hang,
+    /// Answers with this decision when the test says so, see [`TestAgent::release`].
+    Late(Value),
     /// The process ends.
     Exit,
     /// Fails, by the library.
@@ -85,6 +89,13 @@ impl From<Decision> for Reaction {
     }
 }
 
+impl Reaction {
+    /// This decision, when the test says so.
+    pub(crate) fn late(decision: &Decision) -> Self {
+        Self::Late(to_json(decision))
+    }
+}
+
 impl TestAgent {
     /// An agent that allows everything. It does not run before [`start`](Self::start).
     pub(crate) fn named(name: &str) -> Self {
@@ -94,6 +105,7 @@ impl TestAgent {
                 name: name.to_owned(),
                 socket: folder.path().join("agent.sock"),
                 record: folder.path().join("record"),
+                release: folder.path().join("release"),
                 dialect: Dialect::Binary,
                 handshake: Handshake::Accept,
                 refuse_config: None,
@@ -169,6 +181,11 @@ impl TestAgent {
             process.kill().unwrap();
             process.wait().unwrap();
         }
+    }
+
+    /// Lets answers go that come late.
+    pub(crate) fn release(&self) {
+        File::create(&self.script.release).unwrap();
     }
 
     pub(crate) fn name(&self) -> &str {

@@ -10,7 +10,10 @@ use portcullis_agent_protocol::{
     server::{self, Agent, AgentError, ServeOptions},
 };
 use serde_json::{Map, Value, json};
-use std::{fs::OpenOptions, io::Write, path::Path, sync::Arc};
+use std::{fs::OpenOptions, io::Write, path::Path, sync::Arc, time::Duration};
+
+/// How often an answer that comes late looks whether it may.
+pub(super) const POLL: Duration = Duration::from_millis(5);
 
 /// Not a test: the entry of a process that is an agent. It does nothing in the process that runs the tests.
 #[test]
@@ -61,6 +64,12 @@ impl Agent for Scripted {
         match self.0.reaction_to(event.path()) {
             Reaction::Answer(answer) => Ok(from_json(answer)),
             Reaction::Hang => std::future::pending().await,
+            Reaction::Late(answer) => {
+                while !self.0.release.exists() {
+                    tokio::time::sleep(POLL).await;
+                }
+                Ok(from_json(answer))
+            }
             Reaction::Exit => std::process::exit(1),
             Reaction::Fail => Err(AgentError::new("the test wants it to fail")),
             Reaction::Panic => panic!("the test wants it to panic"),

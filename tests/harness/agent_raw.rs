@@ -1,6 +1,9 @@
 //! An agent without the library: frames and JSON written by hand, as an old agent does it, and as a broken one does.
 
-use super::agent::{Handshake, Reaction, Script};
+use super::{
+    agent::{Handshake, Reaction, Script},
+    agent_process::POLL,
+};
 use serde_json::{Value, json};
 use std::{
     io::{self, Read, Write},
@@ -98,6 +101,12 @@ fn react(script: &Script, stream: &mut UnixStream, mut message: Value) -> io::Re
     match script.reaction_to(path) {
         Reaction::Answer(decision) => answer(stream, decision, &id),
         Reaction::Hang => Ok(()),
+        Reaction::Late(decision) => {
+            while !script.release.exists() {
+                thread::sleep(POLL);
+            }
+            answer(stream, decision, &id)
+        }
         Reaction::Exit => std::process::exit(1),
         Reaction::Close => Err(io::ErrorKind::ConnectionAborted.into()),
         Reaction::Text(text) => {

@@ -111,6 +111,13 @@ impl Proxy {
             .sum()
     }
 
+    /// Waits until a metric has this value. What a request adds to it may come after the answer.
+    pub(crate) fn wait_metric(&self, series: &str, value: f64) {
+        eventually(&format!("{series} = {value}"), || {
+            (self.metric(series) == value).then_some(())
+        });
+    }
+
     /// Waits for a line of the access log.
     pub(crate) fn access_line(&self, wanted: impl Fn(&Value) -> bool) -> Value {
         eventually("line of the access log", || {
