@@ -38,7 +38,7 @@ pub use control::{ControlMessage, FlowAction, HealthState};
 pub use decision::{Audit, Decision, Verdict};
 pub use dialect::v2_uds::{
     CloseReason, ConnectOptions, Connection, ConnectionDriver, ControlHandler, Limits,
-    PendingAnswer,
+    PendingAnswer, PendingPong,
 };
 pub use error::{CallError, ConnectError, ProtocolError};
 pub use event::{RequestHeaders, RequestMetadata};

@@ -11,5 +11,6 @@ mod conversation;
 mod guard;
 mod hostile;
 mod legacy;
+mod life;
 mod support;
 mod vectors;

@@ -1,7 +1,8 @@
 //! Control messages in JSON.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use super::write;
 use crate::codec::frame::MessageType;
 use crate::{ControlMessage, FlowAction, HealthState, ProtocolError};
 
@@ -36,10 +37,19 @@ pub fn decode_ping(payload: &[u8]) -> Result<(u64, u64), ProtocolError> {
     Ok((sequence(&body, "ping")?, timestamp_ms))
 }
 
+/// Appends the payload of a ping. Its number is what the Pong repeats;
+/// `timestamp_ms` counts from 1970.
+pub fn encode_ping(out: &mut Vec<u8>, sequence: u64, timestamp_ms: u64) {
+    out.extend_from_slice(b"{\"sequence\":");
+    write::number(out, sequence);
+    out.extend_from_slice(b",\"timestamp_ms\":");
+    write::number(out, timestamp_ms);
+    out.push(b'}');
+}
+
 /// Appends the payload of a pong, which says what the ping said.
 pub fn encode_pong(out: &mut Vec<u8>, sequence: u64, timestamp_ms: u64) {
-    let body = json!({"sequence": sequence, "timestamp_ms": timestamp_ms});
-    out.extend_from_slice(body.to_string().as_bytes());
+    encode_ping(out, sequence, timestamp_ms);
 }
 
 pub(super) fn object(payload: &[u8], what: &'static str) -> Result<Value, ProtocolError> {

@@ -3,14 +3,14 @@
 use std::fmt;
 use std::future::Future;
 use std::path::Path;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use super::calls::CallId;
-use super::shared::{Phase, Shared, State, wake};
-use super::{CloseReason, ConnectOptions, ConnectionDriver, connect};
+use super::shared::{Phase, Shared, State, now_ms, wake};
+use super::{CloseReason, ConnectOptions, ConnectionDriver, PendingPong, connect};
 use crate::codec::frame::{self, MessageType};
 use crate::codec::{binary, json};
 use crate::{
@@ -134,12 +134,36 @@ impl Connection {
 
     /// Waits until the connection is gone.
     pub async fn closed(&self) {
-        let mut gone = pin!(self.shared().gone.notified());
-        // Registers before it looks, so that nothing is missed in between.
-        gone.as_mut().enable();
-        if self.close_reason().is_none() {
-            gone.await;
-        }
+        let is_gone = |phase: &Phase| matches!(phase, Phase::Closed(_));
+        self.shared().reached(is_gone).await;
+    }
+
+    /// Waits until no new events are accepted, because the connection retires
+    /// or is closed; at once when that is so already. Its owner can then dial
+    /// another, while those that wait for answers still get them here.
+    pub async fn no_longer_open(&self) {
+        self.shared().reached(|phase| *phase != Phase::Open).await;
+    }
+
+    /// When the last complete message of the agent came, of whatever kind;
+    /// before the first one when the connection was opened.
+    #[must_use]
+    pub fn last_heard(&self) -> Instant {
+        self.shared().last_heard()
+    }
+
+    /// Asks whether the agent is there. The ping is queued before this
+    /// returns, also on a connection that retires. How long to wait for the
+    /// answer is for the caller to decide.
+    pub fn ping(&self) -> PendingPong {
+        PendingPong::new(self.shared())
+    }
+
+    /// How many Pongs came that no ping was waiting for: late ones, repeated
+    /// ones, and such to pings that never were.
+    #[must_use]
+    pub fn unexpected_pongs_seen(&self) -> u64 {
+        self.shared().lock().pings.unexpected_pongs()
     }
 
     /// Why the connection is gone; `None` while it is not.
@@ -296,7 +320,8 @@ impl PendingAnswer {
                 CallGuard::none()
             }
         };
-        if outstanding && !self.shared.extensions.event_id && state.phase == Phase::Open {
+        let retires = outstanding && !self.shared.extensions.event_id && state.phase == Phase::Open;
+        if retires {
             state.phase = Phase::Retiring;
         }
         let driver = match state.close_if_retired() {
@@ -305,6 +330,9 @@ impl PendingAnswer {
         };
         drop(state);
         wake(driver);
+        if retires {
+            self.shared.note_phase();
+        }
         drop(guard);
     }
 }
@@ -320,11 +348,9 @@ fn queue_cancel(state: &mut State, shared: &Shared, id: CallId, reason: CancelRe
         return false;
     }
     let number = shared.extensions.event_id.then_some(id.number());
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
-    let timestamp_ms = since_epoch.map_or(0, |time| time.as_millis() as u64);
     let limit = shared.limits.max_frame_bytes;
     let framed = frame::append(&mut state.outbound, MessageType::Cancel, limit, |out| {
-        json::encode_cancel(out, number, correlation_id, reason, timestamp_ms);
+        json::encode_cancel(out, number, correlation_id, reason, now_ms());
     });
     state.cancels_sent += u64::from(framed.is_ok());
     framed.is_ok()
@@ -354,5 +380,6 @@ mod tests {
         shared::<Connection>();
         shared::<ConnectionDriver>();
         shared::<PendingAnswer>();
+        shared::<PendingPong>();
     }
 }

@@ -99,7 +99,12 @@ impl ConnectionDriver {
     // Decodes all complete frames. The answers before an error are kept.
     fn dispatch(&mut self) -> Result<(), ProtocolError> {
         let limit = self.shared.limits.max_frame_bytes;
+        let mut heard = false;
         while let Some((kind, total)) = frame::peek(&self.inbound.bytes, limit)? {
+            if !heard {
+                self.shared.note_heard();
+                heard = true;
+            }
             let payload = &self.inbound.bytes[HEADER_BYTES..total];
             if kind == MessageType::AgentResponse {
                 let answer = match decode_answer(payload, self.shared.extensions) {

@@ -13,9 +13,12 @@ mod connect;
 mod connection;
 mod driver;
 mod options;
+mod ping;
+mod pings;
 mod shared;
 
 pub use connection::{Connection, PendingAnswer};
 pub use driver::ConnectionDriver;
 pub use options::{ConnectOptions, ControlHandler, Limits};
+pub use ping::PendingPong;
 pub use shared::CloseReason;

@@ -1,13 +1,16 @@
 //! What the handles of a connection and its driver share.
 
 use std::io;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::Notify;
 
 use super::calls::{CallTable, Ended, Outcome};
+use super::pings::Pings;
 use super::{ControlHandler, Limits};
 use crate::codec::EventId;
 use crate::{CallError, Capabilities, ControlMessage, Extensions, ProtocolError};
@@ -52,7 +55,11 @@ pub(super) struct Shared {
     pub(super) capabilities: Capabilities,
     pub(super) extensions: Extensions,
     pub(super) limits: Limits,
-    pub(super) gone: Notify,
+    /// Told of every change of the phase.
+    phase_changed: Notify,
+    opened: Instant,
+    /// When the last frame came, in nanoseconds after `opened`.
+    heard_ns: AtomicU64,
     on_control: Option<ControlHandler>,
     control_messages: AtomicU64,
     state: Mutex<State>,
@@ -65,6 +72,7 @@ pub(super) struct State {
     pub(super) unwritten_bytes: usize,
     pub(super) calls: CallTable,
     pub(super) cancels_sent: u64,
+    pub(super) pings: Pings,
     pub(super) phase: Phase,
     /// The driver, while it sleeps.
     pub(super) driver: Option<Waker>,
@@ -82,7 +90,9 @@ impl Shared {
             capabilities,
             extensions,
             limits,
-            gone: Notify::new(),
+            phase_changed: Notify::new(),
+            opened: Instant::now(),
+            heard_ns: AtomicU64::new(0),
             on_control,
             control_messages: AtomicU64::new(0),
             state: Mutex::new(State {
@@ -90,6 +100,7 @@ impl Shared {
                 unwritten_bytes: 0,
                 calls: CallTable::new(extensions.event_id, cancellation, limits.max_unanswered),
                 cancels_sent: 0,
+                pings: Pings::default(),
                 phase: Phase::Open,
                 driver: None,
             }),
@@ -108,9 +119,41 @@ impl Shared {
 
     pub(super) fn on_control(&self, message: &ControlMessage) {
         self.control_messages.fetch_add(1, Ordering::Relaxed);
+        if let ControlMessage::Pong { sequence } = message {
+            let waker = self.lock().pings.complete(*sequence, Instant::now());
+            wake(waker);
+        }
         if let Some(handler) = &self.on_control {
             handler(message);
         }
+    }
+
+    /// A frame has come.
+    pub(super) fn note_heard(&self) {
+        let nanoseconds = self.opened.elapsed().as_nanos() as u64;
+        self.heard_ns.store(nanoseconds, Ordering::Relaxed);
+    }
+
+    pub(super) fn last_heard(&self) -> Instant {
+        self.opened + Duration::from_nanos(self.heard_ns.load(Ordering::Relaxed))
+    }
+
+    /// Waits until the phase is one of these.
+    pub(super) async fn reached(&self, is_it: impl Fn(&Phase) -> bool) {
+        loop {
+            let mut changed = pin!(self.phase_changed.notified());
+            // Registers before it looks, so that nothing is missed in between.
+            changed.as_mut().enable();
+            if is_it(&self.lock().phase) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// To be called after the phase has changed, without the lock.
+    pub(super) fn note_phase(&self) {
+        self.phase_changed.notify_waiters();
     }
 
     /// Takes no new events from now on.
@@ -122,6 +165,7 @@ impl Shared {
         let driver = state.close_if_retired();
         drop(state);
         wake(driver);
+        self.note_phase();
     }
 
     pub(super) fn close(&self) {
@@ -135,6 +179,7 @@ impl Shared {
         let driver = state.driver.take();
         drop(state);
         wake(driver);
+        self.note_phase();
     }
 
     /// Hands answers to those who wait for them, and says whether the
@@ -178,10 +223,13 @@ impl Shared {
         }
         state.phase = Phase::Closed(reason.clone());
         state.outbound = Vec::new();
-        let ended = state.calls.fail_all(&reason.call_error());
+        let error = reason.call_error();
+        let ended = state.calls.fail_all(&error);
+        let wakers = state.pings.fail_all(&error);
         drop(state);
         ended.into_iter().for_each(Ended::release);
-        self.gone.notify_waiters();
+        wakers.into_iter().for_each(Waker::wake);
+        self.note_phase();
     }
 }
 
@@ -201,4 +249,10 @@ pub(super) fn wake(waker: Option<Waker>) {
     if let Some(waker) = waker {
         waker.wake();
     }
+}
+
+/// Milliseconds since 1970, for messages that say when they were sent.
+pub(super) fn now_ms() -> u64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
+    since_epoch.map_or(0, |time| time.as_millis() as u64)
 }
