@@ -5,7 +5,7 @@
 //! to the agent. Neither side copies into an owned event in between.
 
 use std::net::IpAddr;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use http::HeaderMap;
 
@@ -51,6 +51,11 @@ pub struct RequestHeaders<'a> {
     /// The header fields. The order of the values of one name is kept, the
     /// order of different names is not.
     pub headers: &'a HeaderMap,
+    /// What was left of the time that all agents together may take for this
+    /// request when the event was sent; `None` when the peer does not say.
+    /// Goes over the wire in whole microseconds, and only between peers that
+    /// have agreed to `event-id`.
+    pub budget_left: Option<Duration>,
 }
 
 impl RequestHeaders<'_> {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::net::IpAddr;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use http::HeaderMap;
 
@@ -50,6 +50,7 @@ pub struct DecodedRequestHeaders<'a> {
     pub method: Cow<'a, str>,
     pub uri: Cow<'a, str>,
     pub headers: HeaderMap,
+    pub budget_left: Option<Duration>,
 }
 
 impl DecodedRequestHeaders<'_> {
@@ -74,6 +75,7 @@ impl DecodedRequestHeaders<'_> {
             method: &self.method,
             uri: &self.uri,
             headers: &self.headers,
+            budget_left: self.budget_left,
         }
     }
 }

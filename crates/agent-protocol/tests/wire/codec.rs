@@ -66,6 +66,7 @@ struct Event {
     client_port: u16,
     since_epoch: Duration,
     headers: HeaderMap,
+    budget_left: Option<Duration>,
 }
 
 impl Event {
@@ -97,6 +98,7 @@ impl Event {
             method,
             uri,
             headers: &self.headers,
+            budget_left: self.budget_left,
         }
     }
 }
@@ -114,15 +116,19 @@ fn event(any_bytes: bool) -> impl Strategy<Value = Event> {
         any::<u16>(),
         since_epoch,
         headers(any_bytes),
+        option::of(0_u64..1 << 53),
     )
         .prop_map(
-            |(texts, options, client_ip, client_port, (seconds, nanoseconds), headers)| Event {
-                texts,
-                options,
-                client_ip,
-                client_port,
-                since_epoch: Duration::new(seconds, nanoseconds),
-                headers,
+            |(texts, options, client_ip, client_port, (seconds, nanoseconds), headers, left)| {
+                Event {
+                    texts,
+                    options,
+                    client_ip,
+                    client_port,
+                    since_epoch: Duration::new(seconds, nanoseconds),
+                    headers,
+                    budget_left: left.map(Duration::from_micros),
+                }
             },
         )
 }
@@ -216,8 +222,9 @@ proptest! {
         let (id, decoded) = json::decode_request_headers(&out, true).unwrap();
         prop_assert_eq!(id, EventId::Number(number));
         prop_assert_eq!(decoded.view(), event.view());
-        let (id, _) = json::decode_request_headers(&out, false).unwrap();
+        let (id, decoded) = json::decode_request_headers(&out, false).unwrap();
         prop_assert_eq!(id, EventId::Correlation(event.texts[0].clone()));
+        prop_assert_eq!(decoded.budget_left, None);
     }
 
     #[test]

@@ -54,6 +54,27 @@ async fn every_verdict_with_every_kind_of_peer() {
 }
 
 #[tokio::test]
+async fn agents_of_ours_learn_the_time_left() {
+    for extensions in PEERS {
+        let served = Served::with_extensions(extensions);
+        let connection = connect(&served.path).await;
+        for left in [
+            None,
+            Some(Duration::ZERO),
+            Some(Duration::from_micros(1500)),
+        ] {
+            let request = Request::new("c", "/budget");
+            let mut event = request.view();
+            event.budget_left = left;
+            let answer = connection.request_headers(&event, CallGuard::none());
+            let told = left.filter(|_| extensions.event_id);
+            let expected = Decision::allow().tag(format!("{told:?}"));
+            assert_eq!(within(answer.unwrap()).await, Ok(expected));
+        }
+    }
+}
+
+#[tokio::test]
 async fn the_proxy_may_offer_less_than_the_agent_can() {
     let served = Served::with_extensions(Extensions::ALL);
     for extensions in PEERS {

@@ -90,6 +90,7 @@ impl Request {
             method: "GET",
             uri: &self.uri,
             headers: &self.headers,
+            budget_left: None,
         }
     }
 }
@@ -143,7 +144,7 @@ impl Agent for PathAgent {
             "redirect" => Decision::redirect("https://example.com/").tag("moved"),
             "challenge" => Decision::challenge("captcha").with_param("site_key", "k"),
             "edit" => edit(),
-            "echo" => Decision::allow().set_request_header("x-id", event.metadata.correlation_id),
+            "budget" => Decision::allow().tag(format!("{:?}", event.budget_left)),
             "hold" => {
                 self.hold().await;
                 Decision::allow().tag("held")

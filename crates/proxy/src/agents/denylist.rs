@@ -291,6 +291,7 @@ mod tests {
             method: "GET",
             uri,
             headers: &headers,
+            budget_left: None,
         })
     }
 

@@ -123,6 +123,7 @@ fn event<'a>(
         method: begun.method.as_str(),
         uri: &begun.target,
         headers: &head.headers,
+        budget_left: None,
     }
 }
 

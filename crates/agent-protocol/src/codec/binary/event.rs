@@ -15,6 +15,7 @@ use crate::{ProtocolError, RequestHeaders, RequestMetadata};
 const METADATA: u8 = 1;
 const REQUEST_LINE: u8 = 2;
 const HEADERS: u8 = 3;
+const BUDGET: u8 = 4;
 
 /// Appends the payload of a request-headers event.
 pub fn encode_request_headers(out: &mut Vec<u8>, event_id: u64, event: &RequestHeaders<'_>) {
@@ -31,6 +32,12 @@ pub fn encode_request_headers(out: &mut Vec<u8>, event_id: u64, event: &RequestH
             write::bytes(out, value.as_bytes());
         }
     });
+    if let Some(budget_left) = event.budget_left {
+        let microseconds = u64::try_from(budget_left.as_micros()).unwrap_or(u64::MAX);
+        write::section(out, BUDGET, |out| {
+            out.extend_from_slice(&microseconds.to_be_bytes());
+        });
+    }
 }
 
 fn encode_metadata(out: &mut Vec<u8>, metadata: &RequestMetadata<'_>) {
@@ -88,7 +95,7 @@ pub fn decode_request_headers(
 fn decode(payload: &Bytes) -> Result<DecodedRequestHeaders<'_>, Malformed> {
     let mut reader = Reader::new(payload);
     reader.u64()?;
-    let [metadata, request_line, headers] = reader.sections()?;
+    let [metadata, request_line, headers, budget] = reader.sections()?;
     let mut metadata = metadata.ok_or("the metadata are missing")?;
     let mut request_line = request_line.ok_or("the request line is missing")?;
     let mut headers = headers.ok_or("the headers are missing")?;
@@ -111,6 +118,10 @@ fn decode(payload: &Bytes) -> Result<DecodedRequestHeaders<'_>, Malformed> {
         method: request_line.string()?.into(),
         uri: request_line.string()?.into(),
         headers: decode_headers(payload, &mut headers)?,
+        budget_left: match budget {
+            Some(mut budget) => Some(Duration::from_micros(budget.u64()?)),
+            None => None,
+        },
     })
 }
 
@@ -135,4 +146,64 @@ fn decode_headers(payload: &Bytes, reader: &mut Reader<'_>) -> Result<HeaderMap,
             .map_err(|_| "there are too many headers")?;
     }
     Ok(headers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::SystemTime;
+
+    fn encoded(budget_left: Option<Duration>) -> Bytes {
+        let mut out = Vec::new();
+        let event = RequestHeaders {
+            metadata: RequestMetadata {
+                correlation_id: "c",
+                request_id: "r",
+                client_ip: [203, 0, 113, 7].into(),
+                client_port: 1,
+                server_name: None,
+                protocol: "HTTP/2",
+                tls_version: None,
+                tls_cipher: None,
+                route_id: None,
+                upstream_id: None,
+                timestamp: SystemTime::UNIX_EPOCH,
+                traceparent: None,
+            },
+            method: "GET",
+            uri: "/",
+            headers: &HeaderMap::new(),
+            budget_left,
+        };
+        encode_request_headers(&mut out, 7, &event);
+        out.into()
+    }
+
+    #[test]
+    fn the_time_left_is_appended_and_passed_over_by_older_readers() {
+        let [without, with] = [None, Some(Duration::from_millis(1500))].map(encoded);
+        let appended = with.strip_prefix(&without[..]).unwrap();
+        assert_eq!(appended, b"\x04\0\0\0\x08\0\0\0\0\0\x16\xe3\x60");
+        // What readers did before there was such a section.
+        let sections = |payload| {
+            let mut reader = Reader::new(payload);
+            reader.u64().unwrap();
+            let known: [Option<Reader<'_>>; 3] = reader.sections().unwrap();
+            known.map(Option::unwrap)
+        };
+        assert_eq!(sections(&with), sections(&without));
+        let (_, event) = decode_request_headers(&with).unwrap();
+        assert_eq!(event.budget_left, Some(Duration::from_millis(1500)));
+        let (_, event) = decode_request_headers(&without).unwrap();
+        assert_eq!(event.budget_left, None);
+    }
+
+    #[test]
+    fn a_time_left_without_its_time_is_malformed() {
+        let mut payload = encoded(None).to_vec();
+        payload.extend_from_slice(b"\x04\0\0\0\x07\0\0\0\0\0\0\0");
+        let payload = Bytes::from(payload);
+        let bad = decode_request_headers(&payload).map(drop).unwrap_err();
+        assert_eq!(bad.id, Some(EventId::Number(7)));
+    }
 }

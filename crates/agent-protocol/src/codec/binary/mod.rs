@@ -19,6 +19,7 @@
 //!                   TLS cipher, route id, upstream id, traceparent
 //!   2 request line  string method, string path and query
 //!   3 headers       list of (string name, bytes value)
+//!   4 time left     u64 microseconds of the request's agent budget
 //!
 //! 0x20 answer   u64 event id, u8 verdict, u8 flags, then sections
 //!   verdict         0 allow, 1 block, 2 redirect, 3 challenge, 4 error
@@ -41,8 +42,8 @@
 //! added. A reader passes over what follows the fields that it knows, and
 //! over sections that it does not know. Whatever must not be passed over is
 //! negotiated in the handshake by a name of its own. A section that is known
-//! appears at most once; those of an event are all required, those of an
-//! answer may be left out when they would be empty, and the order is free.
+//! appears at most once; the first three of an event are required, those of
+//! an answer may be left out when they would be empty, and the order is free.
 
 mod answer;
 mod event;

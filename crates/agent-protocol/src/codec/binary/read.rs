@@ -6,7 +6,7 @@ use super::ABSENT;
 pub(super) type Malformed = &'static str;
 
 /// A place in a payload, from which everything is taken off in order.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Reader<'a> {
     rest: &'a [u8],
 }

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
@@ -13,8 +14,8 @@ use super::{time, write};
 use crate::codec::{BadMessage, DecodedRequestHeaders, EventId};
 use crate::{ProtocolError, RequestHeaders, RequestMetadata};
 
-/// Appends the payload of a request-headers event. The number of the event is
-/// written for peers that know `event-id`.
+/// Appends the payload of a request-headers event. The number of the event
+/// and the time left are written for peers that know `event-id`.
 pub fn encode_request_headers(
     out: &mut Vec<u8>,
     event_number: Option<u64>,
@@ -25,6 +26,11 @@ pub fn encode_request_headers(
     if let Some(number) = event_number {
         out.extend_from_slice(b",\"event_id\":");
         write::number(out, number);
+        if let Some(budget_left) = event.budget_left {
+            out.extend_from_slice(b",\"budget_left_us\":");
+            let microseconds = u64::try_from(budget_left.as_micros());
+            write::number(out, microseconds.unwrap_or(u64::MAX));
+        }
     }
     out.extend_from_slice(b",\"metadata\":");
     encode_metadata(out, &event.metadata);
@@ -127,6 +133,10 @@ pub fn decode_request_headers(
         method: wire.method.0,
         uri: wire.uri.0,
         headers: wire.headers.0,
+        budget_left: match by_number {
+            true => wire.budget_left_us.map(Duration::from_micros),
+            false => None,
+        },
     };
     Ok((id, event))
 }
@@ -156,6 +166,8 @@ struct WireEvent<'a> {
     correlation_id: Option<Text<'a>>,
     #[serde(default)]
     event_id: Option<u64>,
+    #[serde(default)]
+    budget_left_us: Option<u64>,
     metadata: WireMetadata<'a>,
     method: Text<'a>,
     uri: Text<'a>,
