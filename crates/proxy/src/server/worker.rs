@@ -173,7 +173,13 @@ fn is_clients_fault(error: &io::Error) -> bool {
 async fn drive(proxy: Arc<HttpProxy<Edge>>, mut stream: EdgeStream, shutdown: ShutdownWatch) {
     let connection = stream.connection().clone();
     if connection.listener.h2c {
-        match stream.begins_with_http2().await {
+        let mut ending = shutdown.clone();
+        let begins = tokio::select! {
+            begins = stream.begins_with_http2() => begins,
+            // Nothing was asked, so nobody waits for an answer.
+            _ = ending.wait_for(|ending| *ending) => return,
+        };
+        match begins {
             Ok(false) => {}
             Ok(true) => {
                 let app = Arc::new(Http2App::new(proxy, &connection.listener));
