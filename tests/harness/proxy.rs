@@ -22,6 +22,7 @@ pub(crate) struct Builder {
     upstreams: String,
     agents: String,
     files: Vec<(String, String)>,
+    as_it_is: bool,
 }
 
 /// A running proxy. It is killed when it is dropped.
@@ -47,6 +48,7 @@ impl Proxy {
             upstreams: String::new(),
             agents: String::new(),
             files: Vec::new(),
+            as_it_is: false,
         }
     }
 
@@ -157,6 +159,11 @@ impl Proxy {
         })
     }
 
+    /// The process's own log as it is.
+    pub(crate) fn log_text(&self) -> String {
+        self.stderr.text()
+    }
+
     /// The processes that the proxy has started.
     pub(crate) fn children(&self) -> Vec<u32> {
         processes()
@@ -181,6 +188,12 @@ impl Builder {
     /// What the listener `http` says beside its address.
     pub(crate) fn listener(mut self, kdl: &str) -> Self {
         self.listener = kdl.to_owned();
+        self
+    }
+
+    /// Nothing is added to the configuration.
+    pub(crate) fn as_it_is(mut self) -> Self {
+        self.as_it_is = true;
         self
     }
 
@@ -244,9 +257,18 @@ impl Builder {
 
     /// Runs `portcullis check`; the exit code, and what it printed to standard output and standard error.
     pub(crate) fn check(self) -> (Option<i32>, String, String) {
+        self.output_of("check")
+    }
+
+    /// Runs a proxy that cannot start; the same as of a check.
+    pub(crate) fn run_to_end(self) -> (Option<i32>, String, String) {
+        self.output_of("run")
+    }
+
+    fn output_of(self, name: &str) -> (Option<i32>, String, String) {
         let folder = tempfile::tempdir().unwrap();
         let path = self.write(folder.path());
-        let output = command("check", &path).output().unwrap();
+        let output = command(name, &path).output().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
         (
             output.status.code(),
@@ -266,6 +288,9 @@ impl Builder {
 
     fn text(&self) -> String {
         let mut text = self.kdl.clone();
+        if self.as_it_is {
+            return text;
+        }
         let mut add = |block: &str, addition: String| {
             if !self
                 .kdl
