@@ -23,7 +23,7 @@ use portcullis_config::{AgentTransport, Config, Origin, System};
 use private_dir::PrivateDir;
 use std::{io, path::Path, sync::Arc, thread::JoinHandle, time::Duration};
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::watch,
 };
 use worker::{Shared, Stage};
@@ -69,13 +69,7 @@ pub(crate) fn serve(config: &Config) -> Result<(), ServeError> {
 
 /// Everything that is not a request: runs on the main thread, which lives as long as the process.
 async fn control(config: &Config) -> Result<(), ServeError> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut quit = signal(SignalKind::quit())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    // Without handlers these signals would end the process.
-    let mut hangup = signal(SignalKind::hangup())?;
-    let mut reopen = signal(SignalKind::user_defined1())?;
-
+    let mut signals = Signals::listen()?;
     let private = PrivateDir::create().map_err(ServeError::PrivateDir)?;
     let telemetry = Arc::new(telemetry(config)?);
     let (settings, launches) = agents(config, private.path())?;
@@ -110,29 +104,12 @@ async fn control(config: &Config) -> Result<(), ServeError> {
     let workers = start_workers(&shared, sockets, &stage)?;
     telemetry.metrics.config_generation.set(1);
     tracing::info!(workers = workers.len(), "ready to serve");
-    loop {
+    if signals.end().await == End::InOrder {
+        health.drain();
         tokio::select! {
-            _ = terminate.recv() => break,
-            _ = quit.recv() => break,
-            _ = interrupt.recv() => {
-                stage.send_replace(Stage::Ended);
-                supervisor.stop().await;
-                telemetry.access_log.flush(Duration::from_secs(1));
-                return Ok(());
-            }
-            _ = hangup.recv() => {
-                tracing::warn!("reload is not supported yet; the configuration stays as it is, restart to change it");
-            }
-            _ = reopen.recv() => {
-                tracing::warn!("reopening log files is not supported yet; rotate them with copytruncate");
-            }
+            () = drain(&config.system, &stage, &limits) => {}
+            _ = signals.end() => tracing::warn!("second signal, ending at once"),
         }
-    }
-    health.drain();
-    tokio::select! {
-        () = drain(&config.system, &stage, &limits) => {}
-        _ = terminate.recv() => tracing::warn!("second signal, ending at once"),
-        _ = interrupt.recv() => tracing::warn!("interrupted, ending at once"),
     }
     stage.send_replace(Stage::Ended);
     agents.shutdown();
@@ -144,6 +121,53 @@ async fn control(config: &Config) -> Result<(), ServeError> {
     telemetry.access_log.flush(Duration::from_secs(1));
     tracing::info!("ended");
     Ok(())
+}
+
+/// The signals that the process obeys.
+struct Signals {
+    terminate: Signal,
+    quit: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    reopen: Signal,
+}
+
+/// How a signal wants the process to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Requests in flight are finished first.
+    InOrder,
+    AtOnce,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            quit: signal(SignalKind::quit())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            // Without handlers these two would end the process.
+            hangup: signal(SignalKind::hangup())?,
+            reopen: signal(SignalKind::user_defined1())?,
+        })
+    }
+
+    /// Waits for a signal that ends the process.
+    async fn end(&mut self) -> End {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return End::InOrder,
+                _ = self.quit.recv() => return End::InOrder,
+                _ = self.interrupt.recv() => return End::AtOnce,
+                _ = self.hangup.recv() => {
+                    tracing::warn!("reload is not supported yet; the configuration stays as it is, restart to change it");
+                }
+                _ = self.reopen.recv() => {
+                    tracing::warn!("reopening log files is not supported yet; rotate them with copytruncate");
+                }
+            }
+        }
+    }
 }
 
 /// Stops accepting, lets requests in flight finish, and returns when none is left or the grace is over.
