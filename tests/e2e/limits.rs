@@ -87,7 +87,7 @@ fn a_head_that_never_ends_is_cut_at_its_size() {
 }
 
 #[test]
-fn large_bodies_are_413() {
+fn d26_large_bodies_are_413() {
     let origin = Origin::start();
     let proxy = Proxy::in_front_of(&origin)
         .listener(r#"limits { body-bytes "1000B" }"#)
@@ -125,7 +125,7 @@ fn large_bodies_are_413() {
 }
 
 #[test]
-fn a_client_that_dribbles_its_head_is_cut_at_the_total_deadline() {
+fn d26_a_client_that_dribbles_its_head_is_cut_at_the_total_deadline() {
     let origin = Origin::start();
     let proxy = Proxy::in_front_of(&origin)
         .listener(r#"timeouts { request-header "500ms" }"#)
@@ -196,7 +196,7 @@ fn a_kept_connection_is_closed_at_the_keepalive_deadline() {
 }
 
 #[test]
-fn a_body_that_stalls_is_given_up() {
+fn d26_a_body_that_stalls_is_given_up() {
     let origin = Origin::start();
     let proxy = Proxy::in_front_of(&origin)
         .listener(r#"timeouts { request-body-idle "300ms" }"#)

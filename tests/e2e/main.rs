@@ -10,6 +10,7 @@ mod harness;
 
 mod agents;
 mod client_address;
+mod defects;
 mod http;
 mod limits;
 mod observability;

@@ -98,7 +98,7 @@ fn timed(proxy: &Proxy, path: &str) -> (Duration, u16, bool) {
 }
 
 #[test]
-fn a_target_that_does_not_answer_is_given_up() {
+fn d26_a_target_that_does_not_answer_is_given_up() {
     let origin = Origin::answering(|_| {
         Answer::raw("").then(|stream| {
             // Until the proxy has had enough.
@@ -150,7 +150,7 @@ fn a_pipelined_request_does_not_undo_the_timeout() {
 }
 
 #[test]
-fn a_body_that_stalls_is_cut_at_the_idle_time() {
+fn d26_a_body_that_stalls_is_cut_at_the_idle_time() {
     let origin = Origin::answering(|_| {
         Answer::raw("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n").then(
             |stream| {

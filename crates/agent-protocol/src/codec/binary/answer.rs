@@ -223,13 +223,21 @@ fn decode_ops(mut reader: Reader<'_>) -> Result<Vec<HeaderOp>, Malformed> {
     })
 }
 
+fn decode_confidence(bits: u32) -> Result<f32, Malformed> {
+    let confidence = f32::from_bits(bits);
+    match confidence.is_finite() {
+        true => Ok(confidence),
+        false => Err("the confidence is out of range"),
+    }
+}
+
 fn decode_audit(mut reader: Reader<'_>) -> Result<Audit, Malformed> {
     Ok(Audit {
         tags: reader.strings()?,
         rule_ids: reader.strings()?,
         reason_codes: reader.strings()?,
         confidence: match reader.present()? {
-            true => Some(f32::from_bits(reader.u32()?)),
+            true => Some(decode_confidence(reader.u32()?)?),
             false => None,
         },
         custom: match reader.string()? {

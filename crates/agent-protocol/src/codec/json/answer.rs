@@ -70,6 +70,10 @@ pub fn decode_answer(
         WireVerdict::Error { .. } => return Err(bad(&"the decision `error` was not negotiated")),
     };
     let audit = Audit::from(wire.audit);
+    // Numbers beyond 32 bits of floating point are read as infinite.
+    if audit.confidence.is_some_and(|it| !it.is_finite()) {
+        return Err(bad(&"the confidence is out of range"));
+    }
     let decision = Decision {
         verdict,
         request_headers: wire.request_headers,

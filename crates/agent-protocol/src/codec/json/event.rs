@@ -5,14 +5,12 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::{find_event_id, time, write};
+use crate::codec::{BadMessage, DecodedRequestHeaders, EventId};
+use crate::{ProtocolError, RequestHeaders, RequestMetadata};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
-use serde_json::Value;
-
-use super::{time, write};
-use crate::codec::{BadMessage, DecodedRequestHeaders, EventId};
-use crate::{ProtocolError, RequestHeaders, RequestMetadata};
 
 /// Appends the payload of a request-headers event. The number of the event
 /// and the time left are written for peers that know `event-id`.
@@ -141,25 +139,6 @@ pub fn decode_request_headers(
     Ok((id, event))
 }
 
-/// Looks for the id of an event or an answer in any JSON object, when the
-/// whole cannot be decoded or is of a kind that is not known.
-#[must_use]
-pub fn find_event_id(payload: &[u8], by_number: bool) -> Option<EventId> {
-    let object: Value = serde_json::from_slice(payload).ok()?;
-    if by_number {
-        return object.get("event_id")?.as_u64().map(EventId::Number);
-    }
-    let places = [
-        "/correlation_id",
-        "/audit/custom/correlation_id",
-        "/metadata/correlation_id",
-    ];
-    let found = places
-        .into_iter()
-        .find_map(|place| object.pointer(place)?.as_str());
-    found.map(|id| EventId::Correlation(id.to_owned()))
-}
-
 #[derive(Deserialize)]
 struct WireEvent<'a> {
     #[serde(borrow, default)]
@@ -265,7 +244,7 @@ mod tests {
                 .count();
             assert_eq!(members, usize::from(index % 7 != 0), "{name}");
         }
-        let count = serde_json::from_str::<Value>(&text)
+        let count = serde_json::from_str::<serde_json::Value>(&text)
             .unwrap()
             .as_object()
             .unwrap()

@@ -11,10 +11,15 @@ const DAYS_PER_ERA: i64 = 146_097;
 /// Days from 0000-03-01 to 1970-01-01.
 const DAYS_TO_EPOCH: i64 = 719_468;
 
+/// The last second of the year 9999, after which RFC 3339 has no more years.
+const LAST_SECOND: u64 = 253_402_300_799;
+
 /// Appends the time without quotes, with as many digits of the second's
-/// fraction as it has: none, three, six or nine.
+/// fraction as it has: none, three, six or nine. Times that cannot be written
+/// become the nearest that can.
 pub(super) fn write(out: &mut Vec<u8>, time: SystemTime) {
     let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since_epoch = since_epoch.min(Duration::from_secs(LAST_SECOND));
     let seconds = since_epoch.as_secs();
     let (year, month, day) = date_of((seconds / SECONDS_PER_DAY) as i64);
     let second_of_day = seconds % SECONDS_PER_DAY;
@@ -186,6 +191,7 @@ mod tests {
             ),
             (at(4_107_542_399, 0), "2100-02-28T23:59:59Z"),
             (at(4_107_542_400, 0), "2100-03-01T00:00:00Z"),
+            (at(LAST_SECOND, 0), "9999-12-31T23:59:59Z"),
         ];
         for (time, expected) in table {
             assert_eq!(text(time), expected);
@@ -224,6 +230,17 @@ mod tests {
         ];
         for (text, expected) in table {
             assert_eq!(parse(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn times_out_of_range_become_the_nearest() {
+        let table = [
+            ("9999-12-31T23:59:59-23:59", "9999-12-31T23:59:59Z"),
+            ("0000-01-01T00:00:00Z", "1970-01-01T00:00:00Z"),
+        ];
+        for (given, expected) in table {
+            assert_eq!(text(parse(given).unwrap()), expected);
         }
     }
 
