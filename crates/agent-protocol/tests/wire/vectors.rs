@@ -238,6 +238,10 @@ fn binary_answers_that_are_refused_but_have_an_id() {
             "0000000000000007040001000000060000000261",
             "it ends too early",
         ),
+        (
+            "000000000000000700000400000015000000000000000000000000017f80000000000000",
+            "the confidence is out of range",
+        ),
     ];
     for (payload, expected) in table {
         let bad = binary::decode_answer(&unhex(payload), true).unwrap_err();
@@ -388,6 +392,10 @@ fn legacy_answers_that_are_refused_but_have_an_id() {
         ("request_headers", json!([{"set": {"name": "a"}}])),
         ("response_headers", json!({})),
         ("needs_more", json!("yes")),
+        (
+            "audit",
+            json!({"confidence": 1e300, "custom": {"correlation_id": "c-1"}}),
+        ),
     ] {
         let mut message = legacy_answer("c-1", &json!("allow"));
         message[member] = value;
