@@ -187,6 +187,10 @@ fn conclude(
     (record(verdict, reason, tags), answer)
 }
 
+/// More of an agent's audit data than this is not kept.
+const MOST_TAGS: usize = 32;
+const MOST_TEXT_BYTES: usize = 256;
+
 /// The reason and the tags of an agent's audit data: reason codes, or the rules when it gives no codes.
 fn said(audit: Audit) -> (Option<String>, Vec<String>) {
     let reasons = if audit.reason_codes.is_empty() {
@@ -194,6 +198,16 @@ fn said(audit: Audit) -> (Option<String>, Vec<String>) {
     } else {
         audit.reason_codes
     };
+    let reasons: Vec<String> = reasons.into_iter().take(MOST_TAGS).map(shortened).collect();
     let reason = (!reasons.is_empty()).then(|| reasons.join(","));
-    (reason, audit.tags)
+    let tags = audit.tags.into_iter().take(MOST_TAGS).map(shortened);
+    (reason, tags.collect())
+}
+
+fn shortened(mut text: String) -> String {
+    if text.len() > MOST_TEXT_BYTES {
+        text.truncate(text.floor_char_boundary(MOST_TEXT_BYTES));
+        text.push('…');
+    }
+    text
 }

@@ -118,7 +118,7 @@ async fn keep_up(link: Arc<Link>, mut stop: watch::Receiver<bool>) {
                 pause = FIRST_PAUSE;
                 let _connected = link.agent.connected();
                 let capabilities = connection.capabilities();
-                tracing::info!(agent = %link.agent.id(), name = %capabilities.name, version = %capabilities.version, "agent connected");
+                tracing::info!(agent = %link.agent.id(), name = ?capabilities.name, version = ?capabilities.version, "agent connected");
                 link.set(State::Up(connection.clone()));
                 tokio::select! {
                     reason = driver => {
@@ -133,7 +133,7 @@ async fn keep_up(link: Arc<Link>, mut stop: watch::Receiver<bool>) {
             Err(error) => {
                 let error = error.to_string();
                 if link.agent.record_error(&error) {
-                    tracing::warn!(agent = %link.agent.id(), socket = %link.agent.settings.socket.display(), %error, "agent cannot be connected, trying again");
+                    tracing::warn!(agent = %link.agent.id(), socket = %link.agent.settings.socket.display(), ?error, "agent cannot be connected, trying again");
                 }
                 link.set(State::Down(error));
                 tokio::select! {

@@ -5,7 +5,7 @@ use portcullis_agent_protocol::{Decision, HeaderOp, Verdict};
 
 /// Headers that frame a message, route it or say where it came from. Nobody may set or remove them: a change would make
 /// the proxy, the upstream and other agents disagree on what the message is (RFC 9110 section 7.6.1, RFC 9112 section 6).
-pub(crate) const NEVER_SETTABLE: [&str; 14] = [
+pub(crate) const NEVER_SETTABLE: [&str; 15] = [
     "host",
     "content-length",
     "transfer-encoding",
@@ -17,16 +17,23 @@ pub(crate) const NEVER_SETTABLE: [&str; 14] = [
     "trailer",
     "via",
     "forwarded",
+    "x-real-ip",
     "x-request-id",
     "traceparent",
     "http2-settings",
 ];
+
+/// An answer may change at most this many headers.
+const MOST_OPERATIONS: usize = 256;
+/// Names and values of all headers of an answer together.
+const MOST_HEADER_BYTES: usize = 64 * 1024;
 
 /// Checks everything in a decision that could break a message.
 ///
 /// # Errors
 /// What is wrong, for the log.
 pub(crate) fn validate(decision: &Decision) -> Result<(), String> {
+    validate_size(decision)?;
     for operation in decision
         .request_headers
         .iter()
@@ -51,9 +58,40 @@ pub(crate) fn validate(decision: &Decision) -> Result<(), String> {
         Verdict::Redirect { url, status } => validate_redirect(url, *status),
         Verdict::Challenge { params, .. } => params
             .iter()
-            .filter(|(name, _)| name == "www-authenticate" || name == "content-type")
+            .filter(|(name, _)| {
+                name.eq_ignore_ascii_case("www-authenticate")
+                    || name.eq_ignore_ascii_case("content-type")
+            })
             .try_for_each(|(name, value)| validate_header(name, value)),
     }
+}
+
+/// A message has room for so much; what is more would fail it later, or burden the next hop.
+fn validate_size(decision: &Decision) -> Result<(), String> {
+    let length = |operation: &HeaderOp| match operation {
+        HeaderOp::Set { name, value } | HeaderOp::Add { name, value } => name.len() + value.len(),
+        HeaderOp::Remove { name } => name.len(),
+    };
+    let pair = |(name, value): &(String, String)| name.len() + value.len();
+    let (own, own_bytes) = match &decision.verdict {
+        Verdict::Block { headers, .. } => (headers.len(), headers.iter().map(pair).sum()),
+        Verdict::Redirect { url, .. } => (1, url.len()),
+        Verdict::Allow | Verdict::Challenge { .. } => (0, 0),
+    };
+    let operations = || {
+        decision
+            .request_headers
+            .iter()
+            .chain(&decision.response_headers)
+    };
+    let count = own + operations().count();
+    let bytes: usize = own_bytes + operations().map(length).sum::<usize>();
+    if count > MOST_OPERATIONS || bytes > MOST_HEADER_BYTES {
+        return Err(format!(
+            "{count} header operations of {bytes} bytes; at most {MOST_OPERATIONS} of {MOST_HEADER_BYTES} bytes are allowed"
+        ));
+    }
+    Ok(())
 }
 
 fn validate_operation(operation: &HeaderOp) -> Result<(), String> {
@@ -82,39 +120,43 @@ fn validate_name(name: &str) -> Result<(), String> {
     let Ok(parsed) = http::HeaderName::from_bytes(name.as_bytes()) else {
         return Err(format!("'{}' is not a header name", name.escape_debug()));
     };
-    let lower = parsed.as_str();
-    if NEVER_SETTABLE.contains(&lower) || lower.starts_with("x-forwarded-") {
+    // Many servers take an underscore for a hyphen.
+    let lower = parsed.as_str().replace('_', "-");
+    if NEVER_SETTABLE.contains(&lower.as_str()) || lower.starts_with("x-forwarded-") {
         return Err(format!("header '{lower}' may not be changed by an agent"));
     }
     Ok(())
 }
 
 fn validate_redirect(url: &str, status: u16) -> Result<(), String> {
-    if !(300..=399).contains(&status) || status == 304 {
+    if !matches!(status, 300..=303 | 307 | 308) {
         return Err(format!(
-            "redirect with status {status}, which is not a redirection"
+            "redirect with status {status}, which does not redirect"
         ));
     }
-    if url.is_empty() || url.bytes().any(|byte| byte <= b' ' || byte == 0x7f) {
-        return Err("redirect to an empty URL or one with white space or control bytes".into());
+    if url.is_empty()
+        || url
+            .bytes()
+            .any(|byte| byte <= b' ' || matches!(byte, 0x7f | b'\\'))
+    {
+        return Err(
+            "redirect to an empty URL or one with white space, controls or a backslash".into(),
+        );
     }
     // A scheme is what stands before the first ':' when no '/', '?' or '#' comes earlier (RFC 3986 section 4.2).
     let scheme = url
         .find([':', '/', '?', '#'])
-        .filter(|&at| url.as_bytes()[at] == b':')
-        .map(|at| &url[..at]);
-    match scheme {
-        None => Ok(()),
-        Some(scheme)
-            if scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https") =>
-        {
-            Ok(())
-        }
-        Some(scheme) => Err(format!(
-            "redirect to scheme '{}', which is neither http nor https",
-            scheme.escape_debug()
-        )),
+        .filter(|&at| url.as_bytes()[at] == b':');
+    let Some(at) = scheme else { return Ok(()) };
+    let (scheme, rest) = url.split_at(at);
+    let known = scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https");
+    if !known || !rest.starts_with("://") || rest.len() == 3 {
+        return Err(format!(
+            "redirect to '{}', which is neither relative nor an http or https URL",
+            url.escape_debug()
+        ));
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -125,6 +167,8 @@ mod tests {
     fn framing_headers_are_refused_in_every_spelling() {
         for name in NEVER_SETTABLE.iter().copied().chain([
             "x-forwarded-for",
+            "X_Forwarded_For",
+            "content_length",
             "X-Forwarded-Anything",
             "HOST",
             ":path",
@@ -148,6 +192,24 @@ mod tests {
                 assert!(validate(&decision).is_err(), "{operation:?}");
             }
         }
+    }
+
+    #[test]
+    fn an_answer_has_a_size() {
+        let many = (0..=MOST_OPERATIONS).fold(Decision::allow(), |decision, number| {
+            decision.set_response_header(format!("x-{number}"), "v")
+        });
+        assert!(validate(&many).is_err());
+        let large = Decision::allow().set_request_header("x", "v".repeat(MOST_HEADER_BYTES));
+        assert!(validate(&large).is_err());
+        let fair = Decision::allow().set_request_header("x", "v".repeat(8192));
+        assert!(validate(&fair).is_ok());
+    }
+
+    #[test]
+    fn challenge_parameters_are_checked_in_every_case() {
+        let decision = Decision::challenge("basic").with_param("WWW-Authenticate", "a\r\nb: c");
+        assert!(validate(&decision).is_err());
     }
 
     #[test]
@@ -176,6 +238,12 @@ mod tests {
             ("", 302, false),
             ("https://example.com/", 200, false),
             ("https://example.com/", 304, false),
+            ("https://example.com/", 305, false),
+            ("https://example.com/", 399, false),
+            ("https:evil", 302, false),
+            ("http:/evil", 302, false),
+            ("https://", 302, false),
+            ("/\\evil", 302, false),
         ] {
             let decision = Decision {
                 verdict: Verdict::Redirect {

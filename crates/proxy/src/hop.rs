@@ -36,6 +36,11 @@ pub(crate) fn is_acceptable(head: &RequestHeader) -> bool {
     })
 }
 
+/// Whether the Connection header of a request names this field.
+pub(crate) fn names(head: &RequestHeader, name: &HeaderName) -> bool {
+    options(&head.headers).any(|option| option.eq_ignore_ascii_case(name.as_str().as_bytes()))
+}
+
 /// Takes out the fields that the Connection header names, and the names. What is left of it is the wish to upgrade.
 ///
 /// # Errors

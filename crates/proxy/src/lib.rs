@@ -15,6 +15,7 @@ mod request;
 mod router;
 mod server;
 mod snapshot;
+mod strict;
 mod telemetry;
 mod template;
 mod upstream;

@@ -64,7 +64,7 @@ impl ProxyHttp for Edge {
 
     async fn upstream_peer(
         &self,
-        session: &mut Session,
+        _session: &mut Session,
         request: &mut Request,
     ) -> Result<Box<HttpPeer>> {
         let Some(Route {
@@ -75,7 +75,7 @@ impl ProxyHttp for Edge {
         else {
             return Error::e_explain(InternalError, "the route has no upstream");
         };
-        let (address, peer) = upstream.pick(*timeouts, session.is_upgrade_req());
+        let (address, peer) = upstream.pick(*timeouts, request.switches);
         request.upstream.target = address;
         request.upstream.attempts += 1;
         Ok(peer)
@@ -245,6 +245,10 @@ fn local_reply(request: &Request) -> Option<Reply> {
         Action::Upstream(_) => None,
         Action::Respond(reply) => Some(reply.clone()),
         Action::Redirect { location, status } => Some(match location.fill(request) {
+            // Two slashes that came out of variables would name another host (RFC 3986 section 4.2).
+            Some(filled) if filled.as_bytes().starts_with(b"//") && !location.is_constant() => {
+                Reply::status(400)
+            }
             Some(location) => Reply::status(*status)
                 .with_header(header::LOCATION, location)
                 .with_body(""),

@@ -23,6 +23,8 @@ pub(crate) struct Request {
     pub(crate) begun: Option<Begun>,
     /// Set once, when the router has found a route.
     pub(crate) route: Option<Arc<Route>>,
+    /// Whether it asks to become a WebSocket.
+    pub(crate) switches: bool,
     /// An answer that was decided on before the phase that may write it.
     pub(crate) pending: Option<Reply>,
     /// How far the filter chain came: the number of its steps that ran on the way in.

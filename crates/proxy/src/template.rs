@@ -27,6 +27,11 @@ impl Template {
         }
     }
 
+    /// Whether the text is the same for all requests.
+    pub(crate) const fn is_constant(&self) -> bool {
+        matches!(self, Self::Constant(_))
+    }
+
     /// The text for this request; `None` when the result is no header value, which only a host of strange bytes can cause.
     pub(crate) fn fill(&self, request: &Request) -> Option<HeaderValue> {
         let parts = match self {

@@ -23,13 +23,13 @@ use std::{
 };
 use tokio::{
     net::{TcpListener, UnixListener},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::Semaphore,
 };
 
 /// What a listener of this module takes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
-    /// More connections than this wait.
+    /// More connections than this are closed at once, or wait when they come over a Unix socket.
     pub(crate) connections: usize,
     /// A connection is closed after this time, however busy it is; `None` for our own.
     pub(crate) longest: Option<Duration>,
@@ -38,8 +38,8 @@ pub(crate) struct Bounds {
 impl Bounds {
     /// For operators and probes.
     const OPERATOR: Self = Self {
-        connections: 64,
-        longest: Some(Duration::from_secs(60)),
+        connections: 256,
+        longest: Some(Duration::from_secs(10)),
     };
     /// For connections of the proxy to itself.
     pub(crate) const INTERNAL: Self = Self {
@@ -290,16 +290,17 @@ where
         )
     })?;
     tracing::info!(listener = name, address = %listener.local_addr()?, "listening");
+    // Everybody may knock, so a connection beyond the bounds is closed and does not keep others waiting.
+    let places = Arc::new(ConnectionLimits::new(Bounds::OPERATOR.connections));
     tokio::spawn(async move {
-        let bounds = Bounds::OPERATOR;
-        let places = Arc::new(Semaphore::new(bounds.connections));
         loop {
-            // The semaphore is never closed.
-            let Ok(place) = places.clone().acquire_owned().await else {
-                return;
-            };
             match listener.accept().await {
-                Ok((stream, _)) => spawn(stream.into(), app.clone(), place, bounds.longest),
+                Ok((stream, peer)) => {
+                    let per_client = Some(Bounds::OPERATOR.connections / 4);
+                    if let Ok(place) = places.admit(peer.ip(), per_client) {
+                        spawn(stream.into(), app.clone(), place, Bounds::OPERATOR.longest);
+                    }
+                }
                 Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
             }
         }
@@ -345,7 +346,7 @@ where
     Ok(())
 }
 
-fn spawn<A>(mut stream: Stream, app: Arc<A>, place: OwnedSemaphorePermit, longest: Option<Duration>)
+fn spawn<A>(mut stream: Stream, app: Arc<A>, place: impl Send + 'static, longest: Option<Duration>)
 where
     A: ServerApp + Send + Sync + 'static,
 {

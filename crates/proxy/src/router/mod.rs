@@ -243,8 +243,8 @@ fn has_prefix(path: &str, prefix: &str) -> bool {
 
 /// The prefixes of a path that end where a segment ends, of at most `deepest` segments, the empty one first.
 fn segment_prefixes(path: &str, deepest: usize) -> impl Iterator<Item = &str> {
-    path.match_indices('/')
-        .map(|(at, _)| &path[..at])
+    std::iter::once("")
+        .chain(path.match_indices('/').skip(1).map(|(at, _)| &path[..at]))
         .chain(std::iter::once(path))
         .take(deepest + 1)
 }

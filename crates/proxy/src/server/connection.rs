@@ -52,6 +52,8 @@ pub(crate) struct Connection {
     telemetry: Arc<Telemetry>,
     /// Whether a request is being served, in contrast to its head being read.
     serving: AtomicBool,
+    /// A request is over, and the stream does not know yet.
+    head_due: AtomicBool,
     /// How long the upstream may be silent, in milliseconds; 0 while that is nobody's concern.
     answer_within_ms: AtomicU64,
     answer_late: AtomicBool,
@@ -74,6 +76,7 @@ impl Connection {
             local_port_value: shared_value(local.port().to_string()),
             telemetry,
             serving: AtomicBool::new(false),
+            head_due: AtomicBool::new(false),
             answer_within_ms: AtomicU64::new(0),
             answer_late: AtomicBool::new(false),
             _permit: permit,
@@ -139,8 +142,14 @@ impl Connection {
         self.answer_late.load(Relaxed)
     }
 
+    /// Whether a head is due since the last time this was asked.
+    pub(crate) fn is_head_due(&self) -> bool {
+        self.head_due.load(Relaxed) && self.head_due.swap(false, Relaxed)
+    }
+
     /// What comes next on the socket is the head of a request.
     pub(crate) fn expect_head(&self) {
+        self.head_due.store(true, Relaxed);
         self.expect_answer(None);
         self.serving.store(false, Relaxed);
     }

@@ -227,10 +227,9 @@ impl AsyncRead for EdgeStream {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.connection.is_serving() {
-            this.head.served = true;
             return this.poll_read_serving(cx, buffer);
         }
-        if this.head.served {
+        if this.connection.is_head_due() {
             // The request is over and another head may come.
             this.head.next(this.connection.listener.timeouts.keepalive);
         }
@@ -331,8 +330,6 @@ struct HeadWatch {
     deadline: Instant,
     received: usize,
     refused: bool,
-    /// Whether a request was served since the last head began.
-    served: bool,
 }
 
 impl HeadWatch {
@@ -342,7 +339,6 @@ impl HeadWatch {
             deadline: Instant::now() + limit,
             received: 0,
             refused: false,
-            served: false,
         }
     }
 
@@ -350,7 +346,6 @@ impl HeadWatch {
     fn next(&mut self, idle: Duration) {
         self.deadline = Instant::now() + idle;
         self.received = 0;
-        self.served = false;
     }
 
     fn received(&mut self, count: usize, limit: Duration) {
