@@ -12,5 +12,6 @@ mod guard;
 mod hostile;
 mod legacy;
 mod life;
+mod page;
 mod support;
 mod vectors;

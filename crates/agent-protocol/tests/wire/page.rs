@@ -1,0 +1,263 @@
+//! The examples in docs/protocol.md are what the library writes and reads.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use portcullis_agent_protocol::codec::frame::{self, MessageType};
+use portcullis_agent_protocol::codec::handshake::{
+    self, Configure, HandshakeRequest, HandshakeResponse,
+};
+use portcullis_agent_protocol::codec::{Answer, EventId, binary, json};
+use portcullis_agent_protocol::{
+    CancelReason, Capabilities, ControlMessage, Decision, Extensions, RequestHeaders,
+};
+use serde::Serialize;
+use serde_json::{Value, json as value};
+
+use crate::support::Request;
+
+#[path = "../protocol_page/mod.rs"]
+mod protocol_page;
+
+const NUMBER: u64 = 1_048_576;
+
+/// All extensions but the binary encoding.
+const BY_NUMBER: Extensions = Extensions {
+    event_id: true,
+    binary: false,
+    error: true,
+};
+
+/// What the library writes, for each example on the page.
+fn written() -> BTreeMap<&'static str, Vec<u8>> {
+    let mut written = BTreeMap::new();
+    let mut add = |name, bytes| assert_eq!(written.insert(name, bytes), None);
+    add("handshake-request", handshake_request());
+    add("handshake-response", handshake_response());
+    add("configure", configure(None));
+    add("configure-event-id", configure(Some(0)));
+    add("request-headers", request_headers());
+    add("request-headers-event-id", request_headers_event_id());
+    add("binary-request-headers", binary_request_headers());
+    for (name, id, answer, extensions) in json_answers() {
+        let mut out = Vec::new();
+        json::encode_answer(&mut out, &id, &answer, extensions).unwrap();
+        add(name, out);
+    }
+    for (name, answer) in binary_answers() {
+        add(name, binary_answer(&answer));
+    }
+    let mut allow = Vec::new();
+    frame::append(&mut allow, MessageType::AgentResponse, 100, |out| {
+        out.extend_from_slice(&binary_answer(&Ok(Decision::allow())));
+    })
+    .unwrap();
+    add("frame-allow", allow);
+    add("cancel", cancel(None));
+    add("cancel-event-id", cancel(Some(NUMBER)));
+    let mut ping = Vec::new();
+    json::encode_ping(&mut ping, 1, 1_700_000_000_000);
+    add("ping", ping);
+    written
+}
+
+fn encoded(message: &impl Serialize) -> Vec<u8> {
+    let mut out = Vec::new();
+    handshake::encode(&mut out, message).unwrap();
+    out
+}
+
+fn handshake_request() -> Vec<u8> {
+    encoded(&HandshakeRequest {
+        supported_versions: vec![2],
+        proxy_id: "portcullis".into(),
+        proxy_version: "0.1.0".into(),
+        config: std::borrow::Cow::Owned(value!({"level": 2})),
+        supported_encodings: vec!["json".into()],
+        extensions: Extensions::ALL
+            .names()
+            .into_iter()
+            .map(Into::into)
+            .collect(),
+    })
+}
+
+fn handshake_response() -> Vec<u8> {
+    let mut capabilities = Capabilities::new("echo", "1.0.0");
+    capabilities.features.concurrent_requests = 100;
+    capabilities.features.cancellation = true;
+    encoded(&HandshakeResponse {
+        protocol_version: 2,
+        capabilities,
+        success: true,
+        error: None,
+        encoding: Some("json".to_owned()),
+        extensions: Extensions::ALL
+            .names()
+            .into_iter()
+            .map(str::to_owned)
+            .collect(),
+    })
+}
+
+fn configure(event_id: Option<u64>) -> Vec<u8> {
+    encoded(&Configure {
+        config: std::borrow::Cow::Owned(value!({"level": 2})),
+        config_version: None,
+        correlation_id: "configure-waf-1".into(),
+        event_id,
+    })
+}
+
+fn request(headers: &[(&'static str, &str)]) -> Request {
+    let mut request = Request::new("c-1", "/a?b=1");
+    request.headers = HeaderMap::new();
+    for (name, value) in headers {
+        request.headers.append(*name, value.parse().unwrap());
+    }
+    request
+}
+
+fn view(request: &Request) -> RequestHeaders<'_> {
+    let mut view = request.view();
+    view.metadata.request_id = "r-1";
+    view
+}
+
+fn request_headers() -> Vec<u8> {
+    let request = request(&[
+        ("host", "example.com"),
+        ("cookie", "a=1"),
+        ("cookie", "b=2"),
+    ]);
+    let mut view = view(&request);
+    view.metadata.server_name = Some("example.com");
+    view.metadata.traceparent = Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+    // Not for a legacy agent.
+    view.budget_left = Some(Duration::from_millis(1500));
+    let mut out = Vec::new();
+    json::encode_request_headers(&mut out, None, &view);
+    out
+}
+
+fn request_headers_event_id() -> Vec<u8> {
+    let request = request(&[]);
+    let mut view = view(&request);
+    view.metadata.client_ip = IpAddr::V6("2001:db8::7".parse().unwrap());
+    view.metadata.protocol = "HTTP/2";
+    (view.metadata.route_id, view.metadata.upstream_id) = (None, None);
+    view.metadata.timestamp += Duration::from_millis(5);
+    view.uri = "/";
+    view.budget_left = Some(Duration::from_millis(1500));
+    let mut out = Vec::new();
+    json::encode_request_headers(&mut out, Some(NUMBER), &view);
+    out
+}
+
+fn binary_request_headers() -> Vec<u8> {
+    let request = request(&[("host", "example.com")]);
+    let mut view = view(&request);
+    view.budget_left = Some(Duration::from_millis(1500));
+    let mut out = Vec::new();
+    binary::encode_request_headers(&mut out, NUMBER, &view);
+    out
+}
+
+fn json_answers() -> [(&'static str, EventId, Answer, Extensions); 3] {
+    let allow = Decision::allow()
+        .set_request_header("x-a", "1")
+        .add_request_header("x-b", "2")
+        .remove_request_header("x-c")
+        .tag("t")
+        .rule_id("942100")
+        .confidence(0.9)
+        .reason("SQLI");
+    let block = Decision::block(403)
+        .with_body("no")
+        .with_header("x-why", "waf")
+        .reason("SQLI");
+    let number = EventId::Number(NUMBER);
+    let correlation = EventId::Correlation("c-1".to_owned());
+    [
+        ("answer", correlation, Ok(allow), Extensions::NONE),
+        ("answer-event-id", number.clone(), Ok(block), BY_NUMBER),
+        ("answer-error", number, Err("no idea".to_owned()), BY_NUMBER),
+    ]
+}
+
+fn binary_answers() -> [(&'static str, Answer); 3] {
+    let block = Decision::block(403).with_body("no").reason("r");
+    let redirect = Decision::redirect("/x").set_request_header("a", "b");
+    [
+        ("binary-block", Ok(block)),
+        ("binary-redirect", Ok(redirect.provisional())),
+        ("binary-error", Err("no".to_owned())),
+    ]
+}
+
+fn binary_answer(answer: &Answer) -> Vec<u8> {
+    let mut out = Vec::new();
+    binary::encode_answer(&mut out, 7, answer).unwrap();
+    out
+}
+
+fn cancel(number: Option<u64>) -> Vec<u8> {
+    let mut out = Vec::new();
+    let reason = CancelReason::BlockedByAgent;
+    json::encode_cancel(&mut out, number, "c-1", reason, 1_700_000_000_000);
+    out
+}
+
+#[test]
+fn the_examples_are_what_is_written() {
+    let page = protocol_page::vectors();
+    let written = written();
+    let names: Vec<&str> = page.keys().map(String::as_str).collect();
+    assert_eq!(names, written.keys().copied().collect::<Vec<_>>());
+    for (name, example) in &page {
+        let ours = &written[name.as_str()];
+        let readable = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        assert_eq!(readable(ours), readable(example), "{name}");
+        assert_eq!(ours, example, "{name}");
+    }
+}
+
+#[test]
+fn the_examples_can_be_read() {
+    let page = protocol_page::vectors();
+    for (name, id, answer, extensions) in json_answers() {
+        let decoded = json::decode_answer(&page[name], extensions);
+        assert_eq!(decoded, Ok((id, answer)), "{name}");
+    }
+    for (name, answer) in binary_answers() {
+        let decoded = binary::decode_answer(&page[name], true);
+        assert_eq!(decoded, Ok((EventId::Number(7), answer)), "{name}");
+    }
+    let left = Some(Duration::from_millis(1500));
+    let payload = Bytes::from(page["binary-request-headers"].clone());
+    let (id, event) = binary::decode_request_headers(&payload).unwrap();
+    assert_eq!((id, event.budget_left), (EventId::Number(NUMBER), left));
+    for (name, by_number, budget_left) in [
+        ("request-headers", false, None),
+        ("request-headers-event-id", true, left),
+    ] {
+        let (_, event) = json::decode_request_headers(&page[name], by_number).unwrap();
+        assert_eq!(event.correlation_id, "c-1");
+        assert_eq!(event.budget_left, budget_left);
+    }
+    let reason = Some(CancelReason::BlockedByAgent);
+    let legacy = EventId::Correlation("c-1".to_owned());
+    let cancelled = json::decode_cancel(&page["cancel"], false);
+    assert_eq!(cancelled, Ok((legacy, reason)));
+    let cancelled = json::decode_cancel(&page["cancel-event-id"], true);
+    assert_eq!(cancelled, Ok((EventId::Number(NUMBER), reason)));
+    assert_eq!(json::decode_ping(&page["ping"]), Ok((1, 1_700_000_000_000)));
+    let pong = json::decode_control(MessageType::Pong, &page["ping"]);
+    assert_eq!(pong, Ok(ControlMessage::Pong { sequence: 1 }));
+    let configure = handshake::decode_configure(&page["configure-event-id"]).unwrap();
+    let level: &Value = &configure.config["level"];
+    assert_eq!((level, configure.event_id), (&value!(2), Some(0)));
+}
