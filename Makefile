@@ -1,8 +1,9 @@
 # `make run` and `make test` need cargo, and install what else they need (scripts/ensure-tools.sh).
 export PATH := $(CURDIR)/target/tools/bin:$(PATH)
 PROXY := target/debug/portcullis
+FUZZ_SECONDS ?= 60
 
-.PHONY: build run test lint e2e bench test-interop
+.PHONY: build run test lint e2e bench test-interop fuzz
 
 build: ; @scripts/ensure-tools.sh cc cmake
 	cargo build --package portcullis
@@ -15,6 +16,7 @@ test: ; @scripts/ensure-tools.sh cc cmake
 
 lint: ; @scripts/ensure-tools.sh cc cmake fmt deny
 	cargo fmt --all --check && cargo fmt --manifest-path tests/interop/Cargo.toml --check
+	cargo fmt --manifest-path crates/agent-protocol/fuzz/Cargo.toml --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo deny --all-features check --hide-inclusion-graph bans licenses sources
 
@@ -28,3 +30,7 @@ bench: ; @scripts/ensure-tools.sh cc cmake
 # Not part of `make test`: it compiles another project's agent library, which asks for a newer Rust than it needs.
 test-interop: build ; @scripts/ensure-tools.sh protoc
 	cargo test --manifest-path tests/interop/Cargo.toml --ignore-rust-version --locked
+
+# Each decoder of the agent protocol for FUZZ_SECONDS; what is found lands in target/fuzz, what fails in fuzz/artifacts.
+fuzz: ; @scripts/ensure-tools.sh cc c++ fuzz
+	scripts/fuzz.sh $(FUZZ_SECONDS)

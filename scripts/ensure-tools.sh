@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what a build needs and the machine lacks: `ensure-tools.sh TOOL…` with cc, cmake, protoc, fmt, deny.
+# Installs what a build needs and the machine lacks: `ensure-tools.sh TOOL…` with cc, c++, cmake, protoc, fmt, deny, fuzz.
 # As root with apt-get: by the system's package manager. Else into target/tools, which the Makefile puts on PATH.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -51,10 +51,20 @@ zipfile.ZipFile(io.BytesIO(data)).extractall(sys.argv[1])
 PYTHON
 }
 
+# Unoptimised: it compiles in a minute and does not run for long.
+cargo_install() {
+    say "building $1 into target/tools"
+    CARGO_PROFILE_DEV_DEBUG=0 CARGO_INCREMENTAL=0 CARGO_TARGET_DIR="$tools/build" \
+        cargo install --quiet --locked --debug --root "$tools" "$1" --version "$2"
+    rm -rf "$tools/build"
+}
+
 for tool in "$@"; do
     case "$tool" in
     cc) have cc || apt gcc libc6-dev ||
         die "no C compiler (cc): install gcc or clang (Debian: apt install gcc libc6-dev) and try again" ;;
+    c++) have c++ || apt g++ ||
+        die "no C++ compiler (c++): install g++ or clang (Debian: apt install g++) and try again" ;;
     cmake) have cmake || apt cmake || cmake_wheel ||
         die "no cmake, and neither apt-get as root nor pip could install it: install cmake and try again" ;;
     protoc) have protoc || apt protobuf-compiler ||
@@ -62,13 +72,8 @@ for tool in "$@"; do
     fmt) cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 ||
         rustup component add rustfmt clippy ||
         die "no rustfmt or clippy for this toolchain, and rustup could not add them" ;;
-    deny) cargo deny --version >/dev/null 2>&1 || {
-        # Unoptimised: it compiles in a minute and runs once.
-        say "building cargo-deny into target/tools"
-        CARGO_PROFILE_DEV_DEBUG=0 CARGO_INCREMENTAL=0 CARGO_TARGET_DIR="$tools/build" \
-            cargo install --quiet --locked --debug --root "$tools" cargo-deny --version 0.20.2
-        rm -rf "$tools/build"
-    } ;;
+    deny) cargo deny --version >/dev/null 2>&1 || cargo_install cargo-deny 0.20.2 ;;
+    fuzz) cargo fuzz --version >/dev/null 2>&1 || cargo_install cargo-fuzz 0.13.2 ;;
     *) die "unknown tool: $tool" ;;
     esac
 done

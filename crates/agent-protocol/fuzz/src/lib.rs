@@ -1,0 +1,226 @@
+//! What has to hold for each decoder, whatever the bytes: it does not panic,
+//! and what it accepts is the same after it has been written and read again.
+//!
+//! The fuzz targets call these functions with what the fuzzer invents, and
+//! tests/corpus.rs of the crate with what is in the corpora.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use bytes::{Bytes, BytesMut};
+use portcullis_agent_protocol::codec::frame::{self, HEADER_BYTES, MessageType};
+use portcullis_agent_protocol::codec::handshake::{self, Agreement};
+use portcullis_agent_protocol::codec::{Answer, EventId, binary, json};
+use portcullis_agent_protocol::{Extensions, RequestHeaders};
+use serde_json::Value;
+
+const BY_NUMBER: Extensions = Extensions {
+    event_id: true,
+    binary: false,
+    error: true,
+};
+
+/// Frames, one after the other, as both ends take them off a socket.
+pub fn frame(bytes: &[u8]) {
+    for limit in [1, 16, 1 << 20, usize::MAX] {
+        let mut rest = bytes;
+        let mut buffer = BytesMut::from(bytes);
+        while let Ok(Some((kind, total))) = frame::peek(rest, limit) {
+            let taken = frame::take(&mut buffer, limit);
+            let payload = Bytes::copy_from_slice(&rest[HEADER_BYTES..total]);
+            assert_eq!(taken, Ok(Some((kind, payload.clone()))));
+            let mut again = Vec::new();
+            let appended = frame::append(&mut again, kind, limit, |out| {
+                out.extend_from_slice(&payload);
+            });
+            assert_eq!((appended, &again[..]), (Ok(()), &rest[..total]));
+            rest = &rest[total..];
+        }
+        assert_eq!(
+            frame::peek(rest, limit).is_err(),
+            frame::take(&mut buffer, limit).is_err()
+        );
+        assert_eq!(&buffer[..], rest);
+    }
+}
+
+/// What a proxy says before there are events.
+pub fn handshake_request(bytes: &[u8]) {
+    if let Ok(request) = handshake::decode_request(bytes) {
+        let mut out = Vec::new();
+        handshake::encode(&mut out, &request).expect("what was read can be written");
+        let again = handshake::decode_request(&out).expect("what was written can be read");
+        assert_eq!(again.supported_versions, request.supported_versions);
+        assert_eq!(again.proxy_id, request.proxy_id);
+        assert_eq!(again.supported_encodings, request.supported_encodings);
+        assert_eq!(again.extensions, request.extensions);
+    }
+    if let Ok(message) = handshake::decode_configure(bytes) {
+        let mut out = Vec::new();
+        handshake::encode(&mut out, &message).expect("what was read can be written");
+        let again = handshake::decode_configure(&out).expect("what was written can be read");
+        assert_eq!(again.correlation_id, message.correlation_id);
+        assert_eq!(again.event_id, message.event_id);
+    }
+}
+
+/// What an agent answers to it.
+pub fn handshake_response(bytes: &[u8]) {
+    let accepted = |offered| match handshake::decode_response(bytes, offered) {
+        Ok(Agreement::Accepted(_, chosen)) => Some(chosen),
+        Ok(Agreement::Refused(_)) | Err(_) => None,
+    };
+    for offered in [Extensions::ALL, BY_NUMBER, Extensions::NONE] {
+        let Some(chosen) = accepted(offered) else {
+            continue;
+        };
+        assert!(chosen.is_within(offered));
+        assert!(chosen.event_id || !chosen.binary);
+        // Who offers more is not refused.
+        assert_eq!(accepted(Extensions::ALL), Some(chosen));
+    }
+}
+
+/// Request headers in JSON.
+pub fn json_event(bytes: &[u8]) {
+    for by_number in [true, false] {
+        let found = json::find_event_id(bytes, by_number);
+        let Ok((id, event)) = json::decode_request_headers(bytes, by_number) else {
+            continue;
+        };
+        let view = event.view();
+        if by_number || !view.metadata.correlation_id.is_empty() {
+            assert_eq!(found.as_ref(), Some(&id), "an event can be cancelled");
+        }
+        let number = number(&id);
+        let mut out = Vec::new();
+        json::encode_request_headers(&mut out, number, &view);
+        let (again, decoded) =
+            json::decode_request_headers(&out, by_number).expect("what was written can be read");
+        assert_eq!((again, decoded.view()), (id, in_range(&view)));
+    }
+}
+
+/// Request headers in the binary encoding.
+pub fn binary_event(bytes: &[u8]) {
+    let payload = Bytes::copy_from_slice(bytes);
+    let Ok((id, event)) = binary::decode_request_headers(&payload) else {
+        return;
+    };
+    assert_eq!(binary::event_id(bytes).as_ref(), Some(&id));
+    let view = event.view();
+    let number = number(&id).expect("a binary event has a number");
+    let mut out = Vec::new();
+    binary::encode_request_headers(&mut out, number, &view);
+    let out = Bytes::from(out);
+    let (again, decoded) =
+        binary::decode_request_headers(&out).expect("what was written can be read");
+    assert_eq!((&again, decoded.view()), (&id, view.clone()));
+    // The same event in the other encoding, which is not exact about values.
+    let mut out = Vec::new();
+    json::encode_request_headers(&mut out, Some(number), &view);
+    let (again, decoded) =
+        json::decode_request_headers(&out, true).expect("what was written can be read");
+    assert_eq!(again, id);
+    assert_eq!(decoded.headers.len(), view.headers.len());
+    assert_eq!(decoded.view().uri, view.uri);
+}
+
+/// Answers in JSON.
+pub fn json_answer(bytes: &[u8]) {
+    for extensions in [BY_NUMBER, Extensions::NONE] {
+        let Ok((id, answer)) = json::decode_answer(bytes, extensions) else {
+            continue;
+        };
+        let mut out = Vec::new();
+        json::encode_answer(&mut out, &id, &answer, extensions)
+            .expect("what was read can be written");
+        let (again, decoded) =
+            json::decode_answer(&out, extensions).expect("what was written can be read");
+        assert_eq!((again, rounded(decoded)), (id, rounded(answer)));
+    }
+}
+
+/// Answers in the binary encoding.
+pub fn binary_answer(bytes: &[u8]) {
+    for may_fail in [true, false] {
+        let Ok((id, answer)) = binary::decode_answer(bytes, may_fail) else {
+            continue;
+        };
+        assert_eq!(binary::event_id(bytes).as_ref(), Some(&id));
+        let number = number(&id).expect("a binary answer has a number");
+        let mut out = Vec::new();
+        binary::encode_answer(&mut out, number, &answer).expect("what was read can be written");
+        let (again, decoded) =
+            binary::decode_answer(&out, may_fail).expect("what was written can be read");
+        assert_eq!(
+            (again, rounded(decoded)),
+            (id.clone(), rounded(answer.clone()))
+        );
+        // The same answer in the other encoding.
+        let mut out = Vec::new();
+        json::encode_answer(&mut out, &id, &answer, BY_NUMBER)
+            .expect("what was read can be written");
+        let (again, _) =
+            json::decode_answer(&out, BY_NUMBER).expect("what was written can be read");
+        assert_eq!(again, id);
+    }
+}
+
+/// Everything that is neither an event nor an answer, from both sides.
+pub fn json_control(bytes: &[u8]) {
+    for kind in MessageType::ALL {
+        drop(json::decode_control(kind, bytes));
+    }
+    if let Ok((sequence, timestamp_ms)) = json::decode_ping(bytes) {
+        let mut out = Vec::new();
+        json::encode_pong(&mut out, sequence, timestamp_ms);
+        assert_eq!(json::decode_ping(&out), Ok((sequence, timestamp_ms)));
+        assert!(json::decode_control(MessageType::Pong, &out).is_ok());
+    }
+    for by_number in [true, false] {
+        let Ok((id, Some(reason))) = json::decode_cancel(bytes, by_number) else {
+            continue;
+        };
+        let correlation_id = match &id {
+            EventId::Correlation(id) => id,
+            EventId::Number(_) => "",
+        };
+        let mut out = Vec::new();
+        json::encode_cancel(&mut out, number(&id), correlation_id, reason, 0);
+        assert_eq!(json::decode_cancel(&out, by_number), Ok((id, Some(reason))));
+    }
+}
+
+fn number(id: &EventId) -> Option<u64> {
+    match id {
+        EventId::Number(number) => Some(*number),
+        EventId::Correlation(_) => None,
+    }
+}
+
+// Our JSON has years from 1970 to 9999.
+fn in_range<'a>(view: &RequestHeaders<'a>) -> RequestHeaders<'a> {
+    let last = UNIX_EPOCH + Duration::from_secs(253_402_300_799);
+    let mut expected = view.clone();
+    expected.metadata.timestamp = expected.metadata.timestamp.clamp(UNIX_EPOCH, last);
+    expected
+}
+
+// Numbers with a fraction may come back in their last place different.
+fn rounded(mut answer: Answer) -> Answer {
+    if let Ok(decision) = &mut answer
+        && let Some(audit) = &mut decision.audit
+    {
+        audit.custom.values_mut().for_each(without_fractions);
+    }
+    answer
+}
+
+fn without_fractions(value: &mut Value) {
+    match value {
+        Value::Number(number) if number.is_f64() => *value = Value::Null,
+        Value::Array(list) => list.iter_mut().for_each(without_fractions),
+        Value::Object(members) => members.values_mut().for_each(without_fractions),
+        _ => {}
+    }
+}

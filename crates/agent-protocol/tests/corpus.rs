@@ -1,0 +1,300 @@
+//! Runs every decoder over its corpus, as the fuzz targets do, and keeps the
+//! seeds in the corpora what they should be. With `UPDATE_CORPUS=1` the seeds
+//! are written. Other files in a corpus, such as what a fuzzer has found, are
+//! run and left alone.
+#![expect(
+    clippy::unwrap_used,
+    reason = "what is unwrapped here is what the tests assert"
+)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::{IpAddr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use http::{HeaderMap, HeaderValue};
+use portcullis_agent_protocol::codec::frame::{self, MAX_FRAME_BYTES, MessageType};
+use portcullis_agent_protocol::codec::{Answer, EventId, binary, json};
+use portcullis_agent_protocol::{Decision, RequestHeaders, RequestMetadata};
+
+#[path = "../fuzz/src/lib.rs"]
+#[expect(unreachable_pub, reason = "the fuzz targets reach it")]
+mod decoders;
+mod protocol_page;
+
+type Decoder = fn(&[u8]);
+
+/// The fuzz targets, and which examples of docs/protocol.md are their seeds.
+const TARGETS: [(&str, Decoder, &[&str]); 8] = [
+    ("frame", decoders::frame, &["frame-allow"]),
+    (
+        "handshake_request",
+        decoders::handshake_request,
+        &["handshake-request", "configure", "configure-event-id"],
+    ),
+    (
+        "handshake_response",
+        decoders::handshake_response,
+        &["handshake-response"],
+    ),
+    (
+        "json_event",
+        decoders::json_event,
+        &["request-headers", "request-headers-event-id"],
+    ),
+    (
+        "json_answer",
+        decoders::json_answer,
+        &["answer", "answer-event-id", "answer-error"],
+    ),
+    (
+        "json_control",
+        decoders::json_control,
+        &["cancel", "cancel-event-id", "ping"],
+    ),
+    (
+        "binary_event",
+        decoders::binary_event,
+        &["binary-request-headers"],
+    ),
+    (
+        "binary_answer",
+        decoders::binary_answer,
+        &["binary-block", "binary-redirect", "binary-error"],
+    ),
+];
+
+/// Messages of other makes, and such that leave nearly everything out.
+const TEXTS: [(&str, &str, &str); 13] = [
+    (
+        "handshake_request",
+        "shortest",
+        r#"{"supported_versions":[1,2]}"#,
+    ),
+    (
+        "handshake_response",
+        "shortest",
+        r#"{"protocol_version":2,"success":true}"#,
+    ),
+    (
+        "handshake_response",
+        "refusal",
+        r#"{"protocol_version":2,"success":false,"error":"no"}"#,
+    ),
+    (
+        "handshake_response",
+        "not-offered",
+        r#"{"protocol_version":2,"success":true,"encoding":"msgpack","extensions":["telepathy"]}"#,
+    ),
+    (
+        "json_event",
+        "offset",
+        r#"{"metadata":{"correlation_id":"c","client_ip":"::1","timestamp":"2026-07-01T14:00:00.1234567891+02:00"},"method":"GET","uri":"/\u00e9","headers":{"X":["\"\\","é"]}}"#,
+    ),
+    (
+        "json_answer",
+        "legacy-mutation",
+        r#"{"version":2,"decision":{"challenge":{"challenge_type":"captcha","params":{"b":"1","a":"2"}}},"audit":{"custom":{"correlation_id":"c-1"}},"needs_more":true,"request_body_mutation":{"data":"","chunk_index":0},"websocket_decision":{"close":{"code":1008,"reason":"policy"}}}"#,
+    ),
+    (
+        "json_answer",
+        "nulls",
+        r#"{"version":1,"decision":{"redirect":{"url":"/"}},"correlation_id":"c","request_headers":null,"response_headers":null,"audit":null,"needs_more":null}"#,
+    ),
+    ("json_control", "health-number", r#"{"state":1}"#),
+    (
+        "json_control",
+        "health-object",
+        r#"{"agent_id":"a","state":{"status":"draining"}}"#,
+    ),
+    ("json_control", "flow-number", r#"{"action":1}"#),
+    (
+        "json_control",
+        "flow-object",
+        r#"{"correlation_id":null,"action":{"type":"resume"},"timestamp_ms":1}"#,
+    ),
+    (
+        "json_control",
+        "metrics",
+        r#"{"agent_id":"waf","timestamp_ms":1,"counters":[{"name":"n","labels":{"k":"v"},"value":7}],"histograms":[{"buckets":[{"le":"+Inf","count":3}]}]}"#,
+    ),
+    (
+        "json_control",
+        "config-update",
+        r#"{"update_type":{"type":"request_reload"},"request_id":"u1","timestamp_ms":1}"#,
+    ),
+];
+
+/// One answer of each kind.
+fn answers() -> [(&'static str, Answer); 6] {
+    let block = Decision::block(403)
+        .with_body("no")
+        .with_header("x-why", "waf")
+        .tag("t")
+        .rule_id("942100")
+        .confidence(0.9)
+        .custom("n", 1)
+        .custom("f", 1.5);
+    let challenge = Decision::challenge("captcha")
+        .with_param("site_key", "k")
+        .add_response_header("x-d", "3")
+        .remove_request_header("x-c");
+    [
+        ("allow", Ok(Decision::allow())),
+        ("block-bare", Ok(Decision::block(451))),
+        ("block", Ok(block)),
+        (
+            "redirect",
+            Ok(Decision::redirect_with_status("https://e.com/", 308)),
+        ),
+        ("challenge", Ok(challenge.provisional())),
+        ("failure", Err("no idea".to_owned())),
+    ]
+}
+
+/// An event with what the one on the page does not have.
+fn event() -> Vec<u8> {
+    let mut headers = HeaderMap::new();
+    for value in [&b"a=1"[..], b"\xff\xfe", b""] {
+        headers.append("cookie", HeaderValue::from_bytes(value).unwrap());
+    }
+    let event = RequestHeaders {
+        metadata: RequestMetadata {
+            correlation_id: "",
+            request_id: "r",
+            client_ip: IpAddr::V6(Ipv6Addr::LOCALHOST),
+            client_port: 0,
+            server_name: Some("example.com"),
+            protocol: "HTTP/2",
+            tls_version: Some("TLSv1.3"),
+            tls_cipher: Some(""),
+            route_id: None,
+            upstream_id: None,
+            timestamp: UNIX_EPOCH,
+            traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+        },
+        method: "POST",
+        uri: "/",
+        headers: &headers,
+        budget_left: None,
+    };
+    let mut out = Vec::new();
+    binary::encode_request_headers(&mut out, u64::MAX, &event);
+    // A section that nobody knows yet.
+    out.extend_from_slice(b"\x99\0\0\0\x01z");
+    out
+}
+
+/// The seeds that are not on the page.
+fn further_seeds(target: &str) -> Vec<(String, Vec<u8>)> {
+    let texts = TEXTS.iter().filter(|(of, _, _)| *of == target);
+    let mut seeds: Vec<_> = texts
+        .map(|(_, name, text)| ((*name).to_owned(), text.as_bytes().to_vec()))
+        .collect();
+    for (name, answer) in answers() {
+        let mut out = Vec::new();
+        match target {
+            "binary_answer" => binary::encode_answer(&mut out, 7, &answer).unwrap(),
+            "json_answer" => {
+                let id = EventId::Number(7);
+                let extensions = portcullis_agent_protocol::Extensions::ALL;
+                json::encode_answer(&mut out, &id, &answer, extensions).unwrap();
+            }
+            _ => continue,
+        }
+        seeds.push((name.to_owned(), out));
+    }
+    if target == "binary_event" {
+        seeds.push(("with-tls".to_owned(), event()));
+    }
+    if target == "frame" {
+        let mut frames = Vec::new();
+        for kind in MessageType::ALL {
+            let payload = |out: &mut Vec<u8>| out.extend_from_slice(b"{}");
+            frame::append(&mut frames, kind, MAX_FRAME_BYTES, payload).unwrap();
+        }
+        seeds.push(("one-of-each".to_owned(), frames));
+        seeds.push(("too-long".to_owned(), vec![0xff, 0xff, 0xff, 0xff, 0x20]));
+    }
+    seeds
+}
+
+fn corpus(target: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fuzz/corpus")
+        .join(target)
+}
+
+#[test]
+fn the_seeds_are_complete() {
+    let page = protocol_page::vectors();
+    let update = std::env::var_os("UPDATE_CORPUS").is_some();
+    let mut used = BTreeSet::new();
+    for (target, _, names) in TARGETS {
+        let folder = corpus(target);
+        let from_page = names.iter().map(|name| {
+            used.insert(*name);
+            ((*name).to_owned(), page[*name].clone())
+        });
+        for (name, seed) in from_page.chain(further_seeds(target)) {
+            let path = folder.join(&name);
+            if update {
+                fs::create_dir_all(&folder).unwrap();
+                fs::write(&path, &seed).unwrap();
+            }
+            let kept = fs::read(&path);
+            assert!(
+                kept.is_ok_and(|kept| kept == seed),
+                "{} is not what it should be; UPDATE_CORPUS=1 writes it",
+                path.display()
+            );
+        }
+    }
+    let unused: Vec<_> = page
+        .keys()
+        .filter(|name| !used.contains(&***name))
+        .collect();
+    assert_eq!(unused, Vec::<&String>::new(), "examples without a target");
+}
+
+#[test]
+fn every_decoder_bears_its_corpus() {
+    for (target, decode, _) in TARGETS {
+        let mut files = 0;
+        for entry in fs::read_dir(corpus(target)).unwrap() {
+            let path = entry.unwrap().path();
+            let bytes = fs::read(&path).unwrap();
+            let borne = std::panic::catch_unwind(|| decode(&bytes));
+            assert!(borne.is_ok(), "{}", path.display());
+            files += 1;
+        }
+        assert!(files > 1, "{target} has {files} files");
+    }
+}
+
+#[test]
+fn every_decoder_bears_the_corpora_of_the_others_in_pieces() {
+    for (target, _, _) in TARGETS {
+        for entry in fs::read_dir(corpus(target)).unwrap() {
+            let bytes = fs::read(entry.unwrap().path()).unwrap();
+            for length in 0..=bytes.len().min(600) {
+                for (_, decode, _) in TARGETS {
+                    decode(&bytes[..length]);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_target_is_here() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/fuzz_targets");
+    let files = fs::read_dir(folder).unwrap();
+    let names: BTreeSet<String> = files
+        .map(|entry| entry.unwrap().path())
+        .map(|path| path.file_stem().unwrap().to_string_lossy().into_owned())
+        .collect();
+    let here: BTreeSet<String> = TARGETS.map(|(name, _, _)| name.to_owned()).into();
+    assert_eq!(names, here);
+}
