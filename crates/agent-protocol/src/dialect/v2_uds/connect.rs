@@ -56,6 +56,7 @@ pub(super) async fn open(
     ));
     if let Some(config) = &options.config {
         opening.configure(config, &shared).await?;
+        shared.note_heard();
     }
     let driver = ConnectionDriver::new(Arc::clone(&shared), opening.stream, opening.inbound);
     Ok((Connection::new(shared), driver))
