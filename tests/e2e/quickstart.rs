@@ -11,7 +11,7 @@ fn quickstart() -> Proxy {
         .fold(text.to_owned(), |text, port| {
             text.replace(&format!("\"127.0.0.1:{port}\""), "\"127.0.0.1:0\"")
         });
-    let proxy = Proxy::builder(text).as_it_is().start();
+    let proxy = Proxy::builder(text).verbatim().start();
     proxy.wait_ready();
     proxy
 }
@@ -89,7 +89,7 @@ fn sigterm_ends_everything_in_order() {
 #[test]
 fn it_passes_the_check() {
     let text = include_str!("../../config/quickstart.kdl");
-    let (code, stdout, stderr) = Proxy::builder(text).as_it_is().check();
+    let (code, stdout, stderr) = Proxy::builder(text).verbatim().check();
     assert_eq!(code, Some(0), "{stderr}");
     assert!(stdout.contains("1 listener"), "{stdout}");
 }

@@ -30,69 +30,72 @@ routes {
 }
 "##;
 
+/// Method and target, header lines, and the route that takes the request; none where it is empty.
+const DECISIONS: &[(&str, &[&str], &str)] = &[
+    ("GET /", &["host: api.example.com"], "host-exact"),
+    ("GET /", &["host: API.Example.COM"], "host-exact"),
+    ("GET /", &["host: api.example.com:8080"], "host-exact"),
+    ("GET /", &["host: api.example.com."], "host-exact"),
+    ("GET /only", &["host: api.example.com"], "host-path"),
+    // A host that is named is nearer than a path that is.
+    ("GET /exact", &["host: api.example.com"], "host-exact"),
+    ("GET /", &["host: www.example.com"], "host-wildcard"),
+    ("GET /", &["host: a.deep.example.com"], "host-longer"),
+    ("GET /", &["host: v12.test"], "host-regex"),
+    ("GET /", &["host: v.test"], ""),
+    ("GET /", &["host: example.com"], ""),
+    ("GET /exact", &[], "exact"),
+    ("GET /exact?query", &[], "exact"),
+    ("GET /e%78act", &[], "exact"),
+    ("GET /exact/", &[], ""),
+    ("GET /exactly", &[], ""),
+    ("GET /prefix", &[], "prefix"),
+    ("GET /prefix/", &[], "prefix"),
+    ("GET /prefix/below", &[], "prefix"),
+    ("GET /prefixed", &[], ""),
+    ("GET /prefix/longer", &[], "prefix-longer"),
+    ("GET /prefix/longer/still", &[], "prefix-longer"),
+    ("GET /prefix/../exact", &[], "exact"),
+    ("GET /prefix/x", &[], "prefix"),
+    ("GET /re12", &[], "regex"),
+    ("GET /re", &[], ""),
+    ("POST /method", &["content-length: 0"], "method"),
+    ("PUT /method", &["content-length: 0"], "method"),
+    ("GET /method", &[], ""),
+    ("GET /header", &["x-tenant: blue"], "header-value"),
+    (
+        "GET /header",
+        &["X-Tenant: red", "x-tenant: blue"],
+        "header-value",
+    ),
+    (
+        "GET /header",
+        &["x-tenant: red", "x-there: 1"],
+        "header-there",
+    ),
+    ("GET /header", &["x-tenant: red"], ""),
+    ("GET /header", &[], "header-absent"),
+    ("GET /query?mode=a%20b", &[], "query-value"),
+    ("GET /query?x&mode=a+b", &[], "query-value"),
+    ("GET /query?mode=ab&beta", &[], "query-there"),
+    ("GET /query?beta=0", &[], "query-there"),
+    ("GET /query?alphabeta", &[], ""),
+    ("GET /not", &[], "not"),
+    ("DELETE /not", &[], ""),
+    ("GET /not?no", &[], ""),
+    ("GET /one", &[], "either"),
+    ("DELETE /one", &[], "either"),
+    ("GET /two", &[], "either"),
+    ("DELETE /two", &[], ""),
+    ("GET /ranked", &[], "high"),
+    ("GET /exact", &["x-below: 1"], "exact"),
+    ("GET /nothing", &["x-below: 1"], "below"),
+];
+
 #[test]
 fn every_kind_of_condition_decides() {
     let proxy = Proxy::builder(ROUTES).start();
-    for (request, lines, route) in [
-        ("GET /", &["host: api.example.com"][..], "host-exact"),
-        ("GET /", &["host: API.Example.COM"], "host-exact"),
-        ("GET /", &["host: api.example.com:8080"], "host-exact"),
-        ("GET /", &["host: api.example.com."], "host-exact"),
-        ("GET /only", &["host: api.example.com"], "host-path"),
-        // A host that is named is nearer than a path that is.
-        ("GET /exact", &["host: api.example.com"], "host-exact"),
-        ("GET /", &["host: www.example.com"], "host-wildcard"),
-        ("GET /", &["host: a.deep.example.com"], "host-longer"),
-        ("GET /", &["host: v12.test"], "host-regex"),
-        ("GET /", &["host: v.test"], ""),
-        ("GET /", &["host: example.com"], ""),
-        ("GET /exact", &[], "exact"),
-        ("GET /exact?query", &[], "exact"),
-        ("GET /e%78act", &[], "exact"),
-        ("GET /exact/", &[], ""),
-        ("GET /exactly", &[], ""),
-        ("GET /prefix", &[], "prefix"),
-        ("GET /prefix/", &[], "prefix"),
-        ("GET /prefix/below", &[], "prefix"),
-        ("GET /prefixed", &[], ""),
-        ("GET /prefix/longer", &[], "prefix-longer"),
-        ("GET /prefix/longer/still", &[], "prefix-longer"),
-        ("GET /prefix/../exact", &[], "exact"),
-        ("GET /prefix/x", &[], "prefix"),
-        ("GET /re12", &[], "regex"),
-        ("GET /re", &[], ""),
-        ("POST /method", &["content-length: 0"], "method"),
-        ("PUT /method", &["content-length: 0"], "method"),
-        ("GET /method", &[], ""),
-        ("GET /header", &["x-tenant: blue"], "header-value"),
-        (
-            "GET /header",
-            &["X-Tenant: red", "x-tenant: blue"],
-            "header-value",
-        ),
-        (
-            "GET /header",
-            &["x-tenant: red", "x-there: 1"],
-            "header-there",
-        ),
-        ("GET /header", &["x-tenant: red"], ""),
-        ("GET /header", &[], "header-absent"),
-        ("GET /query?mode=a%20b", &[], "query-value"),
-        ("GET /query?x&mode=a+b", &[], "query-value"),
-        ("GET /query?mode=ab&beta", &[], "query-there"),
-        ("GET /query?beta=0", &[], "query-there"),
-        ("GET /query?alphabeta", &[], ""),
-        ("GET /not", &[], "not"),
-        ("DELETE /not", &[], ""),
-        ("GET /not?no", &[], ""),
-        ("GET /one", &[], "either"),
-        ("DELETE /one", &[], "either"),
-        ("GET /two", &[], "either"),
-        ("DELETE /two", &[], ""),
-        ("GET /ranked", &[], "high"),
-        ("GET /exact", &["x-below: 1"], "exact"),
-        ("GET /nothing", &["x-below: 1"], "below"),
-    ] {
+    for (request, lines, route) in DECISIONS {
         let host = if lines.iter().any(|line| line.starts_with("host")) {
             ""
         } else {
@@ -108,7 +111,7 @@ fn every_kind_of_condition_decides() {
             continue;
         }
         assert_eq!(response.status, 200, "{shown}");
-        assert_eq!(response.text(), route, "{shown}");
+        assert_eq!(response.text(), *route, "{shown}");
     }
 }
 

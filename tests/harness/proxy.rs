@@ -22,7 +22,7 @@ pub(crate) struct Builder {
     upstreams: String,
     agents: String,
     files: Vec<(String, String)>,
-    as_it_is: bool,
+    verbatim: bool,
 }
 
 /// A running proxy. It is killed when it is dropped.
@@ -48,7 +48,7 @@ impl Proxy {
             upstreams: String::new(),
             agents: String::new(),
             files: Vec::new(),
-            as_it_is: false,
+            verbatim: false,
         }
     }
 
@@ -192,8 +192,8 @@ impl Builder {
     }
 
     /// Nothing is added to the configuration.
-    pub(crate) fn as_it_is(mut self) -> Self {
-        self.as_it_is = true;
+    pub(crate) fn verbatim(mut self) -> Self {
+        self.verbatim = true;
         self
     }
 
@@ -288,7 +288,7 @@ impl Builder {
 
     fn text(&self) -> String {
         let mut text = self.kdl.clone();
-        if self.as_it_is {
+        if self.verbatim {
             return text;
         }
         let mut add = |block: &str, addition: String| {
