@@ -250,7 +250,7 @@ agents { agent "waf" { unix-socket "${PORTCULLIS_E2E_UNSET}" } }
         ("invalid-value", "more.kdl:1:35"),
         ("out-of-range", "more.kdl:1:55"),
         ("invalid-value", "more.kdl:3:27"),
-        ("duplicate-id", "more.kdl:3:11"),
+        ("duplicate-id", "portcullis.kdl:13:16"),
     ] {
         let heading = format!("\n{kind}\n");
         let found = errors.split(&heading).skip(1);
@@ -260,6 +260,8 @@ agents { agent "waf" { unix-socket "${PORTCULLIS_E2E_UNSET}" } }
             "{kind} at {place}:\n{stderr}"
         );
     }
+    // The first of the two agents of one name.
+    assert!(stderr.contains("more.kdl:3:11"), "{stderr}");
 }
 
 #[test]
