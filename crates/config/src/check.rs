@@ -4,6 +4,7 @@
 //! error, because a misspelled name would make half of the file look unused.
 
 mod addresses;
+mod agents;
 mod chains;
 mod conditions;
 mod identity;
@@ -23,6 +24,9 @@ const ERRORS: &[Check] = &[
     references::dangling,
     chains::loops_and_sizes,
     chains::agents_in_parallel,
+    agents::owned_headers,
+    agents::pools,
+    agents::useless_budgets,
     addresses::listeners,
     routes::actions,
     routes::useless_settings,

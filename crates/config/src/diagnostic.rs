@@ -1,8 +1,10 @@
 //! What is wrong with a configuration: all of it, each with its place, a code, and what to do about it.
 
 pub mod code;
+mod excerpt;
 mod render;
 mod suggest;
+mod visible;
 
 pub use code::Code;
 pub use render::Style;
@@ -13,6 +15,14 @@ use crate::{
     source::{Sources, Span},
 };
 use std::{cell::RefCell, fmt, sync::Arc};
+use visible::clip;
+
+/// Bytes of a message or of the words at a label. Names and values of the text are in them, whatever their length.
+const MOST_MESSAGE: usize = 600;
+/// Bytes of a remedy; some list names.
+const MOST_HELP: usize = 1200;
+/// Places of one diagnostic.
+const MOST_LABELS: usize = 16;
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -39,9 +49,9 @@ pub struct Diagnostic {
     pub code: Code,
     /// How bad it is.
     pub severity: Severity,
-    /// One sentence, lower case, no full stop.
+    /// One sentence, lower case, no full stop. Of a very long one the middle is left out.
     pub message: String,
-    /// The place of the mistake first, then places that explain it. Never empty.
+    /// The place of the mistake first, then places that explain it, 16 at most in all. Never empty.
     pub labels: Vec<Label>,
     /// What to do.
     pub help: Option<String>,
@@ -60,7 +70,7 @@ impl Diagnostic {
         Self {
             code,
             severity,
-            message,
+            message: clip(message, MOST_MESSAGE),
             labels: vec![Label {
                 span,
                 text: String::new(),
@@ -72,23 +82,25 @@ impl Diagnostic {
     /// What to say at the place of the mistake.
     pub(crate) fn label(mut self, text: impl Into<String>) -> Self {
         if let Some(first) = self.labels.first_mut() {
-            first.text = text.into();
+            first.text = clip(text.into(), MOST_MESSAGE);
         }
         self
     }
 
     /// Another place that explains the mistake.
     pub(crate) fn also(mut self, span: Span, text: impl Into<String>) -> Self {
-        self.labels.push(Label {
-            span,
-            text: text.into(),
-        });
+        if self.labels.len() < MOST_LABELS {
+            self.labels.push(Label {
+                span,
+                text: clip(text.into(), MOST_MESSAGE),
+            });
+        }
         self
     }
 
     /// What to do about it.
     pub(crate) fn help(mut self, text: impl Into<String>) -> Self {
-        self.help = Some(text.into());
+        self.help = Some(clip(text.into(), MOST_HELP));
         self
     }
 

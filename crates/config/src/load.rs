@@ -155,7 +155,7 @@ impl<'a> Loader<'a> {
                 self.report.add(
                     Diagnostic::error(
                         code::ENCODING,
-                        Span::new(source, at..at + 1),
+                        Span::new(source, at..at + char::REPLACEMENT_CHARACTER.len_utf8()),
                         "this file is not UTF-8",
                     )
                     .label("the first wrong byte")

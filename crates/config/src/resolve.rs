@@ -18,6 +18,12 @@ use std::{collections::HashMap, time::Duration};
 
 /// For one answer of an agent, when nobody says otherwise.
 const AGENT_TIMEOUT: Duration = Duration::from_millis(50);
+/// Calls to an agent that may be under way at once, when nobody says otherwise.
+const AGENT_CALLS: usize = 100;
+/// Calls to an agent that may wait, when nobody says otherwise.
+const AGENT_QUEUE: usize = 200;
+/// The most that agents may take of a request, when nobody says otherwise.
+const MOST_DEFAULT_BUDGET: Duration = Duration::from_secs(10);
 
 pub(crate) fn resolve(parsed: Parsed, sources: &Sources) -> Option<Config> {
     let defaults = parsed
@@ -121,13 +127,23 @@ fn upstream(written: ParsedUpstream, defaults: &Defaults, sources: &Sources) -> 
 }
 
 fn agent(written: ParsedAgent, defaults: &Defaults, sources: &Sources) -> Option<Agent> {
-    let (own, shared) = (written.policy, defaults.agent);
+    let policy = written.policy.or(defaults.agent);
     Some(Agent {
         id: written.id.value,
         transport: written.transport?,
-        timeout: own.timeout.or(shared.timeout).unwrap_or(AGENT_TIMEOUT),
-        failure_mode: own.failure_mode.or(shared.failure_mode).unwrap_or_default(),
+        timeout: policy.timeout.unwrap_or(AGENT_TIMEOUT),
+        failure_mode: policy.failure_mode.unwrap_or_default(),
         inspect: written.inspect,
+        max_concurrent_calls: policy.max_concurrent_calls.unwrap_or(AGENT_CALLS),
+        queue: policy.queue.unwrap_or(AGENT_QUEUE),
+        circuit_breaker: policy.circuit_breaker.into_model(),
+        pool: policy.pool.into_model(),
+        owns_headers: written
+            .owns_headers
+            .into_iter()
+            .map(|pattern| pattern.value)
+            .collect(),
+        send_headers: written.send_headers,
         config: written.config,
         place: sources.place(written.span),
     })
@@ -137,6 +153,9 @@ fn route(written: ParsedRoute, filters: &Filters<'_>, sources: &Sources) -> Opti
     let mut expanded = Vec::with_capacity(written.filters.len());
     filters.expand(&written.filters, &mut expanded)?;
     Some(Route {
+        agent_budget: written
+            .agent_budget
+            .map_or_else(|| default_budget(&expanded), |budget| budget.value),
         id: written.id.value,
         matches: written
             .matches
@@ -155,6 +174,16 @@ fn route(written: ParsedRoute, filters: &Filters<'_>, sources: &Sources) -> Opti
         timeouts: written.timeouts,
         place: sources.place(written.span),
     })
+}
+
+/// All that the agents may take, one after the other.
+fn default_budget(filters: &[Filter]) -> Duration {
+    filters
+        .iter()
+        .flat_map(Filter::agents)
+        .map(|used| used.timeout)
+        .fold(Duration::ZERO, Duration::saturating_add)
+        .min(MOST_DEFAULT_BUDGET)
 }
 
 /// What the lines of a chain refer to.
@@ -177,6 +206,7 @@ impl Filters<'_> {
                 ),
                 ParsedFilter::RequestHeaders(edits) => Filter::RequestHeaders(edits.clone()),
                 ParsedFilter::ResponseHeaders(edits) => Filter::ResponseHeaders(edits.clone()),
+                ParsedFilter::Broken => return None,
                 ParsedFilter::Use(name) => {
                     self.expand(&self.chains.get(name.value.as_str())?.filters, expanded)?;
                     continue;

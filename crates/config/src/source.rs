@@ -4,7 +4,6 @@
 //! index of line starts that is made once per file. So ten thousand routes can each know where they were written.
 
 use crate::model::Place;
-use miette::{MietteError, MietteSpanContents, SourceCode, SourceSpan, SpanContents};
 use std::{
     ops::Range,
     sync::{
@@ -32,10 +31,6 @@ impl Span {
             start: clip(range.start),
             end: clip(range.end),
         }
-    }
-
-    pub(crate) fn len(self) -> usize {
-        self.end.saturating_sub(self.start) as usize
     }
 }
 
@@ -87,6 +82,19 @@ pub(crate) struct SourceFile {
 }
 
 impl SourceFile {
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// At least one; what follows the last line break is a line, too.
+    pub(crate) fn line_count(&self) -> usize {
+        self.line_starts().len()
+    }
+
     fn line_starts(&self) -> &[u32] {
         self.line_starts.get_or_init(|| {
             let after = |offset: usize| u32::try_from(offset + 1).unwrap_or(u32::MAX);
@@ -97,21 +105,21 @@ impl SourceFile {
     }
 
     /// The line of an offset, from 0.
-    fn line(&self, offset: usize) -> usize {
+    pub(crate) fn line(&self, offset: usize) -> usize {
         self.line_starts()
             .partition_point(|&start| start as usize <= offset)
             .saturating_sub(1)
     }
 
     /// Where a line begins; the end of the text for a line after the last.
-    fn line_start(&self, line: usize) -> usize {
+    pub(crate) fn line_start(&self, line: usize) -> usize {
         self.line_starts()
             .get(line)
             .map_or(self.text.len(), |&start| start as usize)
     }
 
     /// The column of an offset in characters, from 0.
-    fn column(&self, offset: usize) -> usize {
+    pub(crate) fn column(&self, offset: usize) -> usize {
         let line_start = self.line_start(self.line(offset));
         let last = self.last_column.load(Ordering::Relaxed);
         let (last_offset, last_column) = ((last >> 32) as usize, (last & 0xffff_ffff) as usize);
@@ -152,38 +160,6 @@ pub(crate) fn floor_boundary(text: &str, offset: usize) -> usize {
         offset -= 1;
     }
     offset
-}
-
-/// miette's own implementation for text reads from the start of the file for every label, which is quadratic in a
-/// large file with many errors; this one asks the index.
-impl SourceCode for SourceFile {
-    fn read_span<'a>(
-        &'a self,
-        span: &SourceSpan,
-        lines_before: usize,
-        lines_after: usize,
-    ) -> Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
-        let start = floor_boundary(&self.text, span.offset());
-        let end = floor_boundary(&self.text, span.offset() + span.len());
-        let last_byte = if end > start { end - 1 } else { end };
-        let first_line = self.line(start).saturating_sub(lines_before);
-        let last_line = (self.line(last_byte) + lines_after).min(self.line_starts().len() - 1);
-        let context = self.line_start(first_line)..self.line_start(last_line + 1);
-        // The column is that of the span only when no earlier line is shown; miette takes it as where the text begins.
-        let (context, column) = if lines_before == 0 {
-            (start..context.end, self.column(start))
-        } else {
-            (context, 0)
-        };
-        Ok(Box::new(MietteSpanContents::new_named(
-            self.name.to_string(),
-            &self.text.as_bytes()[context.clone()],
-            (context.start, context.len()).into(),
-            first_line,
-            column,
-            last_line + 1 - first_line,
-        )))
-    }
 }
 
 #[cfg(test)]

@@ -37,7 +37,7 @@ const SUPPLIED: [(&str, &str); 4] = [
 
 /// Lower-case words in the sources of the language that are no settings: parts of messages, and spellings that are
 /// answered with a hint.
-const NOT_SETTINGS: [&str; 25] = [
+const NOT_SETTINGS: [&str; 23] = [
     "a",
     "and",
     "b",
@@ -50,9 +50,7 @@ const NOT_SETTINGS: [&str; 25] = [
     "limit",
     "localhost",
     "m",
-    "max",
     "milli",
-    "min",
     "minute",
     "ms",
     "msec",

@@ -57,7 +57,7 @@ fn every_error_has_a_place_and_a_remedy() {
 }
 
 #[test]
-fn a_file_with_many_mistakes_shows_all_of_them_in_one_run() {
+fn d22_a_file_with_many_mistakes_shows_all_of_them_in_one_run() {
     let Err(diagnostics) = load_file(&Path::new(FOLDER).join("many.kdl"), &fixtures::environment)
     else {
         panic!("accepted");

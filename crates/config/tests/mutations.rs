@@ -158,8 +158,16 @@ fn check(path: &Path) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// Enough to find what is easy to find, in a second. For more there is `PROPTEST_CASES=20000`.
+const CASES: u32 = 400;
+
+fn cases() -> u32 {
+    let wanted = std::env::var("PROPTEST_CASES").ok();
+    wanted.and_then(|cases| cases.parse().ok()).unwrap_or(CASES)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000,
+    #![proptest_config(ProptestConfig { cases: cases(),
         failure_persistence: None,
         // The same files in every run: a failure must not depend on luck.
         rng_seed: RngSeed::Fixed(26), ..ProptestConfig::default() })]

@@ -149,7 +149,7 @@ fn ten_thousand_routes_load_without_a_warning() {
 }
 
 #[test]
-fn two_thousand_mistakes_are_all_reported() {
+fn d22_two_thousand_mistakes_are_all_reported() {
     let mut text = String::from(
         "schema-version \"1\"\nlisteners { listener \"l\" { address \"127.0.0.1:1\" } }\nroutes {\n",
     );

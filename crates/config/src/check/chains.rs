@@ -192,7 +192,9 @@ fn collect<'a>(
                     collect(&chain.filters, chains, uses);
                 }
             }
-            ParsedFilter::RequestHeaders(_) | ParsedFilter::ResponseHeaders(_) => {}
+            ParsedFilter::RequestHeaders(_)
+            | ParsedFilter::ResponseHeaders(_)
+            | ParsedFilter::Broken => {}
         }
     }
 }

@@ -67,7 +67,8 @@ impl Names<'_> {
                 }
                 ParsedFilter::Use(_)
                 | ParsedFilter::RequestHeaders(_)
-                | ParsedFilter::ResponseHeaders(_) => {}
+                | ParsedFilter::ResponseHeaders(_)
+                | ParsedFilter::Broken => {}
             }
         }
     }

@@ -22,7 +22,9 @@ pub(super) fn unused(parsed: &Parsed, report: &Report) {
             ParsedFilter::Use(name) => {
                 chains.insert(name.value.as_str());
             }
-            ParsedFilter::RequestHeaders(_) | ParsedFilter::ResponseHeaders(_) => {}
+            ParsedFilter::RequestHeaders(_)
+            | ParsedFilter::ResponseHeaders(_)
+            | ParsedFilter::Broken => {}
         }
     }
     let upstreams: HashSet<&str> = parsed

@@ -1,6 +1,10 @@
 //! Diagnostics as text for people, drawn by miette.
 
-use super::{Diagnostic, Label, Severity};
+use super::{
+    Diagnostic, Label, Severity,
+    excerpt::{CONTEXT, Excerpt},
+    visible::visible,
+};
 use crate::source::Sources;
 use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, SourceCode};
 use std::fmt;
@@ -26,7 +30,7 @@ pub(super) fn render(items: &[Diagnostic], sources: &Sources, style: Style) -> S
     let handler = GraphicalReportHandler::new_themed(theme)
         .with_width(WIDTH)
         .with_links(false)
-        .with_context_lines(1)
+        .with_context_lines(CONTEXT)
         .without_syntax_highlighting();
     let mut text = String::new();
     for item in items {
@@ -40,7 +44,7 @@ pub(super) fn render(items: &[Diagnostic], sources: &Sources, style: Style) -> S
         {
             // Cannot happen while a String takes everything; the message must come out in any case.
             text.truncate(start);
-            text.push_str(&item.message);
+            text.push_str(&visible(&item.message));
             text.push('\n');
         }
     }
@@ -55,37 +59,34 @@ pub(super) fn render(items: &[Diagnostic], sources: &Sources, style: Style) -> S
 
 /// A diagnostic with the text that it points into, as miette wants it. Labels in other files than the first become
 /// notes below it.
-struct Shown<'a> {
-    code: Option<&'a str>,
-    message: &'a str,
+struct Shown {
+    code: Option<&'static str>,
+    message: String,
     severity: miette::Severity,
-    help: Option<&'a str>,
-    source: Option<&'a dyn SourceCode>,
+    help: Option<String>,
+    source: Option<Excerpt>,
     labels: Vec<LabeledSpan>,
     notes: Vec<Self>,
 }
 
-impl<'a> Shown<'a> {
-    fn new(item: &'a Diagnostic, sources: &'a Sources) -> Self {
+impl Shown {
+    fn new(item: &Diagnostic, sources: &Sources) -> Self {
         let home = item.labels.first().map(|label| label.span.source);
         let (here, elsewhere): (Vec<&Label>, Vec<&Label>) = item
             .labels
             .iter()
             .partition(|label| Some(label.span.source) == home);
+        let source = excerpt(sources, &here);
         Self {
             code: Some(item.code.as_str()),
-            message: &item.message,
+            message: visible(&item.message),
             severity: match item.severity {
                 Severity::Error => miette::Severity::Error,
                 Severity::Warning => miette::Severity::Warning,
             },
-            help: item.help.as_deref(),
-            source: source(sources, home),
-            labels: here
-                .iter()
-                .enumerate()
-                .map(|(index, label)| labelled(label, index == 0, true))
-                .collect(),
+            help: item.help.as_deref().map(visible),
+            labels: labelled(source.as_ref(), &here, true),
+            source,
             notes: elsewhere
                 .iter()
                 .map(|label| Self::note(label, sources))
@@ -93,36 +94,45 @@ impl<'a> Shown<'a> {
         }
     }
 
-    fn note(label: &'a Label, sources: &'a Sources) -> Self {
+    fn note(label: &Label, sources: &Sources) -> Self {
+        let source = excerpt(sources, &[label]);
         Self {
             code: None,
-            message: &label.text,
+            message: visible(&label.text),
             severity: miette::Severity::Advice,
             help: None,
-            source: source(sources, Some(label.span.source)),
-            labels: vec![labelled(label, true, false)],
+            labels: labelled(source.as_ref(), &[label], false),
+            source,
             notes: Vec::new(),
         }
     }
 }
 
-fn source(sources: &Sources, number: Option<u32>) -> Option<&dyn SourceCode> {
-    number
-        .and_then(|number| sources.file(number))
-        .map(|file| file as &dyn SourceCode)
+/// The lines of labels that are all in one file.
+fn excerpt(sources: &Sources, labels: &[&Label]) -> Option<Excerpt> {
+    let file = sources.file(labels.first()?.span.source)?;
+    Some(Excerpt::new(file, labels))
 }
 
-fn labelled(label: &Label, primary: bool, with_text: bool) -> LabeledSpan {
-    let text = (with_text && !label.text.is_empty()).then(|| label.text.clone());
-    let range = (label.span.start as usize, label.span.len());
-    if primary {
-        LabeledSpan::new_primary_with_span(text, range)
-    } else {
-        LabeledSpan::new_with_span(text, range)
-    }
+/// The first is where the mistake is.
+fn labelled(source: Option<&Excerpt>, labels: &[&Label], with_text: bool) -> Vec<LabeledSpan> {
+    let Some(source) = source else {
+        return Vec::new();
+    };
+    let one = |(index, label): (usize, &&Label)| {
+        let text = (with_text && !label.text.is_empty()).then(|| visible(&label.text));
+        let range = source.range(index);
+        let span = (range.start, range.len());
+        if index == 0 {
+            LabeledSpan::new_primary_with_span(text, span)
+        } else {
+            LabeledSpan::new_with_span(text, span)
+        }
+    };
+    labels.iter().enumerate().map(one).collect()
 }
 
-impl miette::Diagnostic for Shown<'_> {
+impl miette::Diagnostic for Shown {
     fn code<'b>(&'b self) -> Option<Box<dyn fmt::Display + 'b>> {
         self.code
             .map(|code| Box::new(code) as Box<dyn fmt::Display>)
@@ -134,11 +144,12 @@ impl miette::Diagnostic for Shown<'_> {
 
     fn help<'b>(&'b self) -> Option<Box<dyn fmt::Display + 'b>> {
         self.help
+            .as_ref()
             .map(|help| Box::new(help) as Box<dyn fmt::Display>)
     }
 
     fn source_code(&self) -> Option<&dyn SourceCode> {
-        self.source
+        self.source.as_ref().map(|source| source as &dyn SourceCode)
     }
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
@@ -157,19 +168,19 @@ impl miette::Diagnostic for Shown<'_> {
     }
 }
 
-impl fmt::Display for Shown<'_> {
+impl fmt::Display for Shown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.message)
+        f.write_str(&self.message)
     }
 }
 
-impl fmt::Debug for Shown<'_> {
+impl fmt::Debug for Shown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.message)
+        f.write_str(&self.message)
     }
 }
 
-impl std::error::Error for Shown<'_> {}
+impl std::error::Error for Shown {}
 
 #[cfg(test)]
 mod tests {

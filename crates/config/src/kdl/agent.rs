@@ -1,16 +1,17 @@
 //! `agents { agent "ID" { … } }`.
 
 use super::{
+    agent_policy::{self, AgentPolicy},
     cursor::{Block, Later, Node},
-    filter, header_span, json,
+    header, header_span, json,
     value::Value,
 };
 use crate::{
     diagnostic::{Diagnostic, code},
-    model::{AgentId, AgentTransport, BuiltinAgent, FailureMode, Inspect, Json},
+    model::{AgentId, AgentTransport, BuiltinAgent, Inspect, Json, SendHeaders},
     source::{Span, Spanned},
 };
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 /// An agent as it is written.
 pub(crate) struct ParsedAgent {
@@ -19,25 +20,15 @@ pub(crate) struct ParsedAgent {
     pub(crate) transport: Option<AgentTransport>,
     pub(crate) policy: AgentPolicy,
     pub(crate) inspect: Inspect,
+    pub(crate) owns_headers: Vec<Spanned<String>>,
+    pub(crate) send_headers: SendHeaders,
     pub(crate) config: Option<Json>,
     pub(crate) span: Span,
 }
 
-/// What `defaults` can say too.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(crate) struct AgentPolicy {
-    pub(crate) timeout: Option<Duration>,
-    pub(crate) failure_mode: Option<FailureMode>,
-}
-
 /// Also refused in `defaults { agent { … } }`.
 pub(super) const LATER: &[Later] = &[
-    Later::new("owns-headers"),
-    Later::new("send-headers"),
     Later::new("verdict-cache"),
-    Later::new("max-concurrent-calls"),
-    Later::new("circuit-breaker"),
-    Later::new("pool"),
     Later::new("replicas"),
     Later::new("user"),
     Later::new("group"),
@@ -74,7 +65,11 @@ pub(super) fn agent(node: &mut Node<'_>) -> Option<ParsedAgent> {
         });
         Some(ParsedAgent {
             transport,
-            policy: policy(block),
+            policy: agent_policy::policy(block),
+            owns_headers: block
+                .one("owns-headers", |node| Some(header::owned(node)))
+                .unwrap_or_default(),
+            send_headers: block.one("send-headers", send_headers).unwrap_or_default(),
             inspect: block
                 .one("inspect", |node| Some(inspect(node)))
                 .unwrap_or_default(),
@@ -87,16 +82,65 @@ pub(super) fn agent(node: &mut Node<'_>) -> Option<ParsedAgent> {
     })
 }
 
-/// `timeout` and `failure-mode`.
-pub(super) fn policy(block: &mut Block<'_>) -> AgentPolicy {
-    AgentPolicy {
-        timeout: block.one("timeout", |node| {
-            node.argument("a duration, such as \"50ms\"")?.timeout()
-        }),
-        failure_mode: block.one("failure-mode", |node| {
-            filter::failure_mode(node.argument("\"open\" or \"closed\"")?)
-        }),
+/// What it is told of a request's headers.
+fn send_headers(node: &mut Node<'_>) -> Option<SendHeaders> {
+    let (is_empty, chosen) = node.block(|block| (block.is_empty(), chosen_headers(block)));
+    if is_empty {
+        node.report(
+            node.error(code::MISSING, "this `send-headers` says nothing")
+                .label("has no `except` and no `only`")
+                .help("write `send-headers { except \"cookie\" }`, or remove it: every header is sent"),
+        );
+        // What is written beside the name was meant to be in the braces.
+        node.ignore_rest();
     }
+    chosen
+}
+
+/// None: nothing is chosen, or it was reported as wrong already.
+fn chosen_headers(block: &mut Block<'_>) -> Option<SendHeaders> {
+    let mut list = |name| {
+        block.one(name, |node| {
+            let patterns = header::patterns(node, "the names of headers, such as \"cookie\"");
+            Some((patterns, node.span()))
+        })
+    };
+    match (list("except"), list("only")) {
+        (None, None) => None,
+        (Some((except, _)), None) => Some(SendHeaders::Except(names(except))),
+        (None, Some((only, span))) => {
+            refuse_everything(block, &only, span);
+            Some(SendHeaders::Only(names(only)))
+        }
+        (Some((_, except)), Some((_, only))) => {
+            let (first, second) = (except.min(only), except.max(only));
+            block.report(
+                Diagnostic::error(
+                    code::CONTRADICTION,
+                    second,
+                    "headers are chosen in two ways",
+                )
+                .label("the second")
+                .also(first, "the first")
+                .help("keep one of the two: `only` leaves out every other header already"),
+            );
+            None
+        }
+    }
+}
+
+/// `only "*"` would be accepted and leave nothing out.
+fn refuse_everything(block: &Block<'_>, only: &[Spanned<String>], span: Span) {
+    if only.iter().any(|pattern| pattern.value == "*") {
+        block.report(
+            Diagnostic::error(code::CONTRADICTION, span, "this leaves no header out")
+                .help("name the headers that the agent needs, or remove `send-headers`"),
+        );
+    }
+}
+
+fn names(patterns: Vec<Spanned<String>>) -> Vec<String> {
+    patterns.into_iter().map(|pattern| pattern.value).collect()
 }
 
 fn inspect(node: &mut Node<'_>) -> Inspect {

@@ -4,6 +4,7 @@
 //! when it ends, whatever was not asked for becomes a diagnostic, with the names that *were* asked for as suggestions.
 //! So a setting is either read by somebody or refused; there is no third way.
 
+pub(crate) use super::later::Later;
 use super::value::Value;
 use crate::{
     diagnostic::{Code, Diagnostic, Report, code, did_you_mean, list},
@@ -34,34 +35,6 @@ impl Context<'_> {
     }
 }
 
-/// Something that the language will have and this program has not.
-pub(crate) struct Later {
-    /// How it is written.
-    pub(crate) name: &'static str,
-    /// What to do until then.
-    pub(crate) remedy: &'static str,
-}
-
-impl Later {
-    /// The remedy is to leave it out.
-    pub(crate) const fn new(name: &'static str) -> Self {
-        Self::with_remedy(name, "leave it out: this version would not act on it")
-    }
-
-    pub(crate) const fn with_remedy(name: &'static str, remedy: &'static str) -> Self {
-        Self { name, remedy }
-    }
-
-    pub(crate) fn diagnostic(&self, span: Span) -> Diagnostic {
-        Diagnostic::error(
-            code::NOT_SUPPORTED_YET,
-            span,
-            format!("`{}` is not supported yet", self.name),
-        )
-        .help(self.remedy)
-    }
-}
-
 /// Reads a piece of a file like a block. `list` is the block that the piece was cut out of; without it the piece
 /// stood at the top of the file.
 pub(crate) fn document<'a>(
@@ -87,6 +60,8 @@ pub(crate) struct Node<'a> {
     context: &'a Context<'a>,
     node: &'a KdlNode,
     entries: Vec<Option<&'a KdlEntry>>,
+    /// No argument is left in front of this entry.
+    next_argument: usize,
     properties: Vec<&'static str>,
     block_taken: bool,
     /// An argument is missing, so reading stopped before everything was asked for.
@@ -105,6 +80,7 @@ impl<'a> Node<'a> {
             context,
             node,
             entries,
+            next_argument: 0,
             properties: Vec::new(),
             block_taken: false,
             broken: false,
@@ -149,12 +125,22 @@ impl<'a> Node<'a> {
         Diagnostic::error(code, self.span(), message)
     }
 
+    /// Whether nothing at all is written after the name.
+    pub(crate) fn is_bare(&self) -> bool {
+        self.node.entries().is_empty() && self.node.children().is_none()
+    }
+
     /// The next argument, if there is one.
     pub(crate) fn optional_argument(&mut self) -> Option<Value<'a>> {
-        let slot = self
-            .entries
-            .iter_mut()
-            .find(|slot| slot.is_some_and(|entry| entry.name().is_none()))?;
+        let rest = self.entries.get_mut(self.next_argument..)?;
+        let is_argument =
+            |slot: &Option<&KdlEntry>| slot.is_some_and(|entry| entry.name().is_none());
+        let Some(index) = rest.iter().position(is_argument) else {
+            self.next_argument = self.entries.len();
+            return None;
+        };
+        self.next_argument += index + 1;
+        let slot = rest.get_mut(index)?;
         slot.take()
             .map(|entry| Value::new(self.context, entry, self.node.name().value()))
     }
@@ -288,7 +274,7 @@ impl<'a> Node<'a> {
         }
         for entry in self.entries.iter().copied().flatten() {
             let span = self.context.span(entry.span());
-            self.report(match entry.name() {
+            self.context.report.add_error(|| match entry.name() {
                 Some(key) => self.unknown_property(key.value(), span),
                 None => self.extra_argument(entry, span),
             });
@@ -474,20 +460,23 @@ impl<'a> Block<'a> {
 
     fn finish(self) {
         for node in self.nodes.iter().copied().flatten() {
-            let name = node.name().value();
-            let span = self.context.span(node.name().span());
-            let message = match self.owner_name {
-                Some(owner) => format!("`{owner}` has nothing called `{name}`"),
-                None => format!("a configuration has no block called `{name}`"),
-            };
-            let diagnostic = Diagnostic::error(code::UNKNOWN_NODE, span, message).label("unknown");
-            self.report(match did_you_mean(name, self.known.iter().copied()) {
-                Some(hint) => diagnostic.help(hint),
-                None => diagnostic.help(format!(
-                    "here can be {}",
-                    list(self.known.iter().copied(), "or")
-                )),
-            });
+            self.context.report.add_error(|| self.unknown_node(node));
         }
+    }
+
+    fn unknown_node(&self, node: &KdlNode) -> Diagnostic {
+        let name = node.name().value();
+        let span = self.context.span(node.name().span());
+        let message = match self.owner_name {
+            Some(owner) => format!("`{owner}` has nothing called `{name}`"),
+            None => format!("a configuration has no block called `{name}`"),
+        };
+        let known = || self.known.iter().copied();
+        Diagnostic::error(code::UNKNOWN_NODE, span, message)
+            .label("unknown")
+            .help(
+                did_you_mean(name, known())
+                    .unwrap_or_else(|| format!("here can be {}", list(known(), "or"))),
+            )
     }
 }

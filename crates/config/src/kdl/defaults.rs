@@ -1,7 +1,8 @@
 //! `defaults { … }`: what every block of a kind starts from.
 
 use super::{
-    agent::{self, AgentPolicy},
+    agent,
+    agent_policy::{self, AgentPolicy},
     cursor::Node,
     upstream::{self, PartialTimeouts},
 };
@@ -19,7 +20,7 @@ pub(super) fn defaults(node: &mut Node<'_>) -> Defaults {
             .one("agent", |node| {
                 Some(node.block(|block| {
                     block.later(agent::LATER);
-                    agent::policy(block)
+                    agent_policy::policy(block)
                 }))
             })
             .unwrap_or_default(),

@@ -19,6 +19,8 @@ pub(crate) enum ParsedFilter {
     RequestHeaders(Vec<HeaderEdit>),
     ResponseHeaders(Vec<HeaderEdit>),
     Use(Spanned<String>),
+    /// It was reported as wrong already.
+    Broken,
 }
 
 /// An agent on a route; `None` is what the agent's own block says.
@@ -69,13 +71,14 @@ pub(super) fn filters(block: &mut Block<'_>) -> Vec<ParsedFilter> {
             "use",
         ],
         |node| {
-            filters.extend(match node.name() {
+            let filter = match node.name() {
                 "agent" => agent_use(node).map(ParsedFilter::Agent),
                 "parallel" => parallel(node).map(ParsedFilter::Parallel),
                 "request-headers" => Some(ParsedFilter::RequestHeaders(header::edits(node))),
                 "response-headers" => Some(ParsedFilter::ResponseHeaders(header::edits(node))),
                 _ => chain_use(node).map(ParsedFilter::Use),
-            });
+            };
+            filters.push(filter.unwrap_or(ParsedFilter::Broken));
         },
     );
     filters

@@ -2,13 +2,15 @@
 
 use super::{cursor::Node, value::Value};
 use crate::{
-    diagnostic::code,
+    diagnostic::{Diagnostic, code},
+    header_pattern::overlap,
     model::{HeaderEdit, Template, TemplatePart},
+    source::Spanned,
 };
 
 /// Fields that frame a message, route it or say who the client is. They follow from the message itself, so nobody
 /// edits them: not an agent, not the configuration.
-const PROTECTED: [(&str, &str); 14] = [
+const PROTECTED: [(&str, &str); 15] = [
     ("host", "the upstream gets the host that was asked for"),
     ("content-length", "it follows from the body"),
     ("transfer-encoding", "it follows from the body"),
@@ -27,6 +29,10 @@ const PROTECTED: [(&str, &str); 14] = [
     (
         "upgrade",
         "it belongs to one connection; `websocket` on a route lets it pass",
+    ),
+    (
+        "http2-settings",
+        "it belongs to one connection, and each side has its own",
     ),
     (
         "te",
@@ -69,8 +75,12 @@ fn why_protected(name: &str) -> Option<&'static str> {
 /// A valid field name in lower case.
 pub(super) fn name(value: Value<'_>) -> Option<String> {
     let text = value.nonempty_text()?;
-    if is_token(&text) {
-        return Some(text.to_ascii_lowercase());
+    check_name(value, &text).then(|| text.to_ascii_lowercase())
+}
+
+fn check_name(value: Value<'_>, text: &str) -> bool {
+    if is_token(text) {
+        return true;
     }
     let help = if text.starts_with(':') {
         "pseudo-headers such as `:path` cannot be used; there are `path`, `host` and `method`"
@@ -85,7 +95,95 @@ pub(super) fn name(value: Value<'_>) -> Option<String> {
             )
             .help(help),
     );
-    None
+    false
+}
+
+/// The patterns of a list: names of headers, some of them by their beginning and a `*`. In lower case.
+pub(super) fn patterns(node: &mut Node<'_>, what: &str) -> Vec<Spanned<String>> {
+    let values = node.arguments(what);
+    let mut patterns: Vec<Spanned<String>> = Vec::with_capacity(values.len());
+    for value in values {
+        let Some(new) = pattern(value).map(|text| value.spanned(text)) else {
+            continue;
+        };
+        match patterns.iter().find(|old| overlap(&old.value, &new.value)) {
+            None => patterns.push(new),
+            Some(old) => node.report(
+                value
+                    .error(code::REPEATED, overlap_message(&old.value, &new.value))
+                    .label("the second")
+                    .also(old.span, "the first")
+                    .help("keep one of the two"),
+            ),
+        }
+    }
+    patterns
+}
+
+fn overlap_message(old: &str, new: &str) -> String {
+    if old == new {
+        format!("`{new}` is written twice")
+    } else {
+        format!("`{old}` and `{new}` fit the same headers")
+    }
+}
+
+fn pattern(value: Value<'_>) -> Option<String> {
+    let text = value.nonempty_text()?;
+    let beginning = text.strip_suffix('*').unwrap_or(&text);
+    if beginning.contains('*') {
+        value.report(
+            value
+                .error(
+                    code::INVALID_HEADER,
+                    format!("`{text}` has a `*` that is not at its end"),
+                )
+                .help("write how the names begin and then a `*`, such as \"x-auth-*\""),
+        );
+        return None;
+    }
+    (beginning.is_empty() || check_name(value, beginning)).then(|| text.to_ascii_lowercase())
+}
+
+/// The patterns of `owns-headers`: none of them fits a header that nobody may change.
+pub(super) fn owned(node: &mut Node<'_>) -> Vec<Spanned<String>> {
+    let mut patterns = patterns(node, "the names of headers, such as \"x-user\"");
+    patterns.retain(|pattern| {
+        let Some(problem) = owned_problem(pattern) else {
+            return true;
+        };
+        node.report(problem);
+        false
+    });
+    patterns
+}
+
+fn owned_problem(pattern: &Spanned<String>) -> Option<Diagnostic> {
+    let text = &pattern.value;
+    let (name, why) = PROTECTED.iter().find_map(|(name, why)| {
+        // Of headers that are protected by their beginning, one that people know.
+        let (protected, known) = match name.strip_suffix('-') {
+            Some(_) => (format!("{name}*"), "x-forwarded-for"),
+            None => ((*name).to_owned(), *name),
+        };
+        overlap(&protected, text).then_some((known, *why))
+    })?;
+    let (message, help) = if text.ends_with('*') {
+        (
+            format!("`{text}` fits `{name}` too, which no agent can own"),
+            "name the headers that the agent sets, or write more of how they begin",
+        )
+    } else {
+        (
+            format!("no agent can own `{text}`"),
+            "remove it, or use a header of another name",
+        )
+    };
+    Some(
+        Diagnostic::error(code::PROTECTED_HEADER, pattern.span, message)
+            .label(why)
+            .help(help),
+    )
 }
 
 /// Whether it is a token of RFC 9110, as header names and methods are.
@@ -118,7 +216,7 @@ pub(super) fn edits(node: &mut Node<'_>) -> Vec<HeaderEdit> {
     node.block(|block| {
         if block.is_empty() {
             block.report(
-                crate::diagnostic::Diagnostic::error(code::MISSING, span, format!("`{name}` changes nothing"))
+                Diagnostic::error(code::MISSING, span, format!("`{name}` changes nothing"))
                     .help("add lines such as `set \"x-api\" \"v1\"` or `remove \"x-debug\"`, or remove the block"),
             );
         }

@@ -6,12 +6,14 @@
 mod address;
 mod admin;
 mod agent;
+mod agent_policy;
 mod condition;
 mod cursor;
 mod defaults;
 mod filter;
 mod header;
 mod json;
+mod later;
 mod listener;
 mod observability;
 mod route;
@@ -21,6 +23,7 @@ mod upstream;
 mod value;
 
 pub(crate) use agent::ParsedAgent;
+pub(crate) use agent_policy::AgentPolicy;
 pub(crate) use condition::ParsedMatch;
 pub(crate) use cursor::Context;
 pub(crate) use defaults::Defaults;

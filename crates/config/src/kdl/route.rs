@@ -5,12 +5,14 @@ use super::{
     cursor::{Block, Later, Node},
     filter::{self, ParsedFilter},
     header_span,
+    value::SHORTEST,
 };
 use crate::{
     diagnostic::code,
     model::{RouteId, RouteTimeouts, Template, TemplatePart, UpstreamId, Variable},
     source::{Span, Spanned},
 };
+use std::time::Duration;
 
 /// A route as it is written.
 pub(crate) struct ParsedRoute {
@@ -18,6 +20,8 @@ pub(crate) struct ParsedRoute {
     pub(crate) matches: Vec<ParsedMatch>,
     pub(crate) priority: i64,
     pub(crate) filters: Vec<ParsedFilter>,
+    /// The places are those of the node.
+    pub(crate) agent_budget: Option<Spanned<Duration>>,
     /// One, if the route is right.
     pub(crate) actions: Vec<Spanned<ParsedAction>>,
     pub(crate) websocket: Option<Span>,
@@ -42,11 +46,10 @@ pub(crate) enum ParsedAction {
     Broken,
 }
 
-const LATER: &[Later] = &[
-    Later::new("agent-budget"),
-    Later::new("retry"),
-    Later::new("uninspected-upgrade"),
-];
+const LATER: &[Later] = &[Later::new("retry"), Later::new("uninspected-upgrade")];
+
+/// The most that can be written as a budget. Who waits longer for agents than this waits for ever.
+const MOST_BUDGET: Duration = Duration::from_secs(60);
 
 const LATER_TIMEOUTS: &[Later] = &[Later::new("total")];
 
@@ -67,6 +70,13 @@ pub(super) fn route(node: &mut Node<'_>) -> Option<ParsedRoute> {
             filters: block
                 .one("filters", |node| Some(node.block(filter::filters)))
                 .unwrap_or_default(),
+            agent_budget: block.one("agent-budget", |node| {
+                let value = node.argument("a duration, such as \"80ms\"")?;
+                Some(Spanned {
+                    value: value.duration(SHORTEST..=MOST_BUDGET)?,
+                    span: node.span(),
+                })
+            }),
             actions: actions(block),
             websocket: block.one("websocket", |node| node.flag()?.then(|| node.span())),
             timeouts_span: timeouts.map(|(_, span)| span),

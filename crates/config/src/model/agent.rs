@@ -19,6 +19,20 @@ pub struct Agent {
     pub failure_mode: FailureMode,
     /// What it is asked about.
     pub inspect: Inspect,
+    /// Calls that may be under way at once, of the whole process. Default 100, 1 to 1 000 000.
+    pub max_concurrent_calls: usize,
+    /// Calls that may wait for one of those, of the whole process; a further one fails at once. Default 200, 0 to
+    /// 1 000 000; 0: nobody waits.
+    pub queue: usize,
+    /// When it is left alone for a while.
+    pub circuit_breaker: CircuitBreaker,
+    /// How many connections to it each worker keeps.
+    pub pool: Pool,
+    /// Header patterns that only this agent may set and no client may send. Default none. No header fits the patterns
+    /// of two agents, and none is one of those that nobody may change. See [`SendHeaders`] for patterns.
+    pub owns_headers: Vec<String>,
+    /// Which of a request's headers it is told.
+    pub send_headers: SendHeaders,
     /// Its `config` block as JSON, always an object. None: it has no such block.
     pub config: Option<Json>,
     /// Where it is written.
@@ -90,4 +104,58 @@ impl Default for Inspect {
             request_headers: true,
         }
     }
+}
+
+/// When an agent is left alone for a while, because it fails again and again. Of the whole process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CircuitBreaker {
+    /// Failures in a row that open it. Default 5, at least 1.
+    pub failures: u32,
+    /// Successes in a row that close it again. Default 2, at least 1.
+    pub successes: u32,
+    /// How long it stays open before the agent is tried again. Default 30 s, 1 ms to 24 h.
+    pub open_for: Duration,
+    /// Calls that may try the agent at once while the breaker is half open. Default 1, at least 1.
+    pub probes: u32,
+}
+
+impl Default for CircuitBreaker {
+    fn default() -> Self {
+        Self {
+            failures: 5,
+            successes: 2,
+            open_for: Duration::from_secs(30),
+            probes: 1,
+        }
+    }
+}
+
+/// How many connections to an agent each worker keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pool {
+    /// Kept even when nothing is asked. Default 1, 1 to 1024, at most `max`.
+    pub min: usize,
+    /// Never exceeded, connections in use included. Default 4, 1 to 1024.
+    pub max: usize,
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self { min: 1, max: 4 }
+    }
+}
+
+/// Which of a request's headers an agent is told.
+///
+/// A pattern is a header name in lower case, or the beginning of one and a final `*`: `cookie`, `x-auth-*`. Lists are
+/// never empty.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum SendHeaders {
+    /// Every header. The default.
+    #[default]
+    All,
+    /// Every header but these.
+    Except(Vec<String>),
+    /// These and no other.
+    Only(Vec<String>),
 }

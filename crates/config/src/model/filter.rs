@@ -16,6 +16,17 @@ pub enum Filter {
     ResponseHeaders(Vec<HeaderEdit>),
 }
 
+impl Filter {
+    /// Who is asked by this step, in the order written.
+    pub fn agents(&self) -> &[AgentUse] {
+        match self {
+            Self::Agent(one) => std::slice::from_ref(one),
+            Self::Parallel(several) => several,
+            Self::RequestHeaders(_) | Self::ResponseHeaders(_) => &[],
+        }
+    }
+}
+
 /// An agent on a route, with the settings that hold there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentUse {

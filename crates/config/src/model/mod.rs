@@ -15,7 +15,10 @@ mod units;
 mod upstream;
 
 pub use admin::{Admin, AdminAddress, Probes};
-pub use agent::{Agent, AgentTransport, BuiltinAgent, FailureMode, Inspect, Json};
+pub use agent::{
+    Agent, AgentTransport, BuiltinAgent, CircuitBreaker, FailureMode, Inspect, Json, Pool,
+    SendHeaders,
+};
 pub use condition::{
     HeaderCondition, HeaderConditionKind, HostPattern, Match, PathPattern, QueryCondition,
 };
@@ -51,4 +54,13 @@ pub struct Config {
     pub agents: Vec<Agent>,
     /// Logs.
     pub observability: Observability,
+}
+
+impl Config {
+    /// The routes that ask agents, in the order written: those whose [`Route::agent_budget`] means something.
+    pub fn routes_with_agents(&self) -> impl Iterator<Item = &Route> {
+        self.routes
+            .iter()
+            .filter(|route| route.agents().next().is_some())
+    }
 }

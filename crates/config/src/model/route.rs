@@ -1,6 +1,6 @@
 //! `routes { route "ID" { … } }`: which requests go where, through which filters.
 
-use super::{Filter, Match, Place, RouteId, Template, UpstreamId};
+use super::{AgentUse, Filter, Match, Place, RouteId, Template, UpstreamId};
 use std::time::Duration;
 
 /// What happens to the requests that it matches.
@@ -14,6 +14,9 @@ pub struct Route {
     pub priority: i64,
     /// In the order of the way in; chains are expanded in place.
     pub filters: Vec<Filter>,
+    /// For all agents of a request together, in every phase, waiting included. Default: the timeouts of all
+    /// [`agents`](Self::agents) added up, at most 10 s; zero when there are none. Written: 1 ms to 60 s.
+    pub agent_budget: Duration,
     /// What answers.
     pub action: Action,
     /// Whether a request may upgrade to WebSocket. Default false; only with [`Action::Upstream`].
@@ -22,6 +25,14 @@ pub struct Route {
     pub timeouts: RouteTimeouts,
     /// Where it is written.
     pub place: Place,
+}
+
+impl Route {
+    /// Everybody that a request is asked about, in the order written, those of a `parallel` too. An agent that is asked
+    /// twice is there twice.
+    pub fn agents(&self) -> impl Iterator<Item = &AgentUse> {
+        self.filters.iter().flat_map(Filter::agents)
+    }
 }
 
 /// What answers the requests of a route.

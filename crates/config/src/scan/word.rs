@@ -7,6 +7,9 @@ pub(super) struct Wrong {
     pub(super) help: String,
 }
 
+/// Characters of a number; the parser gives up on larger ones, and without saying where.
+const LONGEST_NUMBER: usize = 38;
+
 const KEYWORDS: [&str; 6] = ["true", "false", "null", "inf", "-inf", "nan"];
 
 /// What ends a line in KDL.
@@ -59,6 +62,14 @@ pub(super) fn check(word: &str) -> Option<Wrong> {
         return wrong(
             format!("`{word}` needs quotation marks"),
             format!("write \"{word}\""),
+        );
+    }
+    if word.len() > LONGEST_NUMBER && looks_like_number(word) {
+        return wrong(
+            "this number is far too long".to_owned(),
+            format!(
+                "{LONGEST_NUMBER} characters are the most; for the text write it in quotation marks"
+            ),
         );
     }
     None
@@ -130,6 +141,8 @@ mod tests {
             );
         }
         assert!(check("#yes").is_some());
+        assert_eq!(check(&"9".repeat(LONGEST_NUMBER)), None);
+        assert!(check(&"9".repeat(LONGEST_NUMBER + 1)).is_some());
     }
 
     #[test]
