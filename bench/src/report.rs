@@ -358,9 +358,9 @@ mod tests {
     fn a_bar_is_met_when_the_upper_end_is_at_most_the_bar() {
         let floor: &[f64] = &[20.0; 10];
         for (last_two, met) in [
-            ([24.0, 30.0], true),
-            ([26.0, 30.0], false),
-            ([25.0, 25.0], true),
+            ([22.5, 30.0], true),
+            ([23.5, 30.0], false),
+            ([23.0, 23.0], true),
         ] {
             let mut plain = vec![22.0; 8];
             plain.extend(last_two);

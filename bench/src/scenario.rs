@@ -124,7 +124,7 @@ pub(crate) static SCENARIOS: &[Scenario] = &[
         comparisons: &[Comparison {
             base: "floor",
             kind: Kind::Ratio,
-            at_most: Some(1.25),
+            at_most: Some(1.15),
         }],
     },
     Scenario {
@@ -142,7 +142,38 @@ pub(crate) static SCENARIOS: &[Scenario] = &[
         by_default: true,
         optional: false,
         comparisons: &[Comparison {
-            at_most: Some(10.0),
+            at_most: Some(8.0),
+            ..OVER_PLAIN
+        }],
+    },
+    Scenario {
+        name: "parallel",
+        about: "plain and three agents at once for request headers",
+        subject: Subject::Ours {
+            filters: r#"parallel { agent "echo"; agent "second"; agent "third" }"#,
+            agents: &[
+                Agent {
+                    id: "echo",
+                    arguments: &["agent", "echo"],
+                    settings: "",
+                },
+                Agent {
+                    id: "second",
+                    arguments: &["agent", "denylist"],
+                    settings: "",
+                },
+                Agent {
+                    id: "third",
+                    arguments: &["agent", "denylist"],
+                    settings: "",
+                },
+            ],
+        },
+        request: PLAIN_GET,
+        by_default: true,
+        optional: false,
+        comparisons: &[Comparison {
+            at_most: Some(16.0),
             ..OVER_PLAIN
         }],
     },
@@ -284,7 +315,10 @@ mod tests {
             chosen.iter().map(|scenario| scenario.name).collect()
         };
         for (wanted, expected) in [
-            (vec![], Ok(vec!["floor", "plain", "agent", "legacy"])),
+            (
+                vec![],
+                Ok(vec!["floor", "plain", "agent", "parallel", "legacy"]),
+            ),
             (vec!["plain", "floor"], Ok(vec!["floor", "plain"])),
             (vec!["floor-loop"], Ok(vec!["floor-loop"])),
             (vec!["floor", "flor"], Err("flor".to_owned())),
