@@ -58,6 +58,7 @@ const ONLY_IN: [(&str, &str, &[&str]); 11] = [
             "server/worker.rs",
             "snapshot.rs",
             "telemetry/metrics.rs",
+            "watch.rs",
         ],
     ),
     ("crates/proxy/src", r"\.ask\(", &["filter/agents.rs"]),

@@ -89,7 +89,6 @@ fn d20_what_is_not_built_is_an_error() {
             "FILTER",
             "compress min-size=\"1KiB\" { algorithms \"gzip\" }",
         ),
-        ("ROUTE", "agent-budget \"80ms\""),
         ("ROUTE", "retry attempts=2 { on \"503\" }"),
         ("ROUTE", "timeouts { total \"5m\" }"),
         ("TARGET", "resolve=\"30s\""),
@@ -99,12 +98,8 @@ fn d20_what_is_not_built_is_an_error() {
         ("UPSTREAM", "outlier failures=5"),
         ("UPSTREAM", "tls server-name=\"a\""),
         ("AGENT", "dialect \"ext-authz\""),
-        ("AGENT", "owns-headers \"x-user\""),
-        ("AGENT", "send-headers { except \"cookie\" }"),
         ("AGENT", "verdict-cache max-entries=10"),
-        ("AGENT", "max-concurrent-calls 100 queue=200"),
-        ("AGENT", "circuit-breaker failures=5"),
-        ("AGENT", "pool min=1 max=4"),
+        ("AGENT", "pool min=1 idle=\"300s\""),
         (
             "AGENT",
             "inspect { request-headers; request-body \"buffer\" }",
@@ -260,7 +255,7 @@ agents { agent "waf" { unix-socket "${PORTCULLIS_E2E_UNSET}" } }
             "{kind} at {place}:\n{stderr}"
         );
     }
-    // The first of the two agents of one name.
+    // The other of the two agents of one name.
     assert!(stderr.contains("more.kdl:3:11"), "{stderr}");
 }
 

@@ -8,9 +8,11 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod abuse;
 mod agents;
 mod client_address;
 mod defects;
+mod faults;
 mod http;
 mod limits;
 mod observability;

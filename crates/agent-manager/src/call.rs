@@ -1,69 +1,280 @@
 //! The guarded call: one question to one agent, bounded in time, that always ends in a verdict or a named failure.
+//!
+//! In this order: the request's budget, the agent's breaker, a permit (with a bounded queue), a connection, the answer. One
+//! timer covers all the waiting: it is set to the agent's timeout or to what is left of the budget, whichever is less.
 
 use crate::{
+    agent::Agent,
+    breaker::Outcome,
+    clock,
+    conversation::Conversation,
     failure::{Failure, FailureReason},
-    link::Link,
     operations,
+    permits::QueueFull,
+    pool::Pool,
 };
 use portcullis_agent_protocol::{
-    CallError, CallGuard, Connection, Decision, EventKind, RequestHeaders,
+    CallError, CallGuard, CancelReason, Connection, Decision, EventKind, PendingAnswer,
+    RequestHeaders,
 };
-use std::time::Duration;
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed},
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
+};
 
-/// Asks the agent at the other end of `link` about the head of a request.
-///
-/// # Errors
-/// The failure that stands instead of a verdict.
-pub(crate) async fn call(
-    link: &Link,
-    event: &RequestHeaders<'_>,
-    timeout: Duration,
-) -> Result<Decision, Failure> {
-    let _asked = link.agent.asked();
-    // One timer for the whole call: for the connection, if it is being made, and for the answer.
-    let asked = async {
-        let connection = match link.try_connection() {
-            Some(connection) => connection?,
-            None => link.connection().await?,
-        };
-        ask(&connection, event).await
-    };
-    let decision = match tokio::time::timeout(timeout, asked).await {
-        Ok(answer) => answer?,
-        // Without a connection there is nobody who could have answered.
-        Err(_) if link.try_connection().is_none() => {
-            return Err(Failure::new(
-                FailureReason::Unreachable,
-                format!("no connection within {timeout:?}"),
-            ));
-        }
-        Err(_) => {
-            return Err(Failure::new(
-                FailureReason::Timeout,
-                format!("no answer within {timeout:?}"),
-            ));
-        }
-    };
-    operations::validate(&decision)
-        .map_err(|problem| Failure::new(FailureReason::ProtocolError, problem))?;
-    Ok(decision)
+/// What a call may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// For one answer, all waiting included.
+    pub(crate) timeout: Duration,
+    /// When the timeout ends.
+    pub(crate) own: Instant,
+    /// When the request's budget ends.
+    pub(crate) budget: Option<Instant>,
+    /// The agent is not asked about this request any more.
+    pub(crate) given_up: bool,
 }
 
-async fn ask(connection: &Connection, event: &RequestHeaders<'_>) -> Result<Decision, Failure> {
-    if !connection
-        .capabilities()
-        .supports(EventKind::RequestHeaders)
-    {
+impl Limits {
+    pub(crate) fn new(
+        timeout: Duration,
+        agent: usize,
+        conversation: &Conversation,
+        now: Instant,
+    ) -> Self {
+        Self {
+            timeout,
+            own: now + timeout,
+            budget: conversation.deadline(now),
+            given_up: conversation.has_given_up(agent),
+        }
+    }
+}
+
+/// How a call ended.
+#[derive(Debug)]
+pub(crate) struct Called {
+    pub(crate) result: Result<Decision, Failure>,
+    /// A late answer of this agent could be taken for the answer to another event of the request.
+    pub(crate) give_up: bool,
+}
+
+/// How far a call has come; decides what the end of its time means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Stage {
+    Permit,
+    Connection,
+    Answer,
+    /// The same, of an agent whose answers carry no event's number.
+    LegacyAnswer,
+}
+
+/// The stage of a call, seen by whoever ends it.
+#[derive(Debug)]
+struct Progress(AtomicU8);
+
+impl Progress {
+    const fn new() -> Self {
+        Self(AtomicU8::new(Stage::Permit as u8))
+    }
+
+    fn reach(&self, stage: Stage) {
+        self.0.store(stage as u8, Relaxed);
+    }
+
+    fn stage(&self) -> Stage {
+        match self.0.load(Relaxed) {
+            0 => Stage::Permit,
+            1 => Stage::Connection,
+            2 => Stage::Answer,
+            _ => Stage::LegacyAnswer,
+        }
+    }
+}
+
+/// An answer that is waited for. When the wait ends without it, the agent is told why.
+struct Awaited<'a> {
+    answer: Option<PendingAnswer>,
+    deadline: Instant,
+    decided: &'a AtomicBool,
+}
+
+impl Future for Awaited<'_> {
+    type Output = Result<Decision, CallError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(answer) = &mut self.answer else {
+            return Poll::Ready(Err(CallError::Closed));
+        };
+        let decision = ready!(Pin::new(answer).poll(cx));
+        self.answer = None;
+        Poll::Ready(decision)
+    }
+}
+
+impl Drop for Awaited<'_> {
+    fn drop(&mut self) {
+        let Some(answer) = self.answer.take() else {
+            return;
+        };
+        answer.cancel(if self.decided.load(Relaxed) {
+            CancelReason::BlockedByAgent
+        } else if Instant::now() >= self.deadline {
+            CancelReason::Timeout
+        } else {
+            CancelReason::ClientDisconnect
+        });
+    }
+}
+
+/// Asks an agent about the head of a request. `decided` says, when the call is dropped, whether that is because another
+/// agent has decided.
+pub(crate) async fn call(
+    pool: &Pool,
+    event: &RequestHeaders<'_>,
+    limits: Limits,
+    decided: &AtomicBool,
+) -> Called {
+    let agent = &*pool.agent;
+    let now = Instant::now();
+    let refused = |reason, detail: &str| Called {
+        result: Err(Failure::new(reason, detail)),
+        give_up: false,
+    };
+    if limits.given_up {
+        return refused(
+            FailureReason::Timeout,
+            "it did not answer an earlier event of this request",
+        );
+    }
+    if limits.budget.is_some_and(|budget| budget <= now) {
+        return refused(FailureReason::Budget, "no time was left");
+    }
+    let Some(admitted) = agent.breaker.admit(now) else {
+        return refused(FailureReason::BreakerOpen, "it failed too often");
+    };
+    let deadline = limits
+        .budget
+        .map_or(limits.own, |budget| budget.min(limits.own));
+    let progress = Progress::new();
+    let asking = Asking {
+        limits,
+        deadline,
+        decided,
+        progress: &progress,
+    };
+    let result = clock::until(deadline, ask(pool, event, &asking)).await;
+    let give_up = result.is_none() && progress.stage() == Stage::LegacyAnswer;
+    let result = match result {
+        Some(Ok(decision)) => operations::validate(&decision, agent.foreign.get())
+            .map(|()| decision)
+            .map_err(|problem| {
+                agent.count_rejected();
+                Failure::new(FailureReason::ProtocolError, problem)
+            }),
+        Some(Err(failure)) => Err(failure),
+        None => Err(out_of_time(progress.stage(), limits)),
+    };
+    let outcome = match &result {
+        Ok(_) => Outcome::Success,
+        Err(failure) => failure.reason.outcome(),
+    };
+    admitted.record(outcome, Instant::now());
+    Called { result, give_up }
+}
+
+/// What a call keeps to while it waits.
+struct Asking<'a> {
+    limits: Limits,
+    deadline: Instant,
+    decided: &'a AtomicBool,
+    progress: &'a Progress,
+}
+
+async fn ask(
+    pool: &Pool,
+    event: &RequestHeaders<'_>,
+    asking: &Asking<'_>,
+) -> Result<Decision, Failure> {
+    let agent: &Agent = &pool.agent;
+    let (permit, waited) = agent.permits.acquire().await.map_err(|QueueFull| {
+        Failure::new(
+            FailureReason::Saturated,
+            "it has as many calls as it may have, and the queue is full",
+        )
+    })?;
+    agent.observe_wait(waited);
+    asking.progress.reach(Stage::Connection);
+    let connection = match pool.try_connection() {
+        Some(connection) => connection?,
+        None => pool.connection().await?,
+    };
+    asking.progress.reach(if connection.extensions().event_id {
+        Stage::Answer
+    } else {
+        Stage::LegacyAnswer
+    });
+    let now = Instant::now();
+    let left = |budget: Instant| budget.saturating_duration_since(now);
+    let told = RequestHeaders {
+        budget_left: asking.limits.budget.map(left),
+        ..event.clone()
+    };
+    let answer = Awaited {
+        answer: Some(send(&connection, agent, &told, CallGuard::new(permit))?),
+        deadline: asking.deadline,
+        decided: asking.decided,
+    };
+    answer.await.map_err(failure)
+}
+
+fn send(
+    connection: &Connection,
+    agent: &Agent,
+    event: &RequestHeaders<'_>,
+    permit: CallGuard,
+) -> Result<PendingAnswer, Failure> {
+    if !connection.supports(EventKind::RequestHeaders) {
         return Err(Failure::new(
             FailureReason::Unavailable,
             "the agent does not take request headers",
         ));
     }
-    connection
-        .request_headers(event, CallGuard::none())
-        .map_err(failure)?
-        .await
-        .map_err(failure)
+    let sent = match agent.told(event.headers) {
+        None => connection.request_headers(event, permit),
+        Some(headers) => connection.request_headers(
+            &RequestHeaders {
+                headers: &headers,
+                ..event.clone()
+            },
+            permit,
+        ),
+    };
+    sent.map_err(failure)
+}
+
+/// What it means that the time is up. Where the budget is what the agent has anyway, as it is by default for a single agent,
+/// the agent was too slow: its breaker has to know.
+fn out_of_time(stage: Stage, limits: Limits) -> Failure {
+    let timeout = limits.timeout;
+    match stage {
+        Stage::Permit => Failure::new(FailureReason::Saturated, "no permit became free in time"),
+        _ if limits.budget.is_some_and(|budget| budget < limits.own) => {
+            Failure::new(FailureReason::Budget, "the time of all agents is used up")
+        }
+        Stage::Connection => Failure::new(
+            FailureReason::Unreachable,
+            format!("no connection within {timeout:?}"),
+        ),
+        Stage::Answer | Stage::LegacyAnswer => Failure::new(
+            FailureReason::Timeout,
+            format!("no answer within {timeout:?}"),
+        ),
+    }
 }
 
 fn failure(error: CallError) -> Failure {

@@ -1,17 +1,22 @@
 //! One agent, or several at once: the rule that decides when a request goes no further is stated here and nowhere else.
 
 use crate::{
-    call::call,
+    call::{Called, Limits, call},
+    conversation::Conversation,
     failure::{Consequence, Failure, FailureReason, on_failure},
-    link::Links,
     manager::AgentUse,
     merge::merge,
+    pool::Links,
     record::{Phase, Record, RecordedVerdict},
 };
 use futures::{StreamExt, stream::FuturesUnordered};
 use portcullis_agent_protocol::{Audit, Decision, HeaderOp, RequestHeaders, Verdict};
 use portcullis_config::AgentId;
-use std::time::{Duration, Instant};
+use smallvec::SmallVec;
+use std::{
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    time::{Duration, Instant},
+};
 
 /// Changes of headers, in the order in which they apply. They have been checked: none of them can break a message.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -58,14 +63,14 @@ pub(crate) async fn ask_one(
     links: &Links,
     used: &AgentUse,
     event: &RequestHeaders<'_>,
-    records: &mut Vec<Record>,
+    conversation: &mut Conversation,
 ) -> Answer {
     let started = Instant::now();
-    let link = links.get(used.agent);
-    let outcome = call(link, event, used.timeout).await;
-    let (record, answer) = conclude(link.agent.id(), used, outcome, started.elapsed());
-    records.push(record);
-    answer
+    let pool = links.pool(used.agent);
+    let mut asked = Asked::new(links, std::slice::from_ref(used), conversation);
+    let limits = Limits::new(used.timeout, used.agent, asked.conversation, started);
+    let called = call(pool, event, limits, &AtomicBool::new(false)).await;
+    asked.ended(0, called, started.elapsed())
 }
 
 /// Asks several agents at once, all with the same view. The first answer, in order of arrival, that ends the request wins
@@ -75,42 +80,41 @@ pub(crate) async fn ask_parallel(
     links: &Links,
     uses: &[AgentUse],
     event: &RequestHeaders<'_>,
-    records: &mut Vec<Record>,
+    conversation: &mut Conversation,
 ) -> Answer {
     let started = Instant::now();
+    let mut asked = Asked::new(links, uses, conversation);
+    let decided = AtomicBool::new(false);
+    let decided = &decided;
     let mut waiting: FuturesUnordered<_> = uses
         .iter()
         .enumerate()
-        .map(|(position, used)| async move {
-            let outcome = call(links.get(used.agent), event, used.timeout).await;
-            (position, outcome, started.elapsed())
+        .map(|(position, used)| {
+            let limits = Limits::new(used.timeout, used.agent, asked.conversation, started);
+            async move {
+                let called = call(links.pool(used.agent), event, limits, decided).await;
+                (position, called, started.elapsed())
+            }
         })
         .collect();
     let mut allowed: Vec<Option<Changes>> = vec![None; uses.len()];
-    let mut answered = vec![false; uses.len()];
-    while let Some((position, outcome, duration)) = waiting.next().await {
-        let used = &uses[position];
-        let id = links.get(used.agent).agent.id();
-        let (record, answer) = conclude(id, used, outcome, duration);
-        records.push(record);
-        answered[position] = true;
-        match answer {
+    while let Some((position, called, duration)) = waiting.next().await {
+        match asked.ended(position, called, duration) {
             Answer::Continue(changes) => allowed[position] = Some(changes),
-            ends => {
+            end => {
+                // Dropping the others' calls tells their agents.
+                decided.store(true, Relaxed);
                 drop(waiting);
-                let losers = uses
-                    .iter()
-                    .zip(&answered)
-                    .filter(|(_, answered)| !**answered);
-                records.extend(losers.map(|(used, _)| cancelled(links, used, started)));
-                return ends;
+                asked.abandon(RecordedVerdict::Cancelled);
+                return end;
             }
         }
     }
+    drop(asked);
     let parts = uses
         .iter()
         .zip(allowed)
-        .filter_map(|(used, changes)| Some((links.get(used.agent).agent.id().clone(), changes?)))
+        .filter_map(|(used, changes)| Some((links.pool(used.agent).agent.id().clone(), changes?)))
         .collect();
     let (changes, conflicts) = merge(parts);
     for conflict in conflicts {
@@ -120,14 +124,65 @@ pub(crate) async fn ask_parallel(
     Answer::Continue(changes)
 }
 
-fn cancelled(links: &Links, used: &AgentUse, started: Instant) -> Record {
-    Record {
-        agent: links.get(used.agent).agent.id().clone(),
-        phase: Phase::RequestHeaders,
-        verdict: RecordedVerdict::Cancelled,
-        reason: None,
-        tags: Vec::new(),
-        duration: started.elapsed(),
+/// The agents of a step while they are asked. When it is dropped before all have answered, which is what happens when the
+/// client goes away, the rest is written down as such.
+struct Asked<'a> {
+    links: &'a Links,
+    uses: &'a [AgentUse],
+    conversation: &'a mut Conversation,
+    started: Instant,
+    unanswered: SmallVec<[usize; 4]>,
+}
+
+impl<'a> Asked<'a> {
+    fn new(links: &'a Links, uses: &'a [AgentUse], conversation: &'a mut Conversation) -> Self {
+        Self {
+            links,
+            uses,
+            conversation,
+            started: Instant::now(),
+            unanswered: (0..uses.len()).collect(),
+        }
+    }
+
+    /// Writes down how a question ended and says what it means.
+    fn ended(&mut self, position: usize, called: Called, duration: Duration) -> Answer {
+        self.unanswered.retain(|waiting| *waiting != position);
+        let used = &self.uses[position];
+        if called.give_up {
+            self.conversation.give_up(used.agent);
+        }
+        let id = self.links.pool(used.agent).agent.id();
+        let (record, answer) = conclude(id, used, called.result, duration);
+        self.conversation.records.push(record);
+        answer
+    }
+
+    /// Nobody waits for the rest any longer. They are not asked about this request again, because a late answer could be
+    /// taken for that to another event.
+    fn abandon(&mut self, verdict: RecordedVerdict) {
+        for position in std::mem::take(&mut self.unanswered) {
+            let used = &self.uses[position];
+            self.conversation.give_up(used.agent);
+            self.conversation.records.push(Record {
+                agent: self.links.pool(used.agent).agent.id().clone(),
+                phase: Phase::RequestHeaders,
+                verdict,
+                reason: None,
+                tags: Vec::new(),
+                duration: self.started.elapsed(),
+            });
+        }
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.abandon(RecordedVerdict::ClientGone);
+        // By how much a timer is late is not taken off the time of the agents that follow.
+        let most = self.uses.iter().map(|used| used.timeout).max();
+        let spent = self.started.elapsed().min(most.unwrap_or_default());
+        self.conversation.spend(spent);
     }
 }
 

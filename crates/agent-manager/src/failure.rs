@@ -1,6 +1,7 @@
 //! What a failure means. This is the only place that decides between open and closed, and the only one that knows which
 //! status a failure has.
 
+use crate::breaker::Outcome;
 use portcullis_config::FailureMode;
 use std::{fmt, time::Duration};
 
@@ -9,10 +10,14 @@ use std::{fmt, time::Duration};
 pub enum FailureReason {
     /// The agent cannot be connected, or its connection was lost or closed before it answered.
     Unreachable,
-    /// More is waiting to be written to the agent than its connection may hold.
+    /// The agent has as many calls as it may have and the queue is full, or the timeout ended in the queue.
     Saturated,
+    /// The agent has failed so often that it is not asked for a while.
+    BreakerOpen,
     /// No answer within the agent's timeout.
     Timeout,
+    /// The request has used up the time that all its agents together may take.
+    Budget,
     /// The answer is malformed, invalid or an error of the agent's own.
     ProtocolError,
     /// The agent does not take part in the phase that the route needs it for.
@@ -21,10 +26,12 @@ pub enum FailureReason {
 
 impl FailureReason {
     /// Every reason, for tables in metrics and documents.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Unreachable,
         Self::Saturated,
+        Self::BreakerOpen,
         Self::Timeout,
+        Self::Budget,
         Self::ProtocolError,
         Self::Unavailable,
     ];
@@ -34,7 +41,9 @@ impl FailureReason {
         match self {
             Self::Unreachable => "unreachable",
             Self::Saturated => "saturated",
+            Self::BreakerOpen => "breaker_open",
             Self::Timeout => "timeout",
+            Self::Budget => "budget",
             Self::ProtocolError => "protocol_error",
             Self::Unavailable => "unavailable",
         }
@@ -43,17 +52,39 @@ impl FailureReason {
     /// The status that a client gets when the failure refuses its request.
     pub const fn status(self) -> u16 {
         match self {
-            Self::Unreachable | Self::Saturated | Self::Unavailable => 503,
-            Self::Timeout => 504,
+            Self::Unreachable | Self::Saturated | Self::BreakerOpen | Self::Unavailable => 503,
+            Self::Timeout | Self::Budget => 504,
             Self::ProtocolError => 502,
+        }
+    }
+
+    /// The status of a gRPC call that the failure refuses (<https://grpc.io/docs/guides/status-codes/>).
+    pub const fn grpc_status(self) -> u8 {
+        match self {
+            Self::Unreachable | Self::Saturated | Self::BreakerOpen | Self::Unavailable => 14,
+            Self::Timeout | Self::Budget => 4,
+            Self::ProtocolError => 13,
+        }
+    }
+
+    /// What the agent's circuit breaker makes of it.
+    pub(crate) const fn outcome(self) -> Outcome {
+        match self {
+            Self::Unreachable => Outcome::Lost,
+            Self::Timeout | Self::ProtocolError => Outcome::Failed,
+            Self::Saturated | Self::BreakerOpen | Self::Budget | Self::Unavailable => {
+                Outcome::Neutral
+            }
         }
     }
 
     /// How long the client is told to stay away (`Retry-After`), for failures that pass by themselves.
     pub const fn retry_after(self) -> Option<Duration> {
         match self {
-            Self::Unreachable | Self::Saturated | Self::Unavailable => Some(Duration::from_secs(1)),
-            Self::Timeout | Self::ProtocolError => None,
+            Self::Unreachable | Self::Saturated | Self::BreakerOpen | Self::Unavailable => {
+                Some(Duration::from_secs(1))
+            }
+            Self::Timeout | Self::Budget | Self::ProtocolError => None,
         }
     }
 }

@@ -7,19 +7,27 @@
 #![warn(missing_docs)]
 
 mod agent;
+mod breaker;
 mod call;
 mod chain;
+mod clock;
+mod conversation;
 pub mod failure;
-mod link;
+mod headers;
 mod manager;
 mod merge;
 mod operations;
+mod permits;
+mod pool;
 mod record;
 pub mod supervise;
 
-pub use agent::{AgentSettings, AgentStatus};
+pub use agent::{AgentSettings, AgentStatus, PoolSettings, WaitObserver};
+pub use breaker::{BreakerSettings, BreakerState};
 pub use chain::{Answer, Changes, Refusal};
+pub use conversation::Conversation;
 pub use failure::FailureReason;
-pub use link::Links;
+pub use headers::{HeaderRules, OwnedHeaders, SendHeaders};
 pub use manager::{AgentManager, AgentUse, Step};
+pub use pool::Links;
 pub use record::{Phase, Record, RecordedVerdict};

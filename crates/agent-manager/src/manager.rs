@@ -1,10 +1,11 @@
 //! The agents of the process.
 
 use crate::{
-    agent::{Agent, AgentSettings, AgentStatus},
+    agent::{Agent, AgentSettings, AgentStatus, WaitObserver},
     chain::{self, Answer},
-    link::Links,
-    record::Record,
+    conversation::Conversation,
+    headers::OwnedHeaders,
+    pool::Links,
 };
 use portcullis_agent_protocol::RequestHeaders;
 use portcullis_config::{AgentId, FailureMode};
@@ -45,19 +46,45 @@ impl Step {
 #[derive(Debug)]
 pub struct AgentManager {
     agents: Vec<Arc<Agent>>,
+    owned: OwnedHeaders,
     stop: watch::Sender<bool>,
 }
 
 impl AgentManager {
-    /// A manager of these agents. Nothing is connected before a worker attaches.
-    pub fn new(agents: Vec<AgentSettings>, proxy_id: &str) -> Self {
+    /// A manager of these agents. Nothing is connected before a worker attaches. `on_wait` makes, for the agent of each
+    /// name, what is told how long calls waited for a permit.
+    pub fn new(
+        agents: Vec<AgentSettings>,
+        proxy_id: &str,
+        on_wait: impl Fn(&AgentId) -> Option<WaitObserver>,
+    ) -> Self {
+        let agents: Vec<Arc<Agent>> = agents
+            .into_iter()
+            .map(|settings| {
+                let observer = on_wait(&settings.id);
+                Arc::new(Agent::new(settings, proxy_id, observer))
+            })
+            .collect();
+        let mut owned = OwnedHeaders::default();
+        for agent in &agents {
+            owned.extend(&agent.settings.headers.owns);
+            let mut foreign = OwnedHeaders::default();
+            for other in agents.iter().filter(|other| other.id() != agent.id()) {
+                foreign.extend(&other.settings.headers.owns);
+            }
+            // The agents are new, so nobody has set it before.
+            let _ = agent.foreign.set(foreign);
+        }
         Self {
-            agents: agents
-                .into_iter()
-                .map(|settings| Arc::new(Agent::new(settings, proxy_id)))
-                .collect(),
+            agents,
+            owned,
             stop: watch::Sender::new(false),
         }
+    }
+
+    /// Headers that some agent owns: no client may send them, on any route.
+    pub fn owned_headers(&self) -> &OwnedHeaders {
+        &self.owned
     }
 
     /// Where the agent of this name stands, for [`AgentUse::agent`].
@@ -72,17 +99,17 @@ impl AgentManager {
     }
 
     /// Asks the agents of a step about the head of a request and says what to do. A record of each question is added to
-    /// `records`.
+    /// the conversation.
     pub async fn ask(
         &self,
         links: &Links,
         step: &Step,
         event: &RequestHeaders<'_>,
-        records: &mut Vec<Record>,
+        conversation: &mut Conversation,
     ) -> Answer {
         match step {
-            Step::One(used) => chain::ask_one(links, used, event, records).await,
-            Step::Parallel(uses) => chain::ask_parallel(links, uses, event, records).await,
+            Step::One(used) => chain::ask_one(links, used, event, conversation).await,
+            Step::Parallel(uses) => chain::ask_parallel(links, uses, event, conversation).await,
         }
     }
 

@@ -1,6 +1,7 @@
 //! What an agent may do to a message. One bad operation makes the whole answer invalid, so that half of an answer is never
 //! applied.
 
+use crate::headers::OwnedHeaders;
 use portcullis_agent_protocol::{Decision, HeaderOp, Verdict};
 
 /// Headers that frame a message, route it or say where it came from. Nobody may set or remove them: a change would make
@@ -32,13 +33,13 @@ const MOST_HEADER_BYTES: usize = 64 * 1024;
 ///
 /// # Errors
 /// What is wrong, for the log.
-pub(crate) fn validate(decision: &Decision) -> Result<(), String> {
+pub(crate) fn validate(decision: &Decision, foreign: Option<&OwnedHeaders>) -> Result<(), String> {
     validate_size(decision)?;
-    for operation in decision
-        .request_headers
-        .iter()
-        .chain(&decision.response_headers)
-    {
+    for operation in &decision.request_headers {
+        validate_operation(operation)?;
+        validate_owner(operation, foreign)?;
+    }
+    for operation in &decision.response_headers {
         validate_operation(operation)?;
     }
     match &decision.verdict {
@@ -101,6 +102,16 @@ fn validate_operation(operation: &HeaderOp) -> Result<(), String> {
         }
         HeaderOp::Remove { name } => validate_name(name),
     }
+}
+
+/// A header that another agent owns is that agent's word alone.
+fn validate_owner(operation: &HeaderOp, foreign: Option<&OwnedHeaders>) -> Result<(), String> {
+    let (HeaderOp::Set { name, .. } | HeaderOp::Add { name, .. } | HeaderOp::Remove { name }) =
+        operation;
+    if foreign.is_some_and(|foreign| foreign.contains(name)) {
+        return Err(format!("header '{name}' belongs to another agent"));
+    }
+    Ok(())
 }
 
 fn validate_header(name: &str, value: &str) -> Result<(), String> {
@@ -189,9 +200,19 @@ mod tests {
             ] {
                 let mut decision = Decision::allow();
                 decision.request_headers.push(operation.clone());
-                assert!(validate(&decision).is_err(), "{operation:?}");
+                assert!(validate(&decision, None).is_err(), "{operation:?}");
             }
         }
+    }
+
+    #[test]
+    fn headers_of_other_agents_are_refused() {
+        let foreign = OwnedHeaders::new(["x-user"]);
+        let decision = Decision::allow().set_request_header("X_User", "root");
+        assert!(validate(&decision, Some(&foreign)).is_err());
+        assert!(validate(&decision, None).is_ok());
+        let response = Decision::allow().set_response_header("x-user", "root");
+        assert!(validate(&response, Some(&foreign)).is_ok());
     }
 
     #[test]
@@ -199,17 +220,17 @@ mod tests {
         let many = (0..=MOST_OPERATIONS).fold(Decision::allow(), |decision, number| {
             decision.set_response_header(format!("x-{number}"), "v")
         });
-        assert!(validate(&many).is_err());
+        assert!(validate(&many, None).is_err());
         let large = Decision::allow().set_request_header("x", "v".repeat(MOST_HEADER_BYTES));
-        assert!(validate(&large).is_err());
+        assert!(validate(&large, None).is_err());
         let fair = Decision::allow().set_request_header("x", "v".repeat(8192));
-        assert!(validate(&fair).is_ok());
+        assert!(validate(&fair, None).is_ok());
     }
 
     #[test]
     fn challenge_parameters_are_checked_in_every_case() {
         let decision = Decision::challenge("basic").with_param("WWW-Authenticate", "a\r\nb: c");
-        assert!(validate(&decision).is_err());
+        assert!(validate(&decision, None).is_err());
     }
 
     #[test]
@@ -220,7 +241,7 @@ mod tests {
                 name: "x".into(),
                 value: value.into(),
             });
-            assert!(validate(&decision).is_err(), "{value:?}");
+            assert!(validate(&decision, None).is_err(), "{value:?}");
         }
     }
 
@@ -252,7 +273,7 @@ mod tests {
                 },
                 ..Decision::allow()
             };
-            assert_eq!(validate(&decision).is_ok(), good, "{url} {status}");
+            assert_eq!(validate(&decision, None).is_ok(), good, "{url} {status}");
         }
         for (status, good) in [
             (99, false),
@@ -271,7 +292,7 @@ mod tests {
                 },
                 ..Decision::allow()
             };
-            assert_eq!(validate(&decision).is_ok(), good, "{status}");
+            assert_eq!(validate(&decision, None).is_ok(), good, "{status}");
         }
     }
 }

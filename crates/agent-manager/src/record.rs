@@ -33,6 +33,8 @@ pub enum RecordedVerdict {
     Challenge,
     /// Another agent of the same parallel group decided first.
     Cancelled,
+    /// The client went away before the agent had answered.
+    ClientGone,
     /// There was no verdict; the failure mode of the agent on this route decided instead.
     Failed {
         /// Why there was none.
@@ -51,6 +53,7 @@ impl RecordedVerdict {
             Self::Redirect => "redirect",
             Self::Challenge => "challenge",
             Self::Cancelled => "cancelled",
+            Self::ClientGone => "client_gone",
             Self::Failed { reason, .. } => reason.name(),
         }
     }

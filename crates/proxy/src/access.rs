@@ -38,7 +38,7 @@ pub(crate) fn finished(
         status,
         duration.as_secs_f64(),
     );
-    for record in &request.agents.records {
+    for record in &request.agents.conversation.records {
         let known = &begun.snapshot.agent_metrics;
         if let Some((_, agent)) = known.iter().find(|(id, _)| *id == record.agent) {
             metrics.agent_asked(agent, record);
@@ -114,9 +114,9 @@ impl Finished<'_> {
             json_string(line, route.id.as_bytes());
         }
         self.json_upstream(line);
-        if !self.request.agents.records.is_empty() {
+        if !self.request.agents.conversation.records.is_empty() {
             line.extend_from_slice(b",\"agents\":[");
-            for (position, record) in self.request.agents.records.iter().enumerate() {
+            for (position, record) in self.request.agents.conversation.records.iter().enumerate() {
                 if position > 0 {
                     line.push(b',');
                 }
@@ -137,6 +137,10 @@ impl Finished<'_> {
         if let Some(reason) = reason {
             line.extend_from_slice(b",\"reason\":");
             json_string(line, reason.as_bytes());
+        }
+        if let Some(status) = self.request.grpc_status {
+            line.extend_from_slice(b",\"grpc_status\":");
+            number(line, status);
         }
         if self.aborted {
             line.extend_from_slice(b",\"aborted\":true");

@@ -73,6 +73,15 @@ fn prepare(session: &mut Session, request: &mut Request) -> Result<()> {
         head.set_raw_path(begun.target.as_bytes())?;
     }
     hop::remove_nominated(head)?;
+    // What only an agent may say, nobody else has said, on whatever route.
+    for name in begun
+        .snapshot
+        .agents
+        .owned_headers()
+        .found_in(&head.headers)
+    {
+        head.remove_header(&name);
+    }
     begun.identity.forward(head, &begun.connection)?;
     let (path, query) = match begun.target.split_once('?') {
         Some((path, query)) => (path, Some(query)),
@@ -86,6 +95,9 @@ fn prepare(session: &mut Session, request: &mut Request) -> Result<()> {
         headers: &head.headers,
     };
     request.route = begun.snapshot.router.find(&line).cloned();
+    if let Some(route) = &request.route {
+        request.agents.limit(route.agent_budget);
+    }
     match request.route.as_deref() {
         None => refuse(request, 404, "no_route"),
         Some(route) if upgrade != Upgrade::None && !may_upgrade(route, upgrade) => {

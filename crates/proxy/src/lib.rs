@@ -19,3 +19,4 @@ mod strict;
 mod telemetry;
 mod template;
 mod upstream;
+mod watch;

@@ -8,6 +8,7 @@ use crate::{
     request::Request,
     snapshot::{Action, Live, Route},
     telemetry::Telemetry,
+    watch,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -52,8 +53,7 @@ impl ProxyHttp for Edge {
         if let Some(reply) = request.pending.take() {
             return answered(session, reply, request).await;
         }
-        let head = session.req_header_mut();
-        if let Flow::Reply(reply) = filter::on_request(head, request, &self.links).await? {
+        if let Flow::Reply(reply) = watch::on_request(session, request, &self.links).await? {
             return answered(session, reply, request).await;
         }
         match local_reply(request) {

@@ -4,11 +4,12 @@
 use crate::{filter, request::Request};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
+use percent_encoding::{AsciiSet, utf8_percent_encode};
 use pingora::{
     Error, ErrorSource,
     ErrorType::{self, HTTPStatus},
     Result,
-    http::ResponseHeader,
+    http::{RequestHeader, ResponseHeader},
     proxy::Session,
 };
 use std::time::Duration;
@@ -20,6 +21,16 @@ pub(crate) struct Reply {
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
     /// `None` is the short standard text of the status.
     pub(crate) body: Option<Bytes>,
+    /// What a gRPC client gets instead; `None` is derived from the status.
+    pub(crate) grpc: Option<GrpcStatus>,
+}
+
+/// The end of a gRPC call that is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct GrpcStatus {
+    /// One of <https://grpc.io/docs/guides/status-codes/>.
+    pub(crate) code: u8,
+    pub(crate) message: String,
 }
 
 impl Reply {
@@ -29,7 +40,16 @@ impl Reply {
             status,
             headers: Vec::new(),
             body: None,
+            grpc: None,
         }
+    }
+
+    pub(crate) fn with_grpc(mut self, code: u8, message: impl Into<String>) -> Self {
+        self.grpc = Some(GrpcStatus {
+            code,
+            message: message.into(),
+        });
+        self
     }
 
     pub(crate) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
@@ -62,6 +82,9 @@ pub(crate) async fn write(
     reply: Reply,
     request: &mut Request,
 ) -> Result<()> {
+    if is_grpc(session.req_header()) {
+        return write_grpc(session, reply, request).await;
+    }
     let bodiless = matches!(reply.status, 204 | 304);
     let body = reply
         .body
@@ -83,6 +106,49 @@ pub(crate) async fn write(
         session.write_response_body(Some(body), true).await?;
     }
     Ok(())
+}
+
+fn is_grpc(head: &RequestHeader) -> bool {
+    head.headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// A refusal in the form that gRPC knows: an answer of headers alone that are its trailers as well.
+async fn write_grpc(session: &mut Session, reply: Reply, request: &mut Request) -> Result<()> {
+    /// What a message may not hold as it is (gRPC over HTTP/2, "Percent-Encoded").
+    const ENCODED: &AsciiSet = &percent_encoding::CONTROLS.add(b'%');
+    let grpc = reply.grpc.unwrap_or_else(|| GrpcStatus {
+        code: grpc_code(reply.status),
+        message: reason_phrase(reply.status).to_owned(),
+    });
+    let mut head = ResponseHeader::build(200, Some(reply.headers.len() + 4))?;
+    for (name, value) in reply.headers {
+        if name != header::CONTENT_TYPE && name != header::CONTENT_LENGTH {
+            head.append_header(name, value)?;
+        }
+    }
+    head.insert_header(header::CONTENT_TYPE, "application/grpc")?;
+    head.insert_header("grpc-status", grpc.code.to_string())?;
+    let message = utf8_percent_encode(&grpc.message, ENCODED).to_string();
+    head.insert_header("grpc-message", message)?;
+    request.grpc_status = Some(grpc.code);
+    filter::on_response(request, &mut head)?;
+    session.write_response_header(Box::new(head), true).await
+}
+
+/// The gRPC status that stands for an HTTP status of ours.
+const fn grpc_code(status: u16) -> u8 {
+    match status {
+        400 | 431 | 414 => 3,
+        401 => 16,
+        403 | 300..=399 => 7,
+        404 | 405 => 12,
+        408 | 504 => 4,
+        413 | 429 => 8,
+        502 | 503 => 14,
+        _ => 13,
+    }
 }
 
 /// The status with which a request ends that Pingora could not serve, and the name of the reason for the log. `None` when

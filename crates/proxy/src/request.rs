@@ -7,7 +7,7 @@ use crate::{
     snapshot::{Route, Snapshot},
 };
 use pingora::http::Method;
-use portcullis_agent_manager::Record;
+use portcullis_agent_manager::Conversation;
 use portcullis_agent_protocol::HeaderOp;
 use portcullis_config::AgentId;
 use prometheus_client::metrics::gauge::Gauge;
@@ -33,6 +33,8 @@ pub(crate) struct Request {
     pub(crate) upstream: UpstreamRun,
     /// Bytes of the body that came from the client so far.
     pub(crate) body_received: u64,
+    /// The status that a gRPC client got from us.
+    pub(crate) grpc_status: Option<u8>,
     /// Why the proxy itself refused or failed the request, as a fixed name for the log.
     pub(crate) reason: Option<&'static str>,
 }
@@ -54,13 +56,21 @@ pub(crate) struct Begun {
 /// What agents said.
 #[derive(Default)]
 pub(crate) struct AgentRun {
-    pub(crate) records: Vec<Record>,
+    /// Every question of this request, and the time that is left for more.
+    pub(crate) conversation: Conversation,
     /// Changes of the response's head, by the step of the chain that wanted them.
     pub(crate) response: Vec<(usize, Vec<HeaderOp>)>,
     /// Whose verdict or failure ended the request.
     pub(crate) blocked_by: Option<AgentId>,
     /// The reason that goes with it.
     pub(crate) reason: Option<String>,
+}
+
+impl AgentRun {
+    /// All agents of the request together may take this long.
+    pub(crate) fn limit(&mut self, budget: Duration) {
+        self.conversation = Conversation::with_budget(budget);
+    }
 }
 
 /// What happened upstream.

@@ -33,9 +33,13 @@ pub(crate) struct Snapshot {
 pub(crate) struct Route {
     pub(crate) id: RouteId,
     pub(crate) filters: Vec<Filter>,
+    /// Whether any of the filters asks an agent.
+    pub(crate) asks_agents: bool,
     pub(crate) action: Action,
     pub(crate) websocket: bool,
     pub(crate) timeouts: Timeouts,
+    /// What all agents together may take of a request's time.
+    pub(crate) agent_budget: Duration,
     pub(crate) metrics: RouteMetrics,
 }
 
@@ -118,13 +122,17 @@ fn compile_route(
             idle: Duration::ZERO,
         },
     };
+    let filters = route
+        .filters
+        .iter()
+        .map(|filter| Filter::compile(filter, &parts.agents))
+        .collect::<Result<Vec<_>, _>>()?;
     Ok(Route {
         id: route.id.clone(),
-        filters: route
-            .filters
+        asks_agents: filters
             .iter()
-            .map(|filter| Filter::compile(filter, &parts.agents))
-            .collect::<Result<_, _>>()?,
+            .any(|filter| matches!(filter, Filter::Agents(_))),
+        filters,
         action,
         websocket: route.websocket,
         timeouts: Timeouts {
@@ -134,6 +142,7 @@ fn compile_route(
                 .unwrap_or(defaults.response_header),
             idle: route.timeouts.idle.unwrap_or(defaults.idle),
         },
+        agent_budget: route.agent_budget,
         metrics: parts.metrics.route(&route.id),
     })
 }

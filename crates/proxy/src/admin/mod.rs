@@ -156,7 +156,12 @@ fn agent_status(status: &AgentStatus) -> serde_json::Value {
         "name": status.id.as_str(),
         "workers": status.wanted,
         "connected": status.connected,
+        "connections": status.connections,
+        "reconnects": status.reconnects,
         "in_flight": status.in_flight,
+        "waiting": status.waiting,
+        "circuit_breaker": status.breaker.name(),
+        "rejected_mutations": status.rejected,
         "last_error": status.last_error,
     })
 }

@@ -41,5 +41,11 @@ fn say(config: &Config, name: &str) {
         config.upstreams.len(),
         config.agents.len(),
     );
+    for route in config.routes_with_agents() {
+        println!(
+            "portcullis: route {}: all its agents together have {:?}",
+            route.id, route.agent_budget
+        );
+    }
     println!("portcullis: test is successful");
 }

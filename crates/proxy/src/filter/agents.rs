@@ -33,7 +33,9 @@ pub(super) async fn ask(
     };
     let event = event(head, route.as_deref(), begun);
     let manager = &begun.snapshot.agents;
-    let answer = manager.ask(links, step, &event, &mut agents.records).await;
+    let answer = manager
+        .ask(links, step, &event, &mut agents.conversation)
+        .await;
     match answer {
         Answer::Continue(changes) => {
             for operation in &changes.request {
@@ -50,7 +52,10 @@ pub(super) async fn ask(
             response,
             reason,
         } => {
-            let reply = reply(verdict, &response);
+            let mut reply = reply(verdict, &response);
+            let code = if reply.status == 401 { 16 } else { 7 };
+            let message = reason.clone().unwrap_or_else(|| "refused".to_owned());
+            reply = reply.with_grpc(code, message);
             agents.response.push((position, response));
             agents.blocked_by = Some(agent);
             agents.reason = reason;
@@ -64,7 +69,9 @@ pub(super) async fn ask(
             tracing::debug!(%agent, %reason, detail, request_id = begun.identity.request_id(), "request refused: no verdict");
             agents.blocked_by = Some(agent);
             agents.reason = Some(reason.name().to_owned());
-            let reply = Reply::status(reason.status()).with_retry_after(reason.retry_after());
+            let reply = Reply::status(reason.status())
+                .with_retry_after(reason.retry_after())
+                .with_grpc(reason.grpc_status(), reason.name());
             Ok(Flow::Reply(reply))
         }
     }

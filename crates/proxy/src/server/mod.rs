@@ -16,20 +16,27 @@ use crate::{
 use arc_swap::ArcSwap;
 use limits::ConnectionLimits;
 use portcullis_agent_manager::{
-    AgentManager, AgentSettings,
+    AgentManager, AgentSettings, BreakerSettings, HeaderRules, OwnedHeaders, PoolSettings,
+    SendHeaders,
     supervise::{Launch, Supervisor},
 };
-use portcullis_config::{AgentTransport, Config, Origin, System};
+use portcullis_config::{AgentId, AgentTransport, Config, Origin, System};
 use private_dir::PrivateDir;
-use std::{io, path::Path, sync::Arc, thread::JoinHandle, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread::JoinHandle,
+    time::Duration,
+};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
 };
 use worker::{Shared, Stage};
 
-/// Dialling an agent, the handshake and the answer to its configuration may take this long together.
-const AGENT_HANDSHAKE: Duration = Duration::from_secs(5);
+/// A connection to an agent that is silent for this long, or for twice the agent's timeout if that is longer, is pinged.
+const PING_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Why the process could not start or go on. The text says what to do about it where that is known.
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +80,8 @@ async fn control(config: &Config) -> Result<(), ServeError> {
     let private = PrivateDir::create().map_err(ServeError::PrivateDir)?;
     let telemetry = Arc::new(telemetry(config)?);
     let (settings, launches) = agents(config, private.path())?;
-    let agents = Arc::new(AgentManager::new(settings, &proxy_id()));
+    let queue_wait = |agent: &AgentId| Some(telemetry.metrics.queue_wait(agent));
+    let agents = Arc::new(AgentManager::new(settings, &proxy_id(), queue_wait));
     let echo_socket = private.path().join("echo.sock");
     let snapshot = compile(config, &agents, &telemetry, &echo_socket)?;
     let sockets = sockets::bind_all(&config.listeners, worker_count(&config.system))?;
@@ -258,18 +266,44 @@ fn agents(
                 own_socket
             }
         };
-        settings.push(AgentSettings {
-            id: agent.id.clone(),
-            socket,
-            config: agent.config.clone().map(Arc::new),
-            handshake_timeout: AGENT_HANDSHAKE,
-        });
+        settings.push(agent_settings(agent, socket));
     }
     Ok((settings, launches))
 }
 
+fn agent_settings(agent: &portcullis_config::Agent, socket: PathBuf) -> AgentSettings {
+    let breaker = &agent.circuit_breaker;
+    let patterns = |list: &[String]| OwnedHeaders::new(list.iter().map(String::as_str));
+    AgentSettings {
+        config: agent.config.clone().map(Arc::new),
+        // An agent that takes its time over an answer may be silent for as long.
+        ping_interval: PING_INTERVAL.max(agent.timeout * 2),
+        max_concurrent_calls: agent.max_concurrent_calls,
+        queue: agent.queue,
+        breaker: BreakerSettings {
+            failures: breaker.failures,
+            successes: breaker.successes,
+            open_for: breaker.open_for,
+            probes: breaker.probes,
+        },
+        pool: PoolSettings {
+            min: agent.pool.min,
+            max: agent.pool.max,
+        },
+        headers: HeaderRules {
+            owns: patterns(&agent.owns_headers),
+            send: match &agent.send_headers {
+                portcullis_config::SendHeaders::All => SendHeaders::All,
+                portcullis_config::SendHeaders::Except(list) => SendHeaders::Except(patterns(list)),
+                portcullis_config::SendHeaders::Only(list) => SendHeaders::Only(patterns(list)),
+            },
+        },
+        ..AgentSettings::new(agent.id.clone(), socket)
+    }
+}
+
 /// The agents without which some route refuses requests; readiness waits for them.
-fn closed_agents(config: &Config) -> Vec<portcullis_config::AgentId> {
+fn closed_agents(config: &Config) -> Vec<AgentId> {
     use portcullis_config::{FailureMode, Filter};
     let mut closed: Vec<_> = config
         .routes

@@ -5,14 +5,17 @@
 
 use super::Refused;
 use crate::server::limits::Rejection;
-use portcullis_agent_manager::{AgentStatus, Record, RecordedVerdict};
+use portcullis_agent_manager::{AgentStatus, BreakerState, Record, RecordedVerdict, WaitObserver};
 use portcullis_config::{AgentId, FailureMode, ListenerId};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
     registry::{Registry, Unit},
 };
-use std::sync::{Mutex, PoisonError, atomic::AtomicU64};
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
 
 /// The buckets that OpenTelemetry advises for HTTP, in seconds.
 const REQUEST_SECONDS: [f64; 14] = [
@@ -66,6 +69,12 @@ struct AgentLabel {
     agent: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AgentState {
+    agent: String,
+    state: &'static str,
+}
+
 type Durations<L> = Family<L, Histogram, fn() -> Histogram>;
 
 /// All metrics of the process.
@@ -82,6 +91,12 @@ pub(crate) struct Metrics {
     agent_failures: Family<AgentPolicy, Counter>,
     agent_up: Family<AgentLabel, Gauge>,
     agent_in_flight: Family<AgentLabel, Gauge>,
+    agent_waiting: Family<AgentLabel, Gauge>,
+    agent_wait_seconds: Durations<AgentLabel>,
+    agent_circuit: Family<AgentState, Gauge>,
+    agent_connections: Family<AgentLabel, Gauge>,
+    agent_reconnects: Family<AgentLabel, Counter>,
+    agent_rejected: Family<AgentLabel, Counter>,
     pub(crate) access_log_dropped: Counter,
     pub(crate) config_generation: Gauge,
 }
@@ -110,6 +125,12 @@ impl Metrics {
             agent_failures: Family::default(),
             agent_up: Family::default(),
             agent_in_flight: Family::default(),
+            agent_waiting: Family::default(),
+            agent_wait_seconds: Family::new_with_constructor(|| Histogram::new(AGENT_SECONDS)),
+            agent_circuit: Family::default(),
+            agent_connections: Family::default(),
+            agent_reconnects: Family::default(),
+            agent_rejected: Family::default(),
             access_log_dropped: Counter::default(),
             config_generation: Gauge::default(),
             registry: Registry::default(),
@@ -172,6 +193,37 @@ impl Metrics {
             metrics.agent_in_flight.clone(),
         );
         registry.register(
+            "agent_waiting",
+            "Calls that wait for a permit of the agent",
+            metrics.agent_waiting.clone(),
+        );
+        registry.register_with_unit(
+            "agent_queue_wait",
+            "How long calls waited for a permit of the agent",
+            Unit::Seconds,
+            metrics.agent_wait_seconds.clone(),
+        );
+        registry.register(
+            "agent_circuit_state",
+            "The state of the agent's circuit breaker: 1 for the one it is in",
+            metrics.agent_circuit.clone(),
+        );
+        registry.register(
+            "agent_connections",
+            "Connections to the agent that are up, of all workers",
+            metrics.agent_connections.clone(),
+        );
+        registry.register(
+            "agent_reconnects",
+            "How often a connection to the agent was lost or retired and had to be made again",
+            metrics.agent_reconnects.clone(),
+        );
+        registry.register(
+            "agent_rejected_mutations",
+            "Answers of the agent that were thrown away because of a change that agents may not make",
+            metrics.agent_rejected.clone(),
+        );
+        registry.register(
             "access_log_dropped",
             "Lines of the access log that were dropped because its sink did not keep up",
             metrics.access_log_dropped.clone(),
@@ -196,6 +248,14 @@ impl Metrics {
                 route: route.into(),
             }),
         }
+    }
+
+    /// What is told how long calls waited for a permit of an agent.
+    pub(crate) fn queue_wait(&self, agent: &AgentId) -> WaitObserver {
+        let seconds = self.agent_wait_seconds.get_or_create_owned(&AgentLabel {
+            agent: agent.to_string(),
+        });
+        Arc::new(move |waited| seconds.observe(waited.as_secs_f64()))
     }
 
     /// The handles that an agent keeps.
@@ -238,7 +298,8 @@ impl Metrics {
     }
 
     pub(crate) fn agent_asked(&self, agent: &AgentMetrics, record: &Record) {
-        if record.verdict != RecordedVerdict::Cancelled {
+        let given_up = [RecordedVerdict::Cancelled, RecordedVerdict::ClientGone];
+        if !given_up.contains(&record.verdict) {
             agent.seconds.observe(record.duration.as_secs_f64());
         }
         let outcome = record.verdict.name();
@@ -286,19 +347,43 @@ impl Metrics {
     /// The text that Prometheus reads, with gauges of agents as they are now.
     pub(crate) fn encode(&self, agents: &[AgentStatus]) -> String {
         for status in agents {
-            let label = AgentLabel {
-                agent: status.id.to_string(),
-            };
-            let up = status.wanted > 0 && status.connected == status.wanted;
-            self.agent_up.get_or_create(&label).set(up.into());
-            self.agent_in_flight
-                .get_or_create(&label)
-                .set(i64::try_from(status.in_flight).unwrap_or(i64::MAX));
+            self.show_agent(status);
         }
         let mut text = String::new();
         // Writing to a String cannot fail.
         let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
         text
+    }
+}
+
+impl Metrics {
+    fn show_agent(&self, status: &AgentStatus) {
+        let agent = status.id.to_string();
+        for state in BreakerState::ALL {
+            let label = AgentState {
+                agent: agent.clone(),
+                state: state.name(),
+            };
+            let is = state == status.breaker;
+            self.agent_circuit.get_or_create(&label).set(is.into());
+        }
+        let label = AgentLabel { agent };
+        let up = status.wanted > 0 && status.connected == status.wanted;
+        self.agent_up.get_or_create(&label).set(up.into());
+        for (gauges, value) in [
+            (&self.agent_in_flight, status.in_flight),
+            (&self.agent_waiting, status.waiting),
+            (&self.agent_connections, status.connections),
+        ] {
+            let value = i64::try_from(value).unwrap_or(i64::MAX);
+            gauges.get_or_create(&label).set(value);
+        }
+        for (counters, value) in [
+            (&self.agent_reconnects, status.reconnects),
+            (&self.agent_rejected, status.rejected),
+        ] {
+            counters.get_or_create(&label).inner().store(value, Relaxed);
+        }
     }
 }
 

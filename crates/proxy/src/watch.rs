@@ -1,0 +1,50 @@
+//! Waits for agents and listens to the client meanwhile, so that nobody works for a client that is gone.
+
+use crate::{
+    filter::{self, Flow},
+    request::Request,
+};
+use pingora::{
+    Error, ErrorType::ConnectionClosed, Result, http::RequestHeader,
+    protocols::http::ServerSession, proxy::Session,
+};
+use portcullis_agent_manager::Links;
+use std::future::pending;
+
+/// Runs the filter chain on the way in.
+///
+/// # Errors
+/// The client went away, or a change that the request's head does not take.
+pub(crate) async fn on_request(
+    session: &mut Session,
+    request: &mut Request,
+    links: &Links,
+) -> Result<Flow> {
+    let asks = request
+        .route
+        .as_deref()
+        .is_some_and(|route| route.asks_agents);
+    // A body that nobody has read yet cannot be told from the end of the stream without reading it.
+    if !asks || !session.is_body_empty() {
+        return filter::on_request(session.req_header_mut(), request, links).await;
+    }
+    let placeholder = RequestHeader::build("GET", b"/", Some(0))?;
+    let mut head = std::mem::replace(session.req_header_mut(), placeholder);
+    let flow = tokio::select! {
+        biased;
+        flow = filter::on_request(&mut head, request, links) => flow,
+        () = gone(&mut session.downstream_session) => {
+            Error::e_explain(ConnectionClosed, "the client went away while agents were asked")
+                .map_err(|error: Box<Error>| error.into_down())
+        }
+    };
+    *session.req_header_mut() = head;
+    flow
+}
+
+/// Returns when the client is gone. What it sends is not its end: a next request may wait behind this one.
+async fn gone(session: &mut ServerSession) {
+    if session.read_body_or_idle(true).await.is_ok() {
+        pending::<()>().await;
+    }
+}
