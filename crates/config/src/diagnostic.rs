@@ -14,9 +14,15 @@ use crate::{
     model::Place,
     source::{Sources, Span},
 };
-use std::{cell::RefCell, fmt, sync::Arc};
+use std::{
+    cell::{Cell, RefCell},
+    fmt,
+    sync::Arc,
+};
 use visible::clip;
 
+/// Diagnostics of one severity that are kept; nobody reads more at once.
+const MOST_SHOWN: usize = 100;
 /// Bytes of a message or of the words at a label. Names and values of the text are in them, whatever their length.
 const MOST_MESSAGE: usize = 600;
 /// Bytes of a remedy; some list names.
@@ -113,23 +119,44 @@ impl Diagnostic {
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     found: RefCell<Vec<Diagnostic>>,
+    errors: Cell<usize>,
+    warnings: Cell<usize>,
 }
 
 impl Report {
     pub(crate) fn add(&self, diagnostic: Diagnostic) {
-        self.found.borrow_mut().push(diagnostic);
+        let counter = self.counter(diagnostic.severity);
+        counter.set(counter.get() + 1);
+        if counter.get() <= MOST_SHOWN {
+            self.found.borrow_mut().push(diagnostic);
+        }
+    }
+
+    /// Adds an error that is only worded when it will be shown. For what a text can be full of.
+    pub(crate) fn add_error(&self, word: impl FnOnce() -> Diagnostic) {
+        if self.errors.get() < MOST_SHOWN {
+            self.add(word());
+        } else {
+            self.errors.set(self.errors.get() + 1);
+        }
+    }
+
+    fn counter(&self, severity: Severity) -> &Cell<usize> {
+        match severity {
+            Severity::Error => &self.errors,
+            Severity::Warning => &self.warnings,
+        }
     }
 
     pub(crate) fn has_errors(&self) -> bool {
-        self.found
-            .borrow()
-            .iter()
-            .any(|diagnostic| diagnostic.severity == Severity::Error)
+        self.errors.get() > 0
     }
 
-    /// Everything found, in the order of the text, and the texts if there is anything to show in them.
+    /// What was found first, in the order of the text, and the texts if there is anything to show in them.
     pub(crate) fn finish(&self, sources: Sources) -> Diagnostics {
         let mut items = self.found.take();
+        let left_out = |severity| self.counter(severity).take().saturating_sub(MOST_SHOWN);
+        let (errors, warnings) = (left_out(Severity::Error), left_out(Severity::Warning));
         items.sort_by_key(Diagnostic::sort_key);
         items.dedup();
         let sources = if items.is_empty() {
@@ -139,27 +166,37 @@ impl Report {
         };
         Diagnostics {
             items,
+            errors_left_out: errors,
+            warnings_left_out: warnings,
             sources: Arc::new(sources),
         }
     }
 }
 
-/// Everything that is wrong with a configuration, in the order of its text.
+/// What is wrong with a configuration, in the order of its text: of errors and of warnings the first hundred, and how
+/// many more there are.
 #[derive(Clone, Default)]
 pub struct Diagnostics {
     items: Vec<Diagnostic>,
+    errors_left_out: usize,
+    warnings_left_out: usize,
     sources: Arc<Sources>,
 }
 
 impl Diagnostics {
-    /// All of them.
+    /// All that are kept.
     pub fn iter(&self) -> std::slice::Iter<'_, Diagnostic> {
         self.items.iter()
     }
 
-    /// How many there are.
+    /// How many there are, with those that are not kept.
     pub fn len(&self) -> usize {
-        self.items.len()
+        self.items.len() + self.left_out()
+    }
+
+    /// How many are not kept, because there are too many of them.
+    pub fn left_out(&self) -> usize {
+        self.errors_left_out + self.warnings_left_out
     }
 
     /// Whether there is nothing wrong.
@@ -167,15 +204,14 @@ impl Diagnostics {
         self.items.is_empty()
     }
 
-    /// How many are errors.
+    /// How many are errors, with those that are not kept.
     pub fn error_count(&self) -> usize {
-        self.items
-            .iter()
-            .filter(|diagnostic| diagnostic.severity == Severity::Error)
-            .count()
+        let kept = self.items.iter();
+        let kept = kept.filter(|diagnostic| diagnostic.severity == Severity::Error);
+        kept.count() + self.errors_left_out
     }
 
-    /// How many are warnings.
+    /// How many are warnings, with those that are not kept.
     pub fn warning_count(&self) -> usize {
         self.len() - self.error_count()
     }
@@ -189,9 +225,13 @@ impl Diagnostics {
     }
 
     /// For people: each with its code, its place as `file:line:column`, the line of the text and the remedy, and a
-    /// blank line between them. Ends with a newline unless it is empty.
+    /// blank line between them; last, how many more there are. Ends with a newline unless it is empty.
     pub fn render(&self, style: Style) -> String {
-        render::render(&self.items, &self.sources, style)
+        let mut text = render::render(&self.items, &self.sources, style);
+        if self.left_out() > 0 {
+            text.push_str(&format!("\n… and {} more\n", self.left_out()));
+        }
+        text
     }
 }
 

@@ -3,6 +3,9 @@
 /// Beyond this many names the search would cost more than the hint is worth in a file full of mistakes.
 const MOST_CANDIDATES: usize = 2000;
 
+/// Bytes of the longest name that somebody may have misspelled.
+const LONGEST_NAME: usize = 64;
+
 /// `did you mean …?` if one of the known names is near enough.
 pub(crate) fn did_you_mean<'a>(
     wrong: &str,
@@ -12,6 +15,9 @@ pub(crate) fn did_you_mean<'a>(
 }
 
 fn nearest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    if wrong.len() > LONGEST_NAME {
+        return None;
+    }
     let lower = wrong.to_ascii_lowercase().replace('_', "-");
     let allowed = (wrong.chars().count() / 3).clamp(1, 4);
     let mut best: Option<(usize, &str)> = None;
@@ -56,6 +62,10 @@ mod tests {
         ] {
             assert_eq!(nearest(wrong, known), expected, "{wrong}");
         }
+        let long = "x".repeat(LONGEST_NAME);
+        assert_eq!(nearest(&long, [long.as_str()]), Some(long.as_str()));
+        let longer = "x".repeat(LONGEST_NAME + 1);
+        assert_eq!(nearest(&longer, [longer.as_str()]), None);
     }
 
     #[test]

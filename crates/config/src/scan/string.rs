@@ -144,13 +144,12 @@ impl Scanner<'_> {
         self.at += quotes;
         let end = format!("{}{}", "\"".repeat(quotes), "#".repeat(hashes));
         let rest = &self.text[self.at..];
-        // A raw string of one line ends at the line's end whether it is closed or not.
-        let body = if quotes == 1 {
-            rest.split(['\n', '\r']).next().unwrap_or(rest)
-        } else {
-            rest
-        };
-        match memchr::memmem::find(body.as_bytes(), end.as_bytes()) {
+        // A raw string of one line ends at the line's end whether it is closed or not. Looked at are only the bytes up
+        // to the end, because a line can hold very many of them.
+        let length = memchr::memmem::find(rest.as_bytes(), end.as_bytes()).filter(|length| {
+            quotes > 1 || memchr::memchr2(b'\n', b'\r', &rest.as_bytes()[..*length]).is_none()
+        });
+        match length {
             Some(length) => {
                 let body = self.at..self.at + length;
                 self.at += length + end.len();

@@ -10,6 +10,9 @@ pub(super) struct Wrong {
 /// Characters of a number; the parser gives up on larger ones, and without saying where.
 const LONGEST_NUMBER: usize = 38;
 
+/// Bytes of a word; it is read much more slowly than text in quotation marks.
+const LONGEST: usize = 4096;
+
 const KEYWORDS: [&str; 6] = ["true", "false", "null", "inf", "-inf", "nan"];
 
 /// What ends a line in KDL.
@@ -40,6 +43,12 @@ pub(super) fn length(text: &str) -> usize {
 
 pub(super) fn check(word: &str) -> Option<Wrong> {
     let wrong = |message: String, help: String| Some(Wrong { message, help });
+    if word.len() > LONGEST {
+        return wrong(
+            "this word is far too long".to_owned(),
+            format!("{LONGEST} bytes are the most without quotation marks"),
+        );
+    }
     if let Some(keyword) = word.strip_prefix('#') {
         if KEYWORDS.contains(&keyword) {
             return None;
