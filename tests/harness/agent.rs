@@ -2,6 +2,7 @@
 
 use super::eventually;
 use portcullis_agent_protocol::{Audit, Decision, Verdict};
+use rustix::process::{Pid, Signal};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::{
@@ -45,6 +46,8 @@ pub(super) struct Script {
 pub(crate) enum Dialect {
     /// By the library, with everything that it can negotiate.
     Binary,
+    /// By the library, in JSON, with numbers for events.
+    NumberedJson,
     /// By the library, without any extension: JSON.
     Json,
     /// Written by hand, as an agent that has never heard of the library: JSON.
@@ -181,6 +184,12 @@ impl TestAgent {
             process.kill().unwrap();
             process.wait().unwrap();
         }
+    }
+
+    /// Sends the process a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let process = Pid::from_child(self.process.as_ref().unwrap());
+        rustix::process::kill_process(process, signal).unwrap();
     }
 
     /// Lets answers go that come late.

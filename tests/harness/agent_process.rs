@@ -36,9 +36,14 @@ fn the_agent() {
 
 async fn serve(script: Script) {
     let mut options = ServeOptions::default();
-    if script.dialect == Dialect::Json {
-        options.extensions = Extensions::NONE;
-    }
+    options.extensions = match script.dialect {
+        Dialect::Binary => Extensions::ALL,
+        Dialect::NumberedJson => Extensions {
+            binary: false,
+            ..Extensions::ALL
+        },
+        Dialect::Json | Dialect::Legacy => Extensions::NONE,
+    };
     let listener = server::bind_socket(&script.socket).unwrap();
     let agent = Arc::new(Scripted(script));
     server::serve(agent, listener, options, std::future::pending())
@@ -61,7 +66,27 @@ impl Agent for Scripted {
 
     async fn request_headers(&self, event: &RequestHeaders<'_>) -> Result<Decision, AgentError> {
         self.0.note("request_headers", described(event));
-        match self.0.reaction_to(event.path()) {
+        let mut dropped = NotedWhenDropped(Some((&self.0, event.uri)));
+        let decision = self.decide(event.path()).await;
+        dropped.0 = None;
+        decision
+    }
+}
+
+/// Writes down that nobody wants the answer any longer: the proxy has cancelled the event, or the connection has ended.
+struct NotedWhenDropped<'a>(Option<(&'a Script, &'a str)>);
+
+impl Drop for NotedWhenDropped<'_> {
+    fn drop(&mut self) {
+        if let Some((script, uri)) = self.0 {
+            script.note("dropped", json!({"uri": uri}));
+        }
+    }
+}
+
+impl Scripted {
+    async fn decide(&self, path: &str) -> Result<Decision, AgentError> {
+        match self.0.reaction_to(path) {
             Reaction::Answer(answer) => Ok(from_json(answer)),
             Reaction::Hang => std::future::pending().await,
             Reaction::Late(answer) => {

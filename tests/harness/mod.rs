@@ -8,11 +8,15 @@ pub(crate) mod client;
 pub(crate) mod http2;
 pub(crate) mod origin;
 pub(crate) mod proxy;
+pub(crate) mod saboteur;
+pub(crate) mod tamper;
 
 pub(crate) use agent::TestAgent;
 pub(crate) use client::{RawClient, Response};
 pub(crate) use origin::{Answer, Origin, Recorded};
 pub(crate) use proxy::Proxy;
+pub(crate) use saboteur::{Sabotage, Saboteur};
+pub(crate) use tamper::Tamper;
 
 use std::time::{Duration, Instant};
 

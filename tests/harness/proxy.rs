@@ -1,6 +1,6 @@
 //! The proxy as its users have it: a process, a configuration file, signals, logs.
 
-use super::{Origin, RawClient, Response, TestAgent, eventually};
+use super::{Origin, RawClient, Response, Saboteur, TestAgent, eventually};
 use rustix::process::{Pid, Signal};
 use serde_json::Value;
 use std::{
@@ -164,6 +164,12 @@ impl Proxy {
         self.stderr.text()
     }
 
+    /// How many descriptors the process has open.
+    pub(crate) fn descriptors(&self) -> usize {
+        let folder = format!("/proc/{}/fd", self.child.id());
+        std::fs::read_dir(folder).unwrap().count()
+    }
+
     /// The processes that the proxy has started.
     pub(crate) fn children(&self) -> Vec<u32> {
         processes()
@@ -218,6 +224,12 @@ impl Builder {
         let socket = agent.socket();
         let kdl = format!("unix-socket \"{}\"; {kdl}", socket.display());
         self.agent_block(agent.name(), &kdl)
+    }
+
+    /// Adds an agent that is reached through a saboteur.
+    pub(crate) fn agent_behind(self, saboteur: &Saboteur, id: &str, kdl: &str) -> Self {
+        let socket = saboteur.socket();
+        self.agent_block(id, &format!("unix-socket \"{}\"; {kdl}", socket.display()))
     }
 
     /// Adds an agent that is wholly described here.

@@ -364,7 +364,10 @@ fn an_invalid_operation_makes_the_whole_answer_502() {
         }
         let agent = agent.start();
         let origin = Origin::start();
-        let proxy = asked(&agent, &origin);
+        // Each of these is a failure; the agent is asked all the same.
+        let settings = "timeout \"10s\"; circuit-breaker failures=1000";
+        let proxy = asking(&agent, &origin).agent_with(&agent, settings).start();
+        proxy.wait_ready();
         let mut client = proxy.client();
         for (number, decision) in decisions.iter().enumerate() {
             let response = client.get(&format!("/{number}"), &[]);
@@ -374,8 +377,10 @@ fn an_invalid_operation_makes_the_whole_answer_502() {
         assert_eq!(origin.connections(), 0);
         proxy.access_line(|line| line["reason"] == "protocol_error");
 
-        let settings = "timeout \"10s\"; failure-mode \"open\"";
-        let open = asking(&agent, &origin).agent_with(&agent, settings).start();
+        let settings = format!("{settings}; failure-mode \"open\"");
+        let open = asking(&agent, &origin)
+            .agent_with(&agent, &settings)
+            .start();
         agent_is_up(&open, "broken");
         let mut client = open.client();
         for (number, decision) in decisions.iter().enumerate() {

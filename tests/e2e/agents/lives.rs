@@ -32,7 +32,8 @@ fn an_agent_may_come_back() {
                 .iter()
                 .all(|request| request.header("x-judged").is_some())
         );
-        proxy.log_line(|line| line["message"] == "agent connection lost" && line["agent"] == "waf");
+        proxy
+            .log_line(|line| line["message"] == "agent connection ended" && line["agent"] == "waf");
     }
 }
 
