@@ -308,6 +308,41 @@ fn an_origin_that_dies_leaves_no_complete_answer() {
 }
 
 #[test]
+fn a_reset_is_not_the_end_of_an_answer_without_a_length() {
+    let (go_on, waiting) = mpsc::channel::<()>();
+    let waiting = std::sync::Mutex::new(Some(waiting));
+    let origin = Origin::answering(move |_| {
+        let waiting = waiting.lock().unwrap().take().unwrap();
+        Answer::raw("HTTP/1.1 200 OK\r\n\r\nhalf").then(move |stream| {
+            waiting.recv().unwrap();
+            let linger = Some(std::time::Duration::ZERO);
+            socket2::SockRef::from(&*stream).set_linger(linger).unwrap();
+        })
+    });
+    let proxy = Proxy::in_front_of(&origin).start();
+    let mut stream = proxy.client().sender();
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+        .unwrap();
+    let mut answer = String::new();
+    let mut chunk = [0; 4096];
+    while !answer.contains("half") {
+        let count = stream.read(&mut chunk).unwrap();
+        assert!(count > 0, "{answer}");
+        answer.push_str(std::str::from_utf8(&chunk[..count]).unwrap());
+    }
+    go_on.send(()).unwrap();
+    let ended = stream.read(&mut chunk);
+    let chunked = answer.to_ascii_lowercase().contains("chunked");
+    // Either the framing shows that something is missing, or the connection breaks.
+    match ended {
+        Ok(0) => assert!(chunked, "{answer}"),
+        Ok(count) => panic!("{:?}", String::from_utf8_lossy(&chunk[..count])),
+        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
+    }
+}
+
+#[test]
 fn an_origin_that_closes_before_its_answer_is_502() {
     let origin = Origin::answering(|_| Answer::raw("").then_close());
     let proxy = Proxy::in_front_of(&origin).start();

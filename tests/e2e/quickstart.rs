@@ -2,6 +2,7 @@
 
 use crate::harness::{Proxy, eventually, proxy::processes};
 use rustix::process::Signal;
+use std::time::{Duration, Instant};
 
 /// The file itself, on ports that are free.
 fn quickstart() -> Proxy {
@@ -68,11 +69,14 @@ fn a_killed_proxy_leaves_no_agent_behind() {
     let mut proxy = quickstart();
     let agent = proxy.children()[0];
     proxy.signal(Signal::KILL);
+    let killed = Instant::now();
     proxy.wait_end();
     eventually("end of the agent", || {
         let left = processes();
         (!left.iter().any(|(process, _)| *process == agent)).then_some(())
     });
+    let took = killed.elapsed();
+    assert!(took < Duration::from_secs(1), "{took:?}");
 }
 
 #[test]
