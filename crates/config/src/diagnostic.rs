@@ -21,8 +21,10 @@ use std::{
 };
 use visible::clip;
 
-/// Diagnostics of one severity that are kept; nobody reads more at once.
-const MOST_SHOWN: usize = 100;
+/// Diagnostics that are drawn; nobody reads more at once.
+const MOST_DRAWN: usize = 100;
+/// Diagnostics of one severity that are kept.
+const MOST_KEPT: usize = 1000;
 /// Bytes of a message or of the words at a label. Names and values of the text are in them, whatever their length.
 const MOST_MESSAGE: usize = 600;
 /// Bytes of a remedy; some list names.
@@ -121,20 +123,31 @@ pub(crate) struct Report {
     found: RefCell<Vec<Diagnostic>>,
     errors: Cell<usize>,
     warnings: Cell<usize>,
+    unread: Cell<bool>,
 }
 
 impl Report {
+    /// Whether there is so much wrong that reading on serves nobody.
+    pub(crate) fn is_hopeless(&self) -> bool {
+        self.errors.get() >= MOST_KEPT
+    }
+
+    /// Part of the text was left unread because there was too much wrong before it.
+    pub(crate) fn not_all_read(&self) {
+        self.unread.set(true);
+    }
+
     pub(crate) fn add(&self, diagnostic: Diagnostic) {
         let counter = self.counter(diagnostic.severity);
         counter.set(counter.get() + 1);
-        if counter.get() <= MOST_SHOWN {
+        if counter.get() <= MOST_KEPT {
             self.found.borrow_mut().push(diagnostic);
         }
     }
 
-    /// Adds an error that is only worded when it will be shown. For what a text can be full of.
+    /// Adds an error that is only worded when it will be kept. For what a text can be full of.
     pub(crate) fn add_error(&self, word: impl FnOnce() -> Diagnostic) {
-        if self.errors.get() < MOST_SHOWN {
+        if self.errors.get() < MOST_KEPT {
             self.add(word());
         } else {
             self.errors.set(self.errors.get() + 1);
@@ -155,7 +168,7 @@ impl Report {
     /// What was found first, in the order of the text, and the texts if there is anything to show in them.
     pub(crate) fn finish(&self, sources: Sources) -> Diagnostics {
         let mut items = self.found.take();
-        let left_out = |severity| self.counter(severity).take().saturating_sub(MOST_SHOWN);
+        let left_out = |severity| self.counter(severity).take().saturating_sub(MOST_KEPT);
         let (errors, warnings) = (left_out(Severity::Error), left_out(Severity::Warning));
         items.sort_by_key(Diagnostic::sort_key);
         items.dedup();
@@ -168,18 +181,20 @@ impl Report {
             items,
             errors_left_out: errors,
             warnings_left_out: warnings,
+            unread: self.unread.get(),
             sources: Arc::new(sources),
         }
     }
 }
 
-/// What is wrong with a configuration, in the order of its text: of errors and of warnings the first hundred, and how
-/// many more there are.
+/// What is wrong with a configuration, in the order of its text: of errors and of warnings the first thousand, and
+/// how many more there are.
 #[derive(Clone, Default)]
 pub struct Diagnostics {
     items: Vec<Diagnostic>,
     errors_left_out: usize,
     warnings_left_out: usize,
+    unread: bool,
     sources: Arc<Sources>,
 }
 
@@ -224,13 +239,27 @@ impl Diagnostics {
             .map_or_else(Place::default, |label| self.sources.place(label.span))
     }
 
-    /// For people: each with its code, its place as `file:line:column`, the line of the text and the remedy, and a
-    /// blank line between them; last, how many more there are. Ends with a newline unless it is empty.
+    /// For people: the first hundred, errors rather than warnings, each with its code, its place as `file:line:column`,
+    /// the line of the text and the remedy, and a blank line between them; last, how many more there are. Ends with a
+    /// newline unless it is empty.
     pub fn render(&self, style: Style) -> String {
-        let mut text = render::render(&self.items, &self.sources, style);
-        if self.left_out() > 0 {
-            text.push_str(&format!("\n… and {} more\n", self.left_out()));
+        let errors = self.error_count().min(MOST_DRAWN);
+        let mut left = [errors, MOST_DRAWN - errors];
+        let mut drawn = Vec::with_capacity(MOST_DRAWN);
+        for item in &self.items {
+            let left = &mut left[usize::from(item.severity == Severity::Warning)];
+            if *left > 0 {
+                *left -= 1;
+                drawn.push(item);
+            }
         }
+        let mut text = render::render(&drawn, &self.sources, style);
+        text.push_str(&match (self.len() - drawn.len(), self.unread) {
+            (0, false) => String::new(),
+            (0, true) => "\n… the rest was not read\n".to_owned(),
+            (more, false) => format!("\n… and {more} more\n"),
+            (more, true) => format!("\n… and {more} more; the rest was not read\n"),
+        });
         text
     }
 }

@@ -9,6 +9,7 @@ pub mod diagnostic;
 pub mod model;
 
 mod check;
+mod files;
 mod header_pattern;
 mod kdl;
 mod load;

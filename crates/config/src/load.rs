@@ -1,24 +1,24 @@
-//! Files into a configuration. The only place of this crate that touches the file system, and only by reading.
+//! Files into a configuration. What is read, and how, is up to `files`.
 
 use crate::{
     check,
     diagnostic::{Diagnostic, Diagnostics, Report, code},
+    files::{FindError, Finder, read},
     kdl::{self, Context, Parsed, Role},
     model::Config,
-    pattern, resolve,
+    resolve,
     source::{Sources, Span, Spanned},
     syntax,
 };
 use std::{
     collections::HashMap,
-    fs::File,
-    io::{self, Read},
-    path::{Component, Path, PathBuf},
+    io,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
-/// Larger files are refused; ten thousand routes are about two megabytes.
-const MOST_BYTES: u64 = 64 << 20;
+/// Files that include the next, below the main file.
+const DEEPEST: usize = 16;
 
 /// A configuration that can be used, and what is odd about it.
 #[derive(Debug, Clone)]
@@ -119,6 +119,7 @@ struct Loader<'a> {
     open: Vec<PathBuf>,
     /// Files that were read, and where they were included. None: the main file.
     seen: HashMap<PathBuf, Option<Span>>,
+    finder: Finder,
     /// Part of the text could not be read.
     incomplete: bool,
 }
@@ -131,6 +132,7 @@ impl<'a> Loader<'a> {
             sources: Sources::default(),
             open: Vec::new(),
             seen: HashMap::new(),
+            finder: Finder::default(),
             incomplete: false,
         }
     }
@@ -177,6 +179,11 @@ impl<'a> Loader<'a> {
         let (pieces, mut complete) = syntax::pieces(source, &text, &kdl::LISTS, self.report);
         let mut file = kdl::File::default();
         for piece in pieces {
+            if self.report.is_hopeless() {
+                self.report.not_all_read();
+                complete = false;
+                break;
+            }
             let Some(document) = syntax::parse(source, &text, &piece, self.report) else {
                 complete = false;
                 continue;
@@ -204,7 +211,18 @@ impl<'a> Loader<'a> {
     }
 
     fn include(&mut self, folder: &Path, path: &Spanned<String>, parsed: &mut Parsed) {
-        for file in self.find(folder, path) {
+        if self.open.len() > DEEPEST {
+            return self.refuse(
+                Diagnostic::error(code::FILE, path.span, "files include each other too deeply")
+                    .label("is not read")
+                    .help(format!("{DEEPEST} levels are the most")),
+            );
+        }
+        let files = match self.finder.find(folder, &path.value) {
+            Ok(files) => files,
+            Err(error) => return self.refuse(not_found(path.span, &error)),
+        };
+        for file in files {
             let identity = identity(&file);
             if self.open.contains(&identity) {
                 self.report.add(
@@ -238,87 +256,15 @@ impl<'a> Loader<'a> {
                     self.bytes(&file, bytes, Role::Included, parsed);
                     self.open.pop();
                 }
-                Err(error) => {
-                    self.incomplete = true;
-                    self.report.add(unreadable(path.span, &file, &error));
-                }
+                Err(error) => self.refuse(unreadable(path.span, &file, &error)),
             }
         }
     }
 
-    /// The files that an `include` means, sorted by name. None is fine for a pattern.
-    fn find(&mut self, folder: &Path, path: &Spanned<String>) -> Vec<PathBuf> {
-        if !pattern::is_pattern(&path.value) {
-            return vec![folder.join(&path.value)];
-        }
-        if path.value.contains("**") || path.value.contains(['[', '{']) {
-            self.report.add(
-                Diagnostic::error(
-                    code::INVALID_VALUE,
-                    path.span,
-                    "this pattern is not understood",
-                )
-                .help("there are `*` and `?`, each within one part of the path"),
-            );
-            return Vec::new();
-        }
-        let mut found = vec![folder.to_path_buf()];
-        for component in Path::new(&path.value).components() {
-            let part = match component {
-                Component::Normal(part) => part.to_string_lossy(),
-                other => {
-                    found.iter_mut().for_each(|folder| folder.push(other));
-                    continue;
-                }
-            };
-            if !pattern::is_pattern(&part) {
-                found.iter_mut().for_each(|folder| folder.push(&*part));
-                continue;
-            }
-            found = found
-                .iter()
-                .flat_map(|folder| self.entries(folder, &part, path.span))
-                .collect();
-        }
-        found.retain(|path| path.is_file());
-        found.sort();
-        found
-    }
-
-    fn entries(&mut self, folder: &Path, part: &str, span: Span) -> Vec<PathBuf> {
-        let shown = if folder.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            folder
-        };
-        let names = std::fs::read_dir(shown).and_then(|entries| {
-            entries
-                .map(|entry| entry.map(|entry| entry.file_name()))
-                .collect::<Result<Vec<_>, _>>()
-        });
-        match names {
-            Ok(names) => {
-                let fitting = names
-                    .iter()
-                    .filter_map(|name| name.to_str())
-                    .filter(|name| pattern::fits(part, name));
-                fitting.map(|name| folder.join(name)).collect()
-            }
-            // The folder that a pattern looks into may be missing, like everything that the pattern means.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-                ) =>
-            {
-                Vec::new()
-            }
-            Err(error) => {
-                self.incomplete = true;
-                self.report.add(unreadable(span, shown, &error));
-                Vec::new()
-            }
-        }
+    /// Says why a part of the text is not read.
+    fn refuse(&mut self, diagnostic: Diagnostic) {
+        self.incomplete = true;
+        self.report.add(diagnostic);
     }
 }
 
@@ -327,18 +273,19 @@ fn identity(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|_| path.to_path_buf())
 }
 
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?
-        .take(MOST_BYTES + 1)
-        .read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MOST_BYTES {
-        return Err(io::Error::new(
-            io::ErrorKind::FileTooLarge,
-            "it is larger than 64MiB",
-        ));
+fn not_found(span: Span, error: &FindError) -> Diagnostic {
+    match error {
+        FindError::Unreadable { folder, error } => unreadable(span, folder, error),
+        FindError::Pattern => Diagnostic::error(code::INVALID_VALUE, span, error.to_string())
+            .help("there are `*` and `?`, each within one part of the path"),
+        FindError::TooLong => Diagnostic::error(code::INVALID_VALUE, span, error.to_string())
+            .help("give the path of a file, or a pattern such as \"conf.d/*.kdl\""),
+        FindError::TooManyEntries | FindError::TooManyFiles => {
+            Diagnostic::error(code::FILE, span, error.to_string())
+                .label("is not read")
+                .help("make patterns narrower, or put more into one file")
+        }
     }
-    Ok(bytes)
 }
 
 fn unreadable(span: Span, path: &Path, error: &io::Error) -> Diagnostic {
@@ -436,6 +383,55 @@ mod tests {
             ("conf.d/r1.kdl", "not read"),
         ]);
         assert_eq!(routes(&folder).unwrap(), ["a1", "a2", "b1", "last"]);
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_refused_at_once() {
+        let folder = folder(&[(
+            "main.kdl",
+            &format!("{HEAD}include \"fifo\"\ninclude \"*fo\""),
+        )]);
+        let fifo = folder.path().join("fifo");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::RUSR).unwrap();
+        for (main, count) in [("main.kdl", 2), ("fifo", 1)] {
+            let Err(diagnostics) = load_file(&folder.path().join(main), &|_| None) else {
+                panic!("accepted")
+            };
+            assert_eq!(diagnostics.len(), count);
+            for found in &diagnostics {
+                assert_eq!(found.code, code::FILE);
+                assert!(found.message.ends_with("it is a pipe"), "{}", found.message);
+            }
+        }
+    }
+
+    #[test]
+    fn includes_are_bounded() {
+        let chain: Vec<(String, String)> = (0..=DEEPEST)
+            .map(|number| {
+                let next = format!("include \"{}.kdl\"\n", number + 1);
+                (format!("{number}.kdl"), next)
+            })
+            .collect();
+        let mut files: Vec<(&str, &str)> = chain
+            .iter()
+            .map(|(name, text)| (name.as_str(), text.as_str()))
+            .collect();
+        let deep = format!("{HEAD}include \"0.kdl\"\n");
+        let many = HEAD.to_owned() + &"include \"none.kdl\"\n".repeat(990) + "include \"*.kdl\"";
+        files.extend([("deep.kdl", deep.as_str()), ("many.kdl", many.as_str())]);
+        let folder = folder(&files);
+        for (main, message, line) in [
+            ("deep.kdl", "files include each other too deeply", 1),
+            ("many.kdl", "more than 1000 files are included", 993),
+        ] {
+            let Err(diagnostics) = load_file(&folder.path().join(main), &|_| None) else {
+                panic!("accepted")
+            };
+            let found = diagnostics.iter().find(|found| found.message == message);
+            let place = found.map(|found| diagnostics.place(found).line);
+            assert_eq!(place, Some(line), "{diagnostics}");
+        }
     }
 
     #[test]

@@ -31,6 +31,8 @@ const MOST_MISTAKES: usize = 100;
 pub(crate) struct Shape {
     /// What is wrong; if there is anything, the pieces are not for parsing.
     pub(crate) mistakes: Vec<Diagnostic>,
+    /// There were so many of them that the rest was not looked at.
+    pub(crate) cut_short: bool,
     /// The text without the braces around its lists, cut between nodes.
     pub(crate) pieces: Vec<Piece>,
 }
@@ -109,6 +111,7 @@ impl Scanner<'_> {
         self.forbidden_characters();
         while let Some(byte) = self.peek(0) {
             if self.shape.mistakes.len() >= MOST_MISTAKES {
+                self.shape.cut_short = true;
                 return Ok(());
             }
             match byte {

@@ -8,6 +8,9 @@ use crate::{
 use kdl::{KdlDiagnostic, KdlDocument};
 use std::ops::Range;
 
+/// Bytes of one piece: a route, an agent with its `config`, a block that is no list. The parser takes seconds for more.
+const LARGEST_PIECE: usize = 1 << 20;
+
 /// The pieces of a text that can be parsed, and whether that is all of it. What is wrong with the rest has been
 /// reported.
 pub(crate) fn pieces(
@@ -30,6 +33,9 @@ pub(crate) fn pieces(
             .pieces
             .retain(|piece| !starts.iter().any(|start| piece.range.contains(start)));
     }
+    if shape.cut_short {
+        report.not_all_read();
+    }
     shape
         .mistakes
         .into_iter()
@@ -44,6 +50,10 @@ pub(crate) fn parse(
     piece: &Piece,
     report: &Report,
 ) -> Option<KdlDocument> {
+    if piece.range.len() > LARGEST_PIECE {
+        report.add(too_large(source, text, piece));
+        return None;
+    }
     let error = match KdlDocument::parse_v2(&text[piece.range.clone()]) {
         Ok(document) => return Some(document),
         Err(error) => error,
@@ -59,6 +69,19 @@ pub(crate) fn parse(
         .help("see https://kdl.dev for the language"),
     });
     None
+}
+
+fn too_large(source: u32, text: &str, piece: &Piece) -> Diagnostic {
+    let rest = text[piece.range.clone()].trim_start();
+    let start = piece.range.end - rest.len();
+    let first = rest.split(char::is_whitespace).next().unwrap_or_default();
+    Diagnostic::error(
+        code::SYNTAX,
+        Span::new(source, start..start + first.len()),
+        "this is larger than 1MiB",
+    )
+    .label("with what belongs to it, and comments before it")
+    .help("make it smaller; only the lists `listeners`, `routes`, `filters`, `upstreams` and `agents` can be larger")
 }
 
 /// The finding's range, on one line and without the white space around it.

@@ -2,7 +2,10 @@
 //! to the terminal that shows it.
 
 use portcullis_config::{Diagnostics, Style, load_str};
-use std::path::Path;
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 fn errors(text: &str) -> Diagnostics {
     match load_str("a.kdl", text, Path::new(""), &|_| None) {
@@ -107,5 +110,74 @@ fn nothing_of_a_file_acts_on_the_terminal() {
     assert_readable(&rendered, text);
     for shown in ["`␛]0;pwn␇␊\\u{9b}31m\\u{202e}`", "`␛[2J`"] {
         assert!(rendered.contains(shown), "{rendered}");
+    }
+}
+
+/// Texts with very many mistakes or of very long parts, and what is said last about them.
+fn floods() -> Vec<(&'static str, String, &'static str)> {
+    const UNREAD: &str = "… the rest was not read";
+    const HOPELESS: &str = "… and 900 more; the rest was not read";
+    const COUNTED: &str = "… and 1902 more";
+    let many = 1_000_000;
+    let block =
+        |name: &str, inside: &str, times: usize| format!("{name} {{\n{}\n}}", inside.repeat(times));
+    vec![
+        ("commented out", "/-".repeat(many), UNREAD),
+        ("words", "a 30s\n".repeat(many), UNREAD),
+        ("lines", "foo\n".repeat(many), HOPELESS),
+        ("one line", "foo;".repeat(many), HOPELESS),
+        ("blocks", "system\n".repeat(many), HOPELESS),
+        ("raw texts", "#\"a\"#;".repeat(many), HOPELESS),
+        ("a list", block("routes", "foo\n", many), HOPELESS),
+        (
+            "routes",
+            block("routes", "route \"a\" { respond 200; foo }\n", 2000),
+            HOPELESS,
+        ),
+        ("a block", block("system", "foo\n", many), ""),
+        ("a small block", block("system", "foo;", 2000), COUNTED),
+        (
+            "arguments",
+            format!("system {}", "1 ".repeat(2000)),
+            COUNTED,
+        ),
+        (
+            "values",
+            block(
+                "system",
+                &format!("trusted-proxies {}", "x ".repeat(2000)),
+                1,
+            ),
+            COUNTED,
+        ),
+        ("an identifier", "a".repeat(5 * many), ""),
+        ("a text", format!("\"{}\"", "a".repeat(5 * many)), ""),
+        (
+            "lines of a text",
+            format!("a \"\"\"\n{}\"\"\"", "a\n".repeat(many)),
+            "",
+        ),
+    ]
+}
+
+#[test]
+fn a_flood_of_mistakes_is_cut_short() {
+    for (name, text, last) in floods() {
+        let start = Instant::now();
+        let diagnostics = errors(&text);
+        let drawn = diagnostics.to_string();
+        // Far more than it takes, and far less than work that grows with the square of the text would.
+        assert!(
+            start.elapsed() < Duration::from_secs(60),
+            "{name}: {:?}",
+            start.elapsed()
+        );
+        assert!(drawn.len() < 100_000, "{name}: {}", drawn.len());
+        assert!(drawn.ends_with(&format!("{last}\n")), "{name}: {drawn}");
+        let kept = diagnostics.iter().count();
+        assert!(kept <= 1000, "{name}: {kept}");
+        assert_eq!(diagnostics.len(), kept + diagnostics.left_out(), "{name}");
+        assert_eq!(diagnostics.error_count(), diagnostics.len(), "{name}");
+        assert_readable(&drawn, name);
     }
 }

@@ -22,7 +22,7 @@ pub enum Style {
 /// Wide enough for a sentence, narrow enough for half a screen. Not the terminal's, so that output can be compared.
 const WIDTH: usize = 110;
 
-pub(super) fn render(items: &[Diagnostic], sources: &Sources, style: Style) -> String {
+pub(super) fn render(items: &[&Diagnostic], sources: &Sources, style: Style) -> String {
     let theme = match style {
         Style::Plain => GraphicalTheme::unicode_nocolor(),
         Style::Coloured => GraphicalTheme::unicode(),
