@@ -262,10 +262,10 @@ fn send(
 fn out_of_time(stage: Stage, limits: Limits) -> Failure {
     let timeout = limits.timeout;
     match stage {
-        Stage::Permit => Failure::new(FailureReason::Saturated, "no permit became free in time"),
         _ if limits.budget.is_some_and(|budget| budget < limits.own) => {
             Failure::new(FailureReason::Budget, "the time of all agents is used up")
         }
+        Stage::Permit => Failure::new(FailureReason::Saturated, "no permit became free in time"),
         Stage::Connection => Failure::new(
             FailureReason::Unreachable,
             format!("no connection within {timeout:?}"),

@@ -77,7 +77,15 @@ fn validate_size(decision: &Decision) -> Result<(), String> {
     let (own, own_bytes) = match &decision.verdict {
         Verdict::Block { headers, .. } => (headers.len(), headers.iter().map(pair).sum()),
         Verdict::Redirect { url, .. } => (1, url.len()),
-        Verdict::Allow | Verdict::Challenge { .. } => (0, 0),
+        Verdict::Challenge { params, .. } => (
+            params.len(),
+            params
+                .iter()
+                .filter(|(name, _)| !name.eq_ignore_ascii_case("body"))
+                .map(pair)
+                .sum(),
+        ),
+        Verdict::Allow => (0, 0),
     };
     let operations = || {
         decision

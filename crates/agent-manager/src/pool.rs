@@ -3,6 +3,7 @@
 
 use crate::{
     agent::Agent,
+    breaker::BreakerState,
     failure::{Failure, FailureReason},
 };
 use portcullis_agent_protocol::Connection;
@@ -10,7 +11,7 @@ use std::{
     collections::hash_map::RandomState,
     hash::BuildHasher,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::sync::{Notify, watch};
 
@@ -196,7 +197,7 @@ async fn keep_up(
         };
         match outcome {
             Ok((connection, driver)) => {
-                pause = FIRST_PAUSE;
+                let since = Instant::now();
                 tokio::spawn(drive(agent.clone(), driver));
                 let _connected = agent.connected(always);
                 log_connected(&agent, &connection);
@@ -208,6 +209,16 @@ async fn keep_up(
                 agent
                     .reconnects
                     .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                // A connection that lasted is replaced at once. An agent that only shakes hands is not worth that.
+                if since.elapsed() >= LONGEST_PAUSE {
+                    pause = FIRST_PAUSE;
+                    continue;
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(jittered(pause)) => {}
+                    _ = stop.changed() => break,
+                }
+                pause = (pause * 2).min(LONGEST_PAUSE);
             }
             Err(error) => {
                 let error = error.to_string();
@@ -265,7 +276,10 @@ async fn watch_over(
             () = tokio::time::sleep(interval) => {}
             _ = stop.changed() => return Ended::Stopping,
         }
-        if connection.last_heard().elapsed() < interval {
+        // A breaker that is not closed wants to know for certain.
+        if connection.last_heard().elapsed() < interval
+            && agent.breaker.state() == BreakerState::Closed
+        {
             missed = 0;
             continue;
         }
@@ -285,7 +299,8 @@ async fn watch_over(
     }
 }
 
-/// Whether the agent answers a ping, or anything else, in time; `None` when the process stops.
+/// Whether the agent answers a ping, or anything else, in time, or takes no more events, which is seen to elsewhere; `None`
+/// when the process stops.
 async fn check(
     connection: &Connection,
     limit: Duration,
@@ -297,6 +312,7 @@ async fn check(
             let answered = matches!(answered, Ok(Ok(_)));
             Some(answered || connection.last_heard() > before)
         }
+        () = connection.no_longer_open() => Some(false),
         _ = stop.changed() => None,
     }
 }

@@ -235,7 +235,10 @@ impl ProxyHttp for Edge {
 }
 
 async fn answered(session: &mut Session, reply: Reply, request: &mut Request) -> Result<bool> {
-    reply::write(session, reply, request).await?;
+    // What goes wrong here goes wrong on the way to the client.
+    reply::write(session, reply, request)
+        .await
+        .map_err(Error::into_down)?;
     Ok(true)
 }
 

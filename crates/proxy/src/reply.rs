@@ -10,6 +10,7 @@ use pingora::{
     ErrorType::{self, HTTPStatus},
     Result,
     http::{RequestHeader, ResponseHeader},
+    protocols::http::ServerSession,
     proxy::Session,
 };
 use std::time::Duration;
@@ -101,11 +102,25 @@ pub(crate) async fn write(
     }
     filter::on_response(request, &mut head)?;
     let ends = bodiless || body.is_empty() || session.req_header().method == http::Method::HEAD;
-    session.write_response_header(Box::new(head), ends).await?;
-    if !ends {
-        session.write_response_body(Some(body), true).await?;
+    if ends {
+        return write_only_head(session, head).await;
     }
-    Ok(())
+    session.write_response_header(Box::new(head), false).await?;
+    session.write_response_body(Some(body), true).await
+}
+
+/// Writes a head that is the whole answer.
+async fn write_only_head(session: &mut Session, mut head: ResponseHeader) -> Result<()> {
+    // Pingora ends the stream with an empty frame behind the head, and then a head of gRPC is no trailer.
+    if let ServerSession::H2(stream) = &mut *session.downstream_session {
+        return stream.write_response_header(Box::new(head), true);
+    }
+    // HTTP/1.1 has to be told that nothing follows.
+    let says_nothing = matches!(head.status.as_u16(), 204 | 304);
+    if !says_nothing && !head.headers.contains_key(header::CONTENT_LENGTH) {
+        head.insert_header(header::CONTENT_LENGTH, 0)?;
+    }
+    session.write_response_header(Box::new(head), true).await
 }
 
 fn is_grpc(head: &RequestHeader) -> bool {
@@ -134,7 +149,7 @@ async fn write_grpc(session: &mut Session, reply: Reply, request: &mut Request) 
     head.insert_header("grpc-message", message)?;
     request.grpc_status = Some(grpc.code);
     filter::on_response(request, &mut head)?;
-    session.write_response_header(Box::new(head), true).await
+    write_only_head(session, head).await
 }
 
 /// The gRPC status that stands for an HTTP status of ours.
