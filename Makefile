@@ -3,7 +3,7 @@ export PATH := $(CURDIR)/target/tools/bin:$(PATH)
 PROXY := target/debug/portcullis
 FUZZ_SECONDS ?= 60
 
-.PHONY: build run test lint e2e bench test-interop fuzz
+.PHONY: build run test lint e2e faults bench test-interop fuzz
 
 build: ; @scripts/ensure-tools.sh cc cmake
 	cargo build --package portcullis
@@ -22,6 +22,11 @@ lint: ; @scripts/ensure-tools.sh cc cmake fmt deny
 
 e2e: ; @scripts/ensure-tools.sh cc cmake
 	cargo test --package portcullis --test e2e
+
+# Much more of what `make test` asks a little of: verdicts while answers are spoilt, and then all faults once more.
+faults: ; @scripts/ensure-tools.sh cc cmake
+	FAULT_REQUESTS=100000 cargo test --package portcullis --test e2e faults::crossing
+	cargo test --package portcullis --test e2e faults
 
 # More: make bench BENCH="--pairs 20 --scenarios floor,plain"
 bench: ; @scripts/ensure-tools.sh cc cmake

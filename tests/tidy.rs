@@ -89,7 +89,7 @@ const ONLY_IN: [(&str, &str, &[&str]); 11] = [
         r"\bon_failure\(",
         &["chain.rs", "failure.rs"],
     ),
-    ("crates/config/src", r"\bfs::|\bread_dir\(", &["load.rs"]),
+    ("crates/config/src", r"\bfs::|\bread_dir\(", &["files.rs"]),
 ];
 
 /// Parts of the proxy that know little of the rest.

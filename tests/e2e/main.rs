@@ -17,6 +17,7 @@ mod http;
 mod limits;
 mod observability;
 mod paths;
+mod policy;
 mod quickstart;
 mod refusals;
 mod routing;

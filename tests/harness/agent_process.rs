@@ -35,14 +35,16 @@ fn the_agent() {
 }
 
 async fn serve(script: Script) {
-    let mut options = ServeOptions::default();
-    options.extensions = match script.dialect {
-        Dialect::Binary => Extensions::ALL,
-        Dialect::NumberedJson => Extensions {
-            binary: false,
-            ..Extensions::ALL
+    let options = ServeOptions {
+        extensions: match script.dialect {
+            Dialect::Binary => Extensions::ALL,
+            Dialect::NumberedJson => Extensions {
+                binary: false,
+                ..Extensions::ALL
+            },
+            Dialect::Json | Dialect::Legacy => Extensions::NONE,
         },
-        Dialect::Json | Dialect::Legacy => Extensions::NONE,
+        ..ServeOptions::default()
     };
     let listener = server::bind_socket(&script.socket).unwrap();
     let agent = Arc::new(Scripted(script));
@@ -125,6 +127,7 @@ fn described(event: &RequestHeaders<'_>) -> Value {
         "protocol": metadata.protocol,
         "route_id": metadata.route_id,
         "upstream_id": metadata.upstream_id,
+        "budget_left_ms": event.budget_left.map(|left| left.as_secs_f64() * 1000.0),
     })
 }
 

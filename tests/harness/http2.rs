@@ -19,6 +19,37 @@ pub(crate) fn exchange(
     all.expect("answers within the deadline")
 }
 
+/// Whether an answer ended with its head. It is among the extensions of the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct HeadersAlone(pub(crate) bool);
+
+/// Sends a request and takes it back when this has returned. The connection stays until then.
+pub(crate) fn abandon(address: SocketAddr, request: Request<Bytes>, sent: impl FnOnce()) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let (client, driver) = runtime.block_on(async {
+        let stream = TcpStream::connect(address).await.unwrap();
+        let (client, connection) = h2::client::handshake(stream).await.unwrap();
+        (client, tokio::spawn(connection))
+    });
+    let (head, _) = request.into_parts();
+    let mut sender = runtime.block_on(async {
+        let mut client = client.ready().await.unwrap();
+        let (_response, sender) = client
+            .send_request(Request::from_parts(head, ()), true)
+            .unwrap();
+        sender
+    });
+    sent();
+    sender.send_reset(h2::Reason::CANCEL);
+    // The connection has to live until the reset is on the wire, and ends by itself when nobody uses it.
+    drop(sender);
+    let _ = runtime.block_on(async { timeout(DEADLINE, driver).await });
+}
+
 /// A request without a body.
 pub(crate) fn get(path: &str) -> Request<Bytes> {
     request("GET", path, Bytes::new())
@@ -75,7 +106,8 @@ async fn exchange_one(
         // The answer may come before the body was taken; then it is the answer that counts.
         let _ = send(&mut sender, body).await;
     }
-    let (head, mut stream) = response.await?.into_parts();
+    let (mut head, mut stream) = response.await?.into_parts();
+    head.extensions.insert(HeadersAlone(stream.is_end_stream()));
     let mut body = Vec::new();
     while let Some(chunk) = stream.data().await {
         let chunk = chunk?;

@@ -281,8 +281,8 @@ impl Shared {
             ended: AtomicBool::new(false),
         });
         self.lines.lock().unwrap().push(line.clone());
-        let pumps: [fn(&Self, &Arc<Line>) -> io::Result<()>; 2] =
-            [Self::pump_events, Self::pump_answers];
+        type Pump = fn(&Shared, &Arc<Line>) -> io::Result<()>;
+        let pumps: [Pump; 2] = [Self::pump_events, Self::pump_answers];
         if line.agent.is_some() {
             for pump in pumps {
                 let (shared, line) = (self.clone(), line.clone());

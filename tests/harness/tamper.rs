@@ -145,7 +145,8 @@ fn with_text(frame: &[u8], from: &str, to: &str) -> Vec<u8> {
 fn with_another_id(frame: &[u8]) -> Vec<u8> {
     let mut bytes = frame.to_vec();
     if frame[5] != b'{' {
-        bytes[5..13].copy_from_slice(&(7_u64 << 20).to_be_bytes());
+        // A place that is used so often would have been used for years.
+        bytes[5..13].copy_from_slice(&(0x1_ffff_0007_u64 << 20).to_be_bytes());
         return bytes;
     }
     // Every id that it has, and there may be two.

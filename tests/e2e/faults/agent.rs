@@ -5,6 +5,7 @@ use crate::harness::agent::{Dialect, Reaction};
 use portcullis_agent_protocol::Decision;
 
 /// Beside each of these is an operation that would be valid.
+#[expect(clippy::too_many_lines, reason = "a table, one case after the other")]
 fn invalid() -> Vec<Case> {
     let set = |name: &str| Decision::allow().set_request_header(name, "1");
     let many = (0..300).fold(Decision::allow(), |decision, number| {

@@ -3,7 +3,7 @@
 
 mod agent;
 mod connecting;
-// mod crossing;
+mod crossing;
 mod wire;
 
 use crate::harness::{

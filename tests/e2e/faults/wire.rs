@@ -9,6 +9,7 @@ fn answers(tamper: Tamper) -> Sabotage {
 }
 
 /// Whatever the encoding.
+#[expect(clippy::too_many_lines, reason = "a table, one case after the other")]
 fn any_encoding() -> Vec<Case> {
     let mut cases = vec![
         wire("events are swallowed", Sabotage::SwallowEvents, TIMEOUT),
