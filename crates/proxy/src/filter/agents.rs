@@ -1,6 +1,6 @@
 //! Asks agents about the head of a request and does what they decide.
 
-use super::Flow;
+use super::{Flow, head::Head};
 use crate::{
     reply::Reply,
     request::{Begun, Request},
@@ -39,7 +39,7 @@ pub(super) async fn ask(
     match answer {
         Answer::Continue(changes) => {
             for operation in &changes.request {
-                change_request(head, operation)?;
+                change(head, operation)?;
             }
             if !changes.response.is_empty() {
                 agents.response.push((position, changes.response));
@@ -90,7 +90,7 @@ pub(super) fn on_response(
         .filter(|(step, _)| *step == position)
     {
         for operation in operations {
-            change_response(head, operation)?;
+            change(head, operation)?;
         }
     }
     Ok(())
@@ -134,27 +134,21 @@ fn event<'a>(
     }
 }
 
-fn change_request(head: &mut RequestHeader, operation: &HeaderOp) -> Result<()> {
+/// Makes a change that the manager has checked; one whose name or value is none after all changes nothing.
+fn change(head: &mut impl Head, operation: &HeaderOp) -> Result<()> {
     match operation {
-        HeaderOp::Set { name, value } => head.insert_header(name.clone(), value.as_bytes()),
-        HeaderOp::Add { name, value } => head
-            .append_header(name.clone(), value.as_bytes())
-            .map(|_| ()),
+        HeaderOp::Set { name, value } => match header_line(name, value) {
+            Some((name, value)) => head.set(name, value),
+            None => Ok(()),
+        },
+        HeaderOp::Add { name, value } => match header_line(name, value) {
+            Some((name, value)) => head.add(name, value),
+            None => Ok(()),
+        },
         HeaderOp::Remove { name } => {
-            head.remove_header(name.as_str());
-            Ok(())
-        }
-    }
-}
-
-fn change_response(head: &mut ResponseHeader, operation: &HeaderOp) -> Result<()> {
-    match operation {
-        HeaderOp::Set { name, value } => head.insert_header(name.clone(), value.as_bytes()),
-        HeaderOp::Add { name, value } => head
-            .append_header(name.clone(), value.as_bytes())
-            .map(|_| ()),
-        HeaderOp::Remove { name } => {
-            head.remove_header(name.as_str());
+            if let Ok(name) = HeaderName::from_bytes(name.as_bytes()) {
+                head.remove(&name);
+            }
             Ok(())
         }
     }

@@ -1,11 +1,9 @@
 //! `request-headers` and `response-headers`: set, add and remove.
 
+use super::head::Head;
 use crate::{request::Request, template::Template};
 use http::HeaderName;
-use pingora::{
-    Result,
-    http::{RequestHeader, ResponseHeader},
-};
+use pingora::Result;
 use portcullis_config::HeaderEdit;
 
 /// One change.
@@ -34,51 +32,24 @@ pub(super) fn compile(edits: &[HeaderEdit]) -> Result<Vec<Edit>, String> {
         .collect()
 }
 
-pub(super) fn edit_request(
-    edits: &[Edit],
-    head: &mut RequestHeader,
-    request: &Request,
-) -> Result<()> {
+/// Makes the changes. A value that is no header value for this request leaves the header as it is.
+///
+/// # Errors
+/// The head has no room for more.
+pub(super) fn edit(edits: &[Edit], head: &mut impl Head, request: &Request) -> Result<()> {
     for edit in edits {
         match edit {
             Edit::Set(name, value) => {
                 if let Some(value) = value.fill(request) {
-                    head.insert_header(name.clone(), value)?;
+                    head.set(name.clone(), value)?;
                 }
             }
             Edit::Add(name, value) => {
                 if let Some(value) = value.fill(request) {
-                    head.append_header(name.clone(), value)?;
+                    head.add(name.clone(), value)?;
                 }
             }
-            Edit::Remove(name) => {
-                head.remove_header(name);
-            }
-        }
-    }
-    Ok(())
-}
-
-pub(super) fn edit_response(
-    edits: &[Edit],
-    head: &mut ResponseHeader,
-    request: &Request,
-) -> Result<()> {
-    for edit in edits {
-        match edit {
-            Edit::Set(name, value) => {
-                if let Some(value) = value.fill(request) {
-                    head.insert_header(name.clone(), value)?;
-                }
-            }
-            Edit::Add(name, value) => {
-                if let Some(value) = value.fill(request) {
-                    head.append_header(name.clone(), value)?;
-                }
-            }
-            Edit::Remove(name) => {
-                head.remove_header(name);
-            }
+            Edit::Remove(name) => head.remove(name),
         }
     }
     Ok(())

@@ -2,6 +2,7 @@
 //! request or says what to answer; it never writes to the client.
 
 mod agents;
+mod head;
 mod headers;
 
 use crate::{reply::Reply, request::Request};
@@ -82,7 +83,7 @@ pub(crate) async fn on_request(
                     return Ok(flow);
                 }
             }
-            Filter::RequestHeaders(edits) => headers::edit_request(edits, head, request)?,
+            Filter::RequestHeaders(edits) => headers::edit(edits, head, request)?,
             Filter::ResponseHeaders(_) => {}
         }
     }
@@ -106,7 +107,7 @@ pub(crate) fn on_response(request: &mut Request, head: &mut ResponseHeader) -> R
     };
     for (position, filter) in route.filters[..request.steps_run].iter().enumerate().rev() {
         match filter {
-            Filter::ResponseHeaders(edits) => headers::edit_response(edits, head, request)?,
+            Filter::ResponseHeaders(edits) => headers::edit(edits, head, request)?,
             Filter::Agents(_) => agents::on_response(position, head, request)?,
             Filter::RequestHeaders(_) => {}
         }
