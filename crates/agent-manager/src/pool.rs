@@ -199,13 +199,14 @@ async fn keep_up(
             Ok((connection, driver)) => {
                 let since = Instant::now();
                 tokio::spawn(drive(agent.clone(), driver));
-                let _connected = agent.connected(always);
+                let connected = agent.connected(always);
                 log_connected(&agent, &connection);
                 slot.set(State::Up(connection.clone()));
                 if let Ended::Stopping = watch_over(&agent, &connection, &mut stop).await {
                     connection.close();
                     break;
                 }
+                drop(connected);
                 agent
                     .reconnects
                     .fetch_add(1, std::sync::atomic::Ordering::Relaxed);

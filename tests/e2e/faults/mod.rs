@@ -16,7 +16,8 @@ use serde_json::Value;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Long enough for an agent that answers, on a machine that has much else to do.
-const TIMEOUT_MILLIS: u64 = 200;
+const TIMEOUT_MILLIS: u64 = 400;
+const RECONNECTS: &str = r#"portcullis_agent_reconnects_total{agent="waf"}"#;
 
 /// Something that goes wrong.
 struct Case {
@@ -146,7 +147,11 @@ impl Bench {
         for mode in ["closed", "open"] {
             let before = Counts::of(&self.proxy, mode);
             if let Does::Wire(sabotage) = &case.does {
+                let lost = self.proxy.metric(RECONNECTS);
                 self.saboteur.does(sabotage.clone());
+                if *sabotage == Sabotage::StopReading {
+                    self.is_connected_anew(name, lost);
+                }
             }
             let path = format!("/{mode}/{number}");
             let response = self.proxy.get(&path);
@@ -167,6 +172,14 @@ impl Bench {
             });
             self.assert_as_at_start(name);
         }
+    }
+
+    /// The connection that was there is gone, and there is another, so that what follows is a fault of the new one.
+    fn is_connected_anew(&self, name: &str, lost: f64) {
+        eventually(&format!("{name}: a new connection"), || {
+            let up = self.proxy.metric(r#"portcullis_agent_up{agent="waf"}"#);
+            (self.proxy.metric(RECONNECTS) > lost && up == 1.0).then_some(())
+        });
     }
 
     fn assert_refused(&self, name: &str, response: &Response, failure: Failure) {
