@@ -20,6 +20,7 @@ mod paths;
 mod policy;
 mod quickstart;
 mod refusals;
+mod reload;
 mod routing;
 mod shutdown;
 mod upstreams;

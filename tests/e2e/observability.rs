@@ -204,7 +204,7 @@ fn the_admin_listener_tells_the_status() {
     assert_eq!(response.status, 200);
     let status = response.json();
     assert_eq!(status["ready"], true);
-    assert_eq!(status["config_generation"], 1);
+    assert_eq!(status["config"]["generation"], 1);
     assert!(status["version"].is_string());
     let policy = response.header("content-security-policy").unwrap();
     assert!(policy.contains("default-src 'none'"));

@@ -118,19 +118,6 @@ fn readiness_ends_before_the_listeners_do() {
 }
 
 #[test]
-fn a_reload_is_refused_and_not_the_end() {
-    let origin = Origin::start();
-    let proxy = Proxy::in_front_of(&origin).start();
-    proxy.signal(Signal::HUP);
-    proxy.log_line(|line| {
-        line["message"]
-            .to_string()
-            .contains("reload is not supported")
-    });
-    assert_eq!(proxy.get("/").status, 200);
-}
-
-#[test]
 fn a_taken_address_is_said_and_nothing_is_started() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();

@@ -10,10 +10,10 @@ routes {
 }
 "#;
 
-const UPGRADE: &str = "host: a\r\nconnection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+pub(crate) const UPGRADE: &str = "host: a\r\nconnection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
 /// Agrees to every upgrade, and then sends back what it gets, in capital letters.
-fn shouting(request: &Recorded) -> Answer {
+pub(crate) fn shouting(request: &Recorded) -> Answer {
     if request.header("upgrade").is_none() {
         return Answer::ok("no upgrade");
     }

@@ -36,6 +36,10 @@ pub(super) struct Script {
     pub(super) handshake: Handshake,
     /// Refuses its configuration with this reason.
     pub(super) refuse_config: Option<String>,
+    /// Only a configuration that holds this.
+    pub(super) refuse_marked: String,
+    /// The kinds of events that a hand-written agent announces.
+    pub(super) supports: Vec<u32>,
     /// By path, without the query.
     pub(super) rules: Vec<(String, Reaction)>,
     pub(super) otherwise: Reaction,
@@ -112,6 +116,8 @@ impl TestAgent {
                 dialect: Dialect::Binary,
                 handshake: Handshake::Accept,
                 refuse_config: None,
+                refuse_marked: String::new(),
+                supports: vec![1],
                 rules: Vec::new(),
                 otherwise: Decision::allow().into(),
             },
@@ -134,6 +140,19 @@ impl TestAgent {
 
     pub(crate) fn refusing_config(mut self, reason: &str) -> Self {
         self.script.refuse_config = Some(reason.to_owned());
+        self
+    }
+
+    /// The same, where the configuration holds this marker.
+    pub(crate) fn refusing_config_with(mut self, marker: &str, reason: &str) -> Self {
+        self.script.refuse_marked = marker.to_owned();
+        self.refusing_config(reason)
+    }
+
+    /// A hand-written agent that takes these kinds of events alone.
+    pub(crate) fn supporting(mut self, kinds: &[u32]) -> Self {
+        self.script.dialect = Dialect::Legacy;
+        self.script.supports = kinds.to_vec();
         self
     }
 

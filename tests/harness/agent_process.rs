@@ -63,7 +63,7 @@ impl Agent for Scripted {
 
     async fn configure(&self, config: &Value) -> Result<(), String> {
         self.0.note("configure", json!({"config": config}));
-        self.0.refuse_config.clone().map_or(Ok(()), Err)
+        self.0.refusal_of(config).map_or(Ok(()), Err)
     }
 
     async fn request_headers(&self, event: &RequestHeaders<'_>) -> Result<Decision, AgentError> {
@@ -135,6 +135,12 @@ impl Script {
     pub(super) fn reaction_to(&self, path: &str) -> &Reaction {
         let rule = self.rules.iter().find(|(wanted, _)| wanted == path);
         rule.map_or(&self.otherwise, |(_, reaction)| reaction)
+    }
+
+    /// Why the agent refuses this configuration.
+    pub(super) fn refusal_of(&self, config: &Value) -> Option<String> {
+        let marked = config.to_string().contains(&self.refuse_marked);
+        self.refuse_config.clone().filter(|_| marked)
     }
 
     /// Writes down what the agent was told.

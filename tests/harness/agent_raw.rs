@@ -43,8 +43,9 @@ fn converse(script: &Script, mut stream: UnixStream) -> io::Result<()> {
             }
             CONFIGURE => {
                 let id = message["correlation_id"].clone();
+                let refusal = script.refusal_of(&message["config"]);
                 script.note("configure", message);
-                let decision = match &script.refuse_config {
+                let decision = match refusal {
                     Some(reason) => json!({"block": {"status": 400, "body": reason}}),
                     None => json!("allow"),
                 };
@@ -66,7 +67,7 @@ fn shake_hands(script: &Script, stream: &mut UnixStream) -> io::Result<()> {
         json!({
             "protocol_version": 2,
             "capabilities": {
-                "agent_id": script.name, "name": script.name, "version": "0.0.1", "supported_events": [1],
+                "agent_id": script.name, "name": script.name, "version": "0.0.1", "supported_events": script.supports,
                 "features": {"streaming_body": false, "websocket": false, "guardrails": false, "config_push": false,
                     "metrics_export": false, "concurrent_requests": 100, "cancellation": false, "flow_control": false,
                     "health_reporting": false},

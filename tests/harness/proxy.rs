@@ -15,7 +15,11 @@ use std::{
 };
 use tempfile::TempDir;
 
+const GENERATION: &str = "portcullis_config_generation";
+const FAILED_RELOADS: &str = r#"portcullis_config_reloads_total{result="failure"}"#;
+
 /// What is still missing before a proxy can start.
+#[derive(Clone)]
 pub(crate) struct Builder {
     kdl: String,
     listener: String,
@@ -29,7 +33,6 @@ pub(crate) struct Builder {
 pub(crate) struct Proxy {
     child: Child,
     folder: TempDir,
-    addresses: HashMap<String, SocketAddr>,
     stdout: Lines,
     stderr: Lines,
 }
@@ -65,9 +68,44 @@ impl Proxy {
             .start()
     }
 
-    /// The address of a listener, of `probes` or of `admin`.
+    /// The address of a listener, of `probes` or of `admin`; the last one when it has had several.
     pub(crate) fn address_of(&self, listener: &str) -> SocketAddr {
-        self.addresses[listener]
+        self.stderr.addresses()[listener]
+    }
+
+    /// Where the configuration is, and beside it what it names by a relative path.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Gives it another configuration, tells it so, and waits until that is in effect. Returns the line about it.
+    pub(crate) fn reload(&self, builder: &Builder) -> Value {
+        let generation = self.metric(GENERATION);
+        builder.rewrite(self);
+        self.hang_up();
+        self.wait_metric(GENERATION, generation + 1.0);
+        self.log_line(|line| line["generation"] == generation + 1.0)
+    }
+
+    /// Gives it a configuration that it cannot use, tells it so, and waits until it has said no.
+    pub(crate) fn reload_in_vain(&self, builder: &Builder) {
+        let failures = self.metric(FAILED_RELOADS);
+        let generation = self.metric(GENERATION);
+        builder.rewrite(self);
+        self.hang_up();
+        self.wait_metric(FAILED_RELOADS, failures + 1.0);
+        assert_eq!(self.metric(GENERATION), generation);
+        assert_eq!(self.metric("portcullis_config_last_reload_successful"), 0.0);
+    }
+
+    /// Tells it to read its configuration again.
+    pub(crate) fn hang_up(&self) {
+        self.signal(Signal::HUP);
+    }
+
+    /// The process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// A new connection to the listener `http`.
@@ -244,6 +282,11 @@ impl Builder {
         self
     }
 
+    /// Writes the files in place of those that a proxy was started with.
+    pub(crate) fn rewrite(&self, proxy: &Proxy) {
+        self.write(proxy.folder());
+    }
+
     /// Starts the proxy and waits until it serves.
     pub(crate) fn start(self) -> Proxy {
         let folder = tempfile::tempdir().unwrap();
@@ -254,7 +297,6 @@ impl Builder {
         let mut proxy = Proxy {
             child,
             folder,
-            addresses: HashMap::new(),
             stdout,
             stderr,
         };
@@ -263,7 +305,6 @@ impl Builder {
             assert_eq!(ended, None, "the proxy has ended");
             proxy.stderr.text().contains("ready to serve").then_some(())
         });
-        proxy.addresses = proxy.stderr.addresses();
         proxy
     }
 
@@ -357,10 +398,21 @@ impl Drop for Proxy {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if thread::panicking() {
-            eprintln!("log of the proxy:\n{}", self.stderr.text());
-            eprintln!("access log:\n{}", self.access_text());
+            eprintln!("log of the proxy:\n{}", last_lines(&self.stderr.text()));
+            eprintln!("access log:\n{}", last_lines(&self.access_text()));
         }
     }
+}
+
+/// More would hide what a test has to say.
+fn last_lines(text: &str) -> String {
+    const MOST: usize = 60;
+    let lines: Vec<&str> = text.lines().collect();
+    let left_out = lines.len().saturating_sub(MOST);
+    format!(
+        "({left_out} lines before)\n{}",
+        lines[left_out..].join("\n")
+    )
 }
 
 impl Lines {

@@ -1,23 +1,25 @@
-//! One agent as the process sees it: what is configured and what is counted. Connections are the workers' own, see
-//! [`crate::link`].
+//! One agent as the process sees it: what is configured, how it is doing, and what is counted. Connections are the workers'
+//! own, see [`crate::pool`].
 
 use crate::{
     breaker::{BreakerSettings, BreakerState, SharedBreaker},
-    headers::{HeaderRules, OwnedHeaders},
+    headers::HeaderRules,
     permits::Permits,
 };
 use http::HeaderMap;
-use portcullis_agent_protocol::ConnectOptions;
+use portcullis_agent_protocol::{ConnectOptions, EventKind};
 use portcullis_config::AgentId;
 use serde_json::Value;
 use std::{
     path::PathBuf,
+    pin::pin,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
+use tokio::sync::{Notify, watch};
 
 /// What the manager has to know about an agent.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,6 +30,8 @@ pub struct AgentSettings {
     pub socket: PathBuf,
     /// Handed to the agent in the handshake and with Configure; it must accept it before it is asked anything.
     pub config: Option<Arc<Value>>,
+    /// The events that the agent must take; one that does not is not ready.
+    pub needs: Vec<EventKind>,
     /// Dialling, handshake and configuration together may take this long. An attempt that takes longer is given up.
     pub handshake_timeout: Duration,
     /// A connection that was silent for this long is pinged; after two pings without a sign of life it is replaced.
@@ -51,6 +55,7 @@ impl AgentSettings {
             id,
             socket,
             config: None,
+            needs: vec![EventKind::RequestHeaders],
             handshake_timeout: Duration::from_secs(5),
             ping_interval: Duration::from_secs(1),
             max_concurrent_calls: 100,
@@ -77,11 +82,54 @@ impl Default for PoolSettings {
     }
 }
 
+/// Where an agent is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AgentState {
+    /// No worker has ever been connected to it.
+    Starting,
+    /// Every worker is connected to it.
+    Ready,
+    /// It is asked, and not all is well: some workers have lost it.
+    Degraded,
+    /// It is taking its leave: calls under way finish, and there are no new ones.
+    Draining,
+    /// It was connected, and no worker is any longer.
+    Unhealthy,
+    /// All its connections were closed in order.
+    Stopped,
+}
+
+impl AgentState {
+    /// Every state, for tables in metrics and documents.
+    pub const ALL: [Self; 6] = [
+        Self::Starting,
+        Self::Ready,
+        Self::Degraded,
+        Self::Draining,
+        Self::Unhealthy,
+        Self::Stopped,
+    ];
+
+    /// The name in the status and in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Degraded => "degraded",
+            Self::Draining => "draining",
+            Self::Unhealthy => "unhealthy",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
 /// How an agent is doing, for probes and the admin listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentStatus {
     /// The agent's name.
     pub id: AgentId,
+    /// Where it is in its life.
+    pub state: AgentState,
     /// How many workers want a connection to it.
     pub wanted: usize,
     /// How many workers have one that is ready for questions.
@@ -102,6 +150,19 @@ pub struct AgentStatus {
     pub last_error: Option<String>,
 }
 
+impl AgentStatus {
+    /// Whether every worker is connected to the agent.
+    pub const fn is_connected(&self) -> bool {
+        self.wanted > 0 && self.connected >= self.wanted
+    }
+
+    /// Why it is not connected, in few words.
+    pub fn problem(&self) -> String {
+        let error = self.last_error.as_deref();
+        error.unwrap_or("connecting").to_owned()
+    }
+}
+
 /// Shared by all workers.
 pub(crate) struct Agent {
     pub(crate) settings: AgentSettings,
@@ -109,14 +170,38 @@ pub(crate) struct Agent {
     pub(crate) breaker: SharedBreaker,
     pub(crate) permits: Permits,
     pub(crate) reconnects: AtomicU64,
-    /// What other agents own, filled in once all are known.
-    pub(crate) foreign: OnceLock<OwnedHeaders>,
     wanted: AtomicUsize,
     connected: AtomicUsize,
     connections: AtomicUsize,
+    was_ready: AtomicBool,
     rejected: AtomicU64,
-    last_error: Mutex<Option<String>>,
+    trouble: Mutex<Trouble>,
+    /// Told of every change of the counts of connections, and of trouble.
+    changed: Notify,
+    stop: watch::Sender<bool>,
+    /// Nothing is ever sent: its end is that of the agent.
+    end: watch::Sender<()>,
     on_wait: Option<WaitObserver>,
+}
+
+/// Why there is no connection.
+#[derive(Debug, Default)]
+struct Trouble {
+    error: Option<String>,
+    /// The agent does not want it to be otherwise: it refused what it is configured with or for.
+    refused: bool,
+}
+
+/// See [`AgentManager::end_of`](crate::AgentManager::end_of).
+#[derive(Debug)]
+pub struct AgentEnd(watch::Receiver<()>);
+
+impl AgentEnd {
+    /// Waits until nobody uses the agent any more. The caller bounds the wait.
+    pub async fn reached(mut self) {
+        // Nothing is sent, so this is the error that the sender is gone.
+        while self.0.changed().await.is_ok() {}
+    }
 }
 
 /// Is told how long a call waited for its permit.
@@ -139,12 +224,15 @@ impl Agent {
             breaker: SharedBreaker::new(settings.breaker),
             permits: Permits::new(settings.max_concurrent_calls, settings.queue),
             reconnects: AtomicU64::new(0),
-            foreign: OnceLock::new(),
             wanted: AtomicUsize::new(0),
             connected: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
+            was_ready: AtomicBool::new(false),
             rejected: AtomicU64::new(0),
-            last_error: Mutex::new(None),
+            trouble: Mutex::default(),
+            changed: Notify::new(),
+            stop: watch::Sender::new(false),
+            end: watch::Sender::new(()),
             on_wait,
             settings,
         }
@@ -155,8 +243,9 @@ impl Agent {
     }
 
     pub(crate) fn status(&self) -> AgentStatus {
-        AgentStatus {
+        let mut status = AgentStatus {
             id: self.id().clone(),
+            state: AgentState::Starting,
             wanted: self.wanted.load(Relaxed),
             connected: self.connected.load(Relaxed),
             connections: self.connections.load(Relaxed),
@@ -165,8 +254,78 @@ impl Agent {
             waiting: self.permits.waiting(),
             breaker: self.breaker.state(),
             rejected: self.rejected.load(Relaxed),
-            last_error: self.lock_error().clone(),
+            last_error: self.trouble().error.clone(),
+        };
+        status.state = self.state(&status);
+        status
+    }
+
+    fn state(&self, status: &AgentStatus) -> AgentState {
+        if self.is_stopping() {
+            return match status.connections {
+                0 => AgentState::Stopped,
+                _ => AgentState::Draining,
+            };
         }
+        if status.is_connected() {
+            return AgentState::Ready;
+        }
+        match (status.connected, self.was_ready.load(Relaxed)) {
+            (0, false) => AgentState::Starting,
+            (0, true) => AgentState::Unhealthy,
+            _ => AgentState::Degraded,
+        }
+    }
+
+    /// Waits until every worker is connected.
+    ///
+    /// # Errors
+    /// In the agent's words, why it will not be.
+    pub(crate) async fn ready_or_refused(&self) -> Result<(), String> {
+        self.reached(|| {
+            let status = self.status();
+            let trouble = self.trouble();
+            match &trouble.error {
+                Some(reason) if trouble.refused => Some(Err(reason.clone())),
+                _ => status.is_connected().then_some(Ok(())),
+            }
+        })
+        .await
+    }
+
+    /// Waits until there are no connections.
+    pub(crate) async fn disconnected(&self) {
+        self.reached(|| (self.connections.load(Relaxed) == 0).then_some(()))
+            .await;
+    }
+
+    async fn reached<T>(&self, is_it: impl Fn() -> Option<T>) -> T {
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            // Registers before it looks, so that nothing is missed in between.
+            changed.as_mut().enable();
+            if let Some(it) = is_it() {
+                return it;
+            }
+            changed.await;
+        }
+    }
+
+    /// No new connections from now on, and the end of those that there are.
+    pub(crate) fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        *self.stop.borrow()
+    }
+
+    pub(crate) fn stopping(&self) -> watch::Receiver<bool> {
+        self.stop.subscribe()
+    }
+
+    pub(crate) fn end(&self) -> AgentEnd {
+        AgentEnd(self.end.subscribe())
     }
 
     /// Counts a connection that shall always be there.
@@ -175,11 +334,26 @@ impl Agent {
     }
 
     /// Counts a connection that is up; `wanted` says whether it is one of those that shall always be there.
-    pub(crate) fn connected(self: &Arc<Self>, wanted: bool) -> (CountGuard, Option<CountGuard>) {
-        *self.lock_error() = None;
+    pub(crate) fn connected(self: &Arc<Self>, wanted: bool) -> Connected {
+        *self.trouble() = Trouble::default();
+        let connected = Connected {
+            _up: CountGuard::new(self.clone(), |agent| &agent.connections),
+            _wanted: wanted.then(|| CountGuard::new(self.clone(), |agent| &agent.connected)),
+        };
+        if self.status().is_connected() {
+            self.was_ready.store(true, Relaxed);
+        }
+        connected
+    }
+
+    /// Counts a connection to an agent that does not take events that it is needed for. It does not make the agent ready.
+    pub(crate) fn connected_in_vain(self: &Arc<Self>, why: String) -> Connected {
         let up = CountGuard::new(self.clone(), |agent| &agent.connections);
-        let wanted = wanted.then(|| CountGuard::new(self.clone(), |agent| &agent.connected));
-        (up, wanted)
+        self.record_error(&why, true);
+        Connected {
+            _up: up,
+            _wanted: None,
+        }
     }
 
     /// The headers that the agent is told; `None` when it is told all of them.
@@ -197,22 +371,23 @@ impl Agent {
         }
     }
 
-    /// Remembers why there is no connection. Returns whether this is news, so that the same error is logged once and not
-    /// at every attempt of every worker.
-    pub(crate) fn record_error(&self, error: &str) -> bool {
-        let mut last = self.lock_error();
-        let news = last.as_deref() != Some(error);
+    /// Remembers why there is no connection, and whether the agent refused it. Returns whether this is news, so that the same
+    /// error is logged once and not at every attempt of every worker.
+    pub(crate) fn record_error(&self, error: &str, refused: bool) -> bool {
+        let mut trouble = self.trouble();
+        let news = trouble.error.as_deref() != Some(error);
         if news {
-            *last = Some(error.to_owned());
+            trouble.error = Some(error.to_owned());
         }
+        trouble.refused = refused;
+        drop(trouble);
+        self.changed.notify_waiters();
         news
     }
 
-    fn lock_error(&self) -> std::sync::MutexGuard<'_, Option<String>> {
-        // A text is whole at every moment, so a poisoned lock loses nothing.
-        self.last_error
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn trouble(&self) -> MutexGuard<'_, Trouble> {
+        // What is in there is whole at every moment, so a poisoned lock loses nothing.
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -224,6 +399,12 @@ impl std::fmt::Debug for Agent {
     }
 }
 
+/// A connection that is counted as long as this lives.
+pub(crate) struct Connected {
+    _up: CountGuard,
+    _wanted: Option<CountGuard>,
+}
+
 /// Adds one to a counter of an agent for as long as it lives.
 pub(crate) struct CountGuard {
     agent: Arc<Agent>,
@@ -233,6 +414,7 @@ pub(crate) struct CountGuard {
 impl CountGuard {
     fn new(agent: Arc<Agent>, counter: fn(&Agent) -> &AtomicUsize) -> Self {
         counter(&agent).fetch_add(1, Relaxed);
+        agent.changed.notify_waiters();
         Self { agent, counter }
     }
 }
@@ -240,5 +422,6 @@ impl CountGuard {
 impl Drop for CountGuard {
     fn drop(&mut self) {
         (self.counter)(&self.agent).fetch_sub(1, Relaxed);
+        self.agent.changed.notify_waiters();
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     failure::{Failure, FailureReason},
     operations,
     permits::QueueFull,
-    pool::Pool,
+    pool::{Link, Pool},
 };
 use portcullis_agent_protocol::{
     CallError, CallGuard, CancelReason, Connection, Decision, EventKind, PendingAnswer,
@@ -134,11 +134,12 @@ impl Drop for Awaited<'_> {
 /// Asks an agent about the head of a request. `decided` says, when the call is dropped, whether that is because another
 /// agent has decided.
 pub(crate) async fn call(
-    pool: &Pool,
+    link: &Link,
     event: &RequestHeaders<'_>,
     limits: Limits,
     decided: &AtomicBool,
 ) -> Called {
+    let pool = &*link.pool;
     let agent = &*pool.agent;
     let now = Instant::now();
     let refused = |reason, detail: &str| Called {
@@ -170,7 +171,7 @@ pub(crate) async fn call(
     let result = clock::until(deadline, ask(pool, event, &asking)).await;
     let give_up = result.is_none() && progress.stage() == Stage::LegacyAnswer;
     let result = match result {
-        Some(Ok(decision)) => operations::validate(&decision, agent.foreign.get())
+        Some(Ok(decision)) => operations::validate(&decision, &link.foreign)
             .map(|()| decision)
             .map_err(|problem| {
                 agent.count_rejected();

@@ -66,10 +66,10 @@ pub(crate) async fn ask_one(
     conversation: &mut Conversation,
 ) -> Answer {
     let started = Instant::now();
-    let pool = links.pool(used.agent);
+    let link = links.link(used.agent);
     let mut asked = Asked::new(links, std::slice::from_ref(used), conversation);
     let limits = Limits::new(used.timeout, used.agent, asked.conversation, started);
-    let called = call(pool, event, limits, &AtomicBool::new(false)).await;
+    let called = call(link, event, limits, &AtomicBool::new(false)).await;
     asked.ended(0, called, started.elapsed())
 }
 
@@ -92,7 +92,7 @@ pub(crate) async fn ask_parallel(
         .map(|(position, used)| {
             let limits = Limits::new(used.timeout, used.agent, asked.conversation, started);
             async move {
-                let called = call(links.pool(used.agent), event, limits, decided).await;
+                let called = call(links.link(used.agent), event, limits, decided).await;
                 (position, called, started.elapsed())
             }
         })

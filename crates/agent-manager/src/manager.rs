@@ -1,7 +1,8 @@
-//! The agents of the process.
+//! The agents of one configuration. What an agent has become lives on in the next configuration when its settings are the
+//! same: its breaker, its permits, its connections and its counters.
 
 use crate::{
-    agent::{Agent, AgentSettings, AgentStatus, WaitObserver},
+    agent::{Agent, AgentEnd, AgentSettings, AgentStatus, WaitObserver},
     chain::{self, Answer},
     conversation::Conversation,
     headers::OwnedHeaders,
@@ -10,7 +11,7 @@ use crate::{
 use portcullis_agent_protocol::RequestHeaders;
 use portcullis_config::{AgentId, FailureMode};
 use std::{sync::Arc, time::Duration};
-use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
 
 /// One agent in a step of a route's chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,44 +43,75 @@ impl Step {
     }
 }
 
-/// Knows every agent and asks them. One per process; workers attach to it.
+/// Knows every agent of a configuration and asks them. Workers [attach](Self::attach) to it.
 #[derive(Debug)]
 pub struct AgentManager {
     agents: Vec<Arc<Agent>>,
     owned: OwnedHeaders,
-    stop: watch::Sender<bool>,
+    /// By position: what others own, which the agent must not set.
+    foreign: Vec<Arc<OwnedHeaders>>,
+}
+
+/// An agent that could not be made ready, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unsettled {
+    /// Which.
+    pub agent: AgentId,
+    /// It refused its configuration, or does not take the events that it is configured for; waiting longer does not help.
+    pub refused: bool,
+    /// In the words of the agent or of the last attempt to connect.
+    pub reason: String,
 }
 
 impl AgentManager {
     /// A manager of these agents. Nothing is connected before a worker attaches. `on_wait` makes, for the agent of each
-    /// name, what is told how long calls waited for a permit.
+    /// name, what is told how long calls waited for a permit. An agent whose settings are those that it has in `previous`
+    /// is that agent: it keeps its connections, its breaker, its permits and its counters.
     pub fn new(
         agents: Vec<AgentSettings>,
+        previous: Option<&Self>,
         proxy_id: &str,
         on_wait: impl Fn(&AgentId) -> Option<WaitObserver>,
     ) -> Self {
         let agents: Vec<Arc<Agent>> = agents
             .into_iter()
             .map(|settings| {
-                let observer = on_wait(&settings.id);
-                Arc::new(Agent::new(settings, proxy_id, observer))
+                let kept = previous.and_then(|previous| previous.with(&settings));
+                kept.cloned().unwrap_or_else(|| {
+                    let observer = on_wait(&settings.id);
+                    Arc::new(Agent::new(settings, proxy_id, observer))
+                })
             })
             .collect();
         let mut owned = OwnedHeaders::default();
         for agent in &agents {
             owned.extend(&agent.settings.headers.owns);
-            let mut foreign = OwnedHeaders::default();
-            for other in agents.iter().filter(|other| other.id() != agent.id()) {
-                foreign.extend(&other.settings.headers.owns);
-            }
-            // The agents are new, so nobody has set it before.
-            let _ = agent.foreign.set(foreign);
         }
+        let foreign = agents
+            .iter()
+            .map(|agent| {
+                let mut foreign = OwnedHeaders::default();
+                for other in agents.iter().filter(|other| other.id() != agent.id()) {
+                    foreign.extend(&other.settings.headers.owns);
+                }
+                Arc::new(foreign)
+            })
+            .collect();
         Self {
             agents,
             owned,
-            stop: watch::Sender::new(false),
+            foreign,
         }
+    }
+
+    fn with(&self, settings: &AgentSettings) -> Option<&Arc<Agent>> {
+        self.agents
+            .iter()
+            .find(|agent| agent.settings == *settings && !agent.is_stopping())
+    }
+
+    fn has(&self, agent: &Arc<Agent>) -> bool {
+        self.agents.iter().any(|other| Arc::ptr_eq(other, agent))
     }
 
     /// Headers that some agent owns: no client may send them, on any route.
@@ -92,10 +124,35 @@ impl AgentManager {
         self.agents.iter().position(|agent| agent.id() == id)
     }
 
-    /// Gives the calling worker its own connections. They are made on the current tokio runtime, which must be the
-    /// worker's; the call does not wait for them.
-    pub fn attach(&self) -> Links {
-        Links::start(&self.agents, &self.stop.subscribe())
+    /// Gives the calling worker its own connections. New ones are made on the current tokio runtime, which must be the
+    /// worker's; the call does not wait for them. Those of `previous`, of the same worker, are kept for agents that are
+    /// the same.
+    pub fn attach(&self, previous: Option<&Links>) -> Links {
+        Links::start(&self.agents, &self.foreign, previous)
+    }
+
+    /// Waits until the agents that `previous` does not have are ready, each on every worker that has attached, or have
+    /// refused, or `limit` is over. Returns those that are not ready.
+    pub async fn settled(&self, previous: &Self, limit: Duration) -> Vec<Unsettled> {
+        let deadline = Instant::now() + limit;
+        let mut unsettled = Vec::new();
+        for agent in self.agents.iter().filter(|agent| !previous.has(agent)) {
+            let ready = timeout_at(deadline, agent.ready_or_refused()).await;
+            match ready {
+                Ok(Ok(())) => {}
+                Ok(Err(reason)) => unsettled.push(Unsettled {
+                    agent: agent.id().clone(),
+                    refused: true,
+                    reason,
+                }),
+                Err(_) => unsettled.push(Unsettled {
+                    agent: agent.id().clone(),
+                    refused: false,
+                    reason: agent.status().problem(),
+                }),
+            }
+        }
+        unsettled
     }
 
     /// Asks the agents of a step about the head of a request and says what to do. A record of each question is added to
@@ -118,8 +175,30 @@ impl AgentManager {
         self.agents.iter().map(|agent| agent.status()).collect()
     }
 
-    /// Closes all connections and makes no new ones. May be called more than once.
-    pub fn shutdown(&self) {
-        self.stop.send_replace(true);
+    /// What resolves when nobody uses the agent of this name any more: no worker has a connection to it and no request
+    /// that began with this configuration may still ask it. `None` when there is no such agent.
+    pub fn end_of(&self, id: &AgentId) -> Option<AgentEnd> {
+        let agent = self.agents.iter().find(|agent| agent.id() == id)?;
+        Some(agent.end())
+    }
+
+    /// Takes no new calls, lets those under way finish and closes all connections; may be called again, which asks the
+    /// same.
+    ///
+    /// # Errors
+    /// The agents that had connections left at the end of `limit`, with their number. These connections end with their
+    /// workers.
+    pub async fn shutdown(&self, limit: Duration) -> Result<(), Vec<(AgentId, usize)>> {
+        for agent in &self.agents {
+            agent.stop();
+        }
+        let deadline = Instant::now() + limit;
+        let mut left = Vec::new();
+        for agent in &self.agents {
+            if timeout_at(deadline, agent.disconnected()).await.is_err() {
+                left.push((agent.id().clone(), agent.status().connections));
+            }
+        }
+        if left.is_empty() { Ok(()) } else { Err(left) }
     }
 }

@@ -5,8 +5,9 @@ use crate::{
     agent::Agent,
     breaker::BreakerState,
     failure::{Failure, FailureReason},
+    headers::OwnedHeaders,
 };
-use portcullis_agent_protocol::Connection;
+use portcullis_agent_protocol::{ConnectError, Connection, ConnectionDriver};
 use std::{
     collections::hash_map::RandomState,
     hash::BuildHasher,
@@ -25,24 +26,52 @@ const MISSED_PINGS: u32 = 2;
 const CROWDED: usize = 64;
 const CROWDED_LEGACY: usize = 1;
 
-/// The connections of one worker to all agents, in the order of the configuration.
-pub struct Links {
-    pools: Vec<Pool>,
+/// The connections of one worker to the agents of one configuration, in its order.
+pub struct Links(Vec<Link>);
+
+/// A worker's way to an agent, and what holds between that agent and the others of the configuration.
+pub(crate) struct Link {
+    pub(crate) pool: Arc<Pool>,
+    /// Headers that others own.
+    pub(crate) foreign: Arc<OwnedHeaders>,
 }
 
 impl Links {
-    /// Starts the tasks on the current runtime; they connect at once.
-    pub(crate) fn start(agents: &[Arc<Agent>], stop: &watch::Receiver<bool>) -> Self {
-        Self {
-            pools: agents
+    /// Starts the tasks on the current runtime; they connect at once. Agents that the previous links have keep theirs.
+    pub(crate) fn start(
+        agents: &[Arc<Agent>],
+        foreign: &[Arc<OwnedHeaders>],
+        previous: Option<&Self>,
+    ) -> Self {
+        let kept = |agent: &Arc<Agent>| {
+            let links = &previous?.0;
+            links
                 .iter()
-                .map(|agent| Pool::start(agent, stop))
-                .collect(),
-        }
+                .map(|link| &link.pool)
+                .find(|pool| Arc::ptr_eq(&pool.agent, agent))
+                .cloned()
+        };
+        let links = agents.iter().zip(foreign).map(|(agent, foreign)| Link {
+            pool: kept(agent).unwrap_or_else(|| Arc::new(Pool::start(agent))),
+            foreign: foreign.clone(),
+        });
+        Self(links.collect())
+    }
+
+    pub(crate) fn link(&self, index: usize) -> &Link {
+        &self.0[index]
     }
 
     pub(crate) fn pool(&self, index: usize) -> &Pool {
-        &self.pools[index]
+        &self.0[index].pool
+    }
+}
+
+impl std::fmt::Debug for Links {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Links")
+            .field("agents", &self.0.len())
+            .finish()
     }
 }
 
@@ -52,6 +81,8 @@ pub(crate) struct Pool {
     slots: Vec<Arc<Slot>>,
     /// Something has changed in a slot.
     changed: Arc<Notify>,
+    /// Nothing is ever sent: the tasks end when the pool is dropped.
+    _alive: watch::Sender<()>,
 }
 
 /// The place of one connection.
@@ -73,8 +104,9 @@ enum State {
 }
 
 impl Pool {
-    fn start(agent: &Arc<Agent>, stop: &watch::Receiver<bool>) -> Self {
+    fn start(agent: &Arc<Agent>) -> Self {
         let changed = Arc::new(Notify::new());
+        let alive = watch::Sender::new(());
         let bounds = agent.settings.pool;
         let slots = (0..bounds.max.max(1))
             .map(|number| {
@@ -88,7 +120,11 @@ impl Pool {
                     wanted: Notify::new(),
                     changed: changed.clone(),
                 });
-                tokio::spawn(keep_up(agent.clone(), slot.clone(), awake, stop.clone()));
+                let ending = Ending {
+                    agent: agent.stopping(),
+                    pool: alive.subscribe(),
+                };
+                tokio::spawn(keep_up(agent.clone(), slot.clone(), awake, ending));
                 slot
             })
             .collect();
@@ -96,6 +132,7 @@ impl Pool {
             agent: agent.clone(),
             slots,
             changed,
+            _alive: alive,
         }
     }
 
@@ -166,47 +203,58 @@ impl Slot {
     }
 }
 
+/// Tells the tasks of a pool that they are no longer wanted: the agent is stopped, or the worker does without it.
+struct Ending {
+    agent: watch::Receiver<bool>,
+    pool: watch::Receiver<()>,
+}
+
+impl Ending {
+    fn is_here(&self) -> bool {
+        *self.agent.borrow() || self.pool.has_changed().is_err()
+    }
+
+    async fn reached(&mut self) {
+        // An error means that whoever would say it is gone, which is an end as well.
+        tokio::select! {
+            _ = self.agent.wait_for(|stop| *stop) => {}
+            _ = self.pool.changed() => {}
+        }
+    }
+}
+
 /// Why a connection is no longer used.
 enum Ended {
     Lost,
     Stopping,
 }
 
-/// Connects, watches over the connection, and begins again, until the process stops.
-async fn keep_up(
-    agent: Arc<Agent>,
-    slot: Arc<Slot>,
-    always: bool,
-    mut stop: watch::Receiver<bool>,
-) {
+/// Connects, watches over the connection, and begins again, until it is no longer wanted.
+async fn keep_up(agent: Arc<Agent>, slot: Arc<Slot>, always: bool, mut ending: Ending) {
     let _wanted = always.then(|| agent.want());
     let mut pause = FIRST_PAUSE;
-    while !*stop.borrow() {
+    while !ending.is_here() {
         if !always {
             slot.set(State::Asleep);
             tokio::select! {
                 () = slot.wanted.notified() => {}
-                _ = stop.changed() => break,
+                () = ending.reached() => break,
             }
         }
         slot.set(State::Connecting);
         let attempt = Connection::connect(&agent.settings.socket, &agent.connect);
         let outcome = tokio::select! {
             outcome = attempt => outcome,
-            _ = stop.changed() => break,
+            () = ending.reached() => break,
         };
         match outcome {
             Ok((connection, driver)) => {
                 let since = Instant::now();
-                tokio::spawn(drive(agent.clone(), driver));
-                let connected = agent.connected(always);
-                log_connected(&agent, &connection);
-                slot.set(State::Up(connection.clone()));
-                if let Ended::Stopping = watch_over(&agent, &connection, &mut stop).await {
-                    connection.close();
+                if let Ended::Stopping =
+                    use_connection(&agent, &slot, always, connection, driver, &mut ending).await
+                {
                     break;
                 }
-                drop(connected);
                 agent
                     .reconnects
                     .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -215,30 +263,63 @@ async fn keep_up(
                     pause = FIRST_PAUSE;
                     continue;
                 }
-                tokio::select! {
-                    () = tokio::time::sleep(jittered(pause)) => {}
-                    _ = stop.changed() => break,
-                }
-                pause = (pause * 2).min(LONGEST_PAUSE);
             }
             Err(error) => {
+                let refused = matches!(error, ConnectError::Refused { .. });
                 let error = error.to_string();
-                if agent.record_error(&error) {
+                if agent.record_error(&error, refused) {
                     tracing::warn!(agent = %agent.id(), socket = %agent.settings.socket.display(), ?error, "agent cannot be connected, trying again");
                 }
                 slot.set(State::Down(error));
-                tokio::select! {
-                    () = tokio::time::sleep(jittered(pause)) => {}
-                    _ = stop.changed() => break,
-                }
-                pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
+        tokio::select! {
+            () = tokio::time::sleep(jittered(pause)) => {}
+            () = ending.reached() => break,
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
-    slot.set(State::Down("the proxy is stopping".into()));
+    slot.set(State::Down("the proxy does without this agent".into()));
 }
 
-async fn drive(agent: Arc<Agent>, driver: portcullis_agent_protocol::ConnectionDriver) {
+/// Offers a connection to callers until it takes no new events or is no longer wanted. Then calls that are under way get
+/// their answers, and it closes.
+async fn use_connection(
+    agent: &Arc<Agent>,
+    slot: &Slot,
+    always: bool,
+    connection: Connection,
+    driver: ConnectionDriver,
+    ending: &mut Ending,
+) -> Ended {
+    let connected = match lacking(agent, &connection) {
+        None => agent.connected(always),
+        Some(why) => agent.connected_in_vain(why),
+    };
+    log_connected(agent, &connection);
+    tokio::spawn(drive(agent.clone(), driver));
+    slot.set(State::Up(connection.clone()));
+    let ended = watch_over(agent, &connection, ending).await;
+    if let Ended::Stopping = ended {
+        slot.set(State::Down("the proxy does without this agent".into()));
+        connection.retire();
+        connection.closed().await;
+    }
+    drop(connected);
+    ended
+}
+
+/// What the agent should be asked about and does not take.
+fn lacking(agent: &Agent, connection: &Connection) -> Option<String> {
+    let needs = agent.settings.needs.iter();
+    let lacking: Vec<&str> = needs
+        .filter(|kind| !connection.supports(**kind))
+        .map(|kind| kind.name())
+        .collect();
+    (!lacking.is_empty()).then(|| format!("the agent does not take {}", lacking.join(", ")))
+}
+
+async fn drive(agent: Arc<Agent>, driver: ConnectionDriver) {
     let reason = driver.await;
     tracing::info!(agent = %agent.id(), %reason, "agent connection ended");
 }
@@ -256,14 +337,10 @@ fn log_connected(agent: &Agent, connection: &Connection) {
 
 /// Returns when the connection takes no new events. A connection whose agent is silent is asked for a sign of life; when
 /// none comes, it retires.
-async fn watch_over(
-    agent: &Agent,
-    connection: &Connection,
-    stop: &mut watch::Receiver<bool>,
-) -> Ended {
+async fn watch_over(agent: &Agent, connection: &Connection, ending: &mut Ending) -> Ended {
     let interval = agent.settings.ping_interval;
     // The breaker wants to know whether the agent is well, not only whether its socket is.
-    let mut missed = match check(connection, interval, stop).await {
+    let mut missed = match check(connection, interval, ending).await {
         Some(true) => {
             agent.breaker.reachable();
             0
@@ -275,7 +352,7 @@ async fn watch_over(
         tokio::select! {
             () = connection.no_longer_open() => return Ended::Lost,
             () = tokio::time::sleep(interval) => {}
-            _ = stop.changed() => return Ended::Stopping,
+            () = ending.reached() => return Ended::Stopping,
         }
         // A breaker that is not closed wants to know for certain.
         if connection.last_heard().elapsed() < interval
@@ -284,7 +361,7 @@ async fn watch_over(
             missed = 0;
             continue;
         }
-        match check(connection, interval, stop).await {
+        match check(connection, interval, ending).await {
             Some(true) => {
                 missed = 0;
                 agent.breaker.reachable();
@@ -302,11 +379,7 @@ async fn watch_over(
 
 /// Whether the agent answers a ping, or anything else, in time, or takes no more events, which is seen to elsewhere; `None`
 /// when the process stops.
-async fn check(
-    connection: &Connection,
-    limit: Duration,
-    stop: &mut watch::Receiver<bool>,
-) -> Option<bool> {
+async fn check(connection: &Connection, limit: Duration, ending: &mut Ending) -> Option<bool> {
     let before = connection.last_heard();
     tokio::select! {
         answered = tokio::time::timeout(limit, connection.ping()) => {
@@ -314,7 +387,7 @@ async fn check(
             Some(answered || connection.last_heard() > before)
         }
         () = connection.no_longer_open() => Some(false),
-        _ = stop.changed() => None,
+        () = ending.reached() => None,
     }
 }
 

@@ -4,6 +4,8 @@
 //! the kernel to be killed when the proxy dies, makes sure that this has not happened already, and only then becomes the
 //! agent ([`become_agent`]). So a proxy that is killed leaves no agent behind.
 
+mod output;
+
 use portcullis_config::AgentId;
 use rustix::process::{Pid, Signal};
 use std::{
@@ -12,13 +14,13 @@ use std::{
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::Stdio,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt},
     process::{Child, Command},
     sync::watch,
-    task::JoinSet,
+    task::{JoinHandle, JoinSet},
 };
 
 /// The variable that tells an agent on which socket to listen.
@@ -26,16 +28,12 @@ pub const SOCKET_VARIABLE: &str = "PORTCULLIS_AGENT_SOCKET";
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// An agent that ran this long is restarted at once when it ends.
-const STEADY_AFTER: Duration = Duration::from_secs(10);
+/// An agent that ran this long did not fail at its start: its next pause is the first one again.
+const STEADY_AFTER: Duration = Duration::from_secs(2);
 /// How long an agent may take to end when it is asked to, before it is killed.
 const STOP_GRACE: Duration = Duration::from_secs(3);
-/// Longer lines of an agent's output are cut into pieces of this many bytes.
-const LONGEST_LINE_BYTES: usize = 4096;
-/// More lines than this in one second are counted and not logged.
-const LINES_PER_SECOND: u32 = 200;
 
-/// An agent to start.
+/// A way to start an agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Launch {
     /// The name in the configuration; its output is logged under it.
@@ -46,36 +44,202 @@ pub struct Launch {
     pub arguments: Vec<String>,
     /// Its whole environment, beside [`SOCKET_VARIABLE`].
     pub env: Vec<(String, String)>,
-    /// Where it shall listen.
-    pub socket: PathBuf,
 }
 
-/// Keeps agents running until it is stopped.
+/// How a supervised agent is doing, for the admin listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProcessStatus {
+    /// The agent's name.
+    pub id: AgentId,
+    /// Its process; `None` while there is none.
+    pub pid: Option<u32>,
+    /// How often it was started.
+    pub starts: u64,
+    /// How the last process ended, or why it could not be started; `None` as long as the first one runs.
+    pub last_end: Option<String>,
+}
+
+/// Keeps agents running until it is stopped, or until they are no longer wanted.
+///
+/// Everything in here has to be called on a thread that lives as long as the process, because the kernel ties the life of
+/// an agent to the thread that started it.
 pub struct Supervisor {
+    /// The proxy's own, which becomes the agent.
+    executable: PathBuf,
+    /// Private to the process; the agents' sockets are in it.
+    folder: PathBuf,
+    sockets_made: usize,
+    running: Vec<Running>,
+    /// Agents that are no longer wanted and have not ended yet.
+    leaving: JoinSet<()>,
+    /// Tells those that leave not to wait any longer.
+    hurry: watch::Sender<bool>,
+    board: Board,
+}
+
+/// Where supervised agents say how they are doing. Clones show the same.
+#[derive(Debug, Clone, Default)]
+pub struct Board(Arc<Mutex<Vec<Arc<Entry>>>>);
+
+#[derive(Debug)]
+struct Entry(Mutex<ProcessStatus>);
+
+/// An agent that is kept running.
+struct Running {
+    launch: Launch,
+    socket: PathBuf,
     stop: watch::Sender<bool>,
-    agents: JoinSet<()>,
+    task: JoinHandle<()>,
+    entry: Arc<Entry>,
 }
 
 impl Supervisor {
-    /// Starts the agents on the current runtime. The thread must live as long as the process, because the kernel ties the
-    /// life of an agent to the thread that started it. `executable` is the proxy's own.
-    pub fn start(launches: Vec<Launch>, executable: &Path) -> Self {
-        let stop = watch::Sender::new(false);
-        let mut agents = JoinSet::new();
-        for launch in launches {
-            agents.spawn(keep_running(
-                launch,
-                executable.to_owned(),
-                stop.subscribe(),
-            ));
+    /// A supervisor of nobody. `executable` is the proxy's own; sockets are made in `folder`.
+    pub fn new(executable: PathBuf, folder: PathBuf) -> Self {
+        Self {
+            executable,
+            folder,
+            sockets_made: 0,
+            running: Vec::new(),
+            leaving: JoinSet::new(),
+            hurry: watch::Sender::new(false),
+            board: Board::default(),
         }
-        Self { stop, agents }
+    }
+
+    /// Where the agents say how they are doing.
+    pub fn board(&self) -> Board {
+        self.board.clone()
+    }
+
+    /// Starts an agent, unless one that is started in the same way is running, and says on which socket it listens.
+    pub fn run(&mut self, launch: &Launch) -> PathBuf {
+        if let Some(running) = self.running.iter().find(|other| other.launch == *launch) {
+            return running.socket.clone();
+        }
+        // Numbers, because the path of a socket may have only about a hundred bytes.
+        let name = format!("agent-{}.sock", self.sockets_made);
+        self.sockets_made += 1;
+        let socket = self.folder.join(name);
+        let (stop, stopping) = watch::channel(false);
+        let entry = self.board.add(&launch.id);
+        let supervised = Supervised {
+            launch: launch.clone(),
+            socket: socket.clone(),
+            executable: self.executable.clone(),
+            entry: entry.clone(),
+        };
+        self.running.push(Running {
+            launch: launch.clone(),
+            socket: socket.clone(),
+            stop,
+            task: tokio::spawn(supervised.keep_running(stopping)),
+            entry,
+        });
+        socket
+    }
+
+    /// Ends every agent that is not started in one of these ways, each when `free` of its name resolves or `limit` is over:
+    /// asked first, killed when it does not listen. Returns at once.
+    pub fn retain<F>(&mut self, launches: &[Launch], limit: Duration, free: impl Fn(&AgentId) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (kept, leaving): (Vec<_>, Vec<_>) = std::mem::take(&mut self.running)
+            .into_iter()
+            .partition(|running| launches.contains(&running.launch));
+        self.running = kept;
+        for running in leaving {
+            let free = free(&running.launch.id);
+            let board = self.board.clone();
+            let mut hurry = self.hurry.subscribe();
+            self.leaving.spawn(async move {
+                let id = &running.launch.id;
+                tokio::select! {
+                    () = free => {}
+                    _ = hurry.changed() => {}
+                    () = tokio::time::sleep(limit) => {
+                        tracing::warn!(agent = %id, "requests of an old configuration still use the agent, it is ended all the same");
+                    }
+                }
+                running.end(&board).await;
+            });
+        }
+        // Those that have left are not remembered.
+        while self.leaving.try_join_next().is_some() {}
     }
 
     /// Asks all agents to end, kills those that do not, and returns when none is left.
     pub async fn stop(mut self) {
+        self.hurry.send_replace(true);
+        let board = self.board.clone();
+        let ends = self.running.drain(..).map(|running| running.end(&board));
+        futures::future::join_all(ends).await;
+        while self.leaving.join_next().await.is_some() {}
+    }
+}
+
+impl Running {
+    async fn end(mut self, board: &Board) {
         self.stop.send_replace(true);
-        while self.agents.join_next().await.is_some() {}
+        // An error means that the task has panicked; its child is killed with it.
+        let _ = (&mut self.task).await;
+        board.remove(&self.entry);
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // The child is killed with its task.
+        self.task.abort();
+    }
+}
+
+impl Board {
+    /// How the agents are doing that were started and have not ended for good.
+    pub fn status(&self) -> Vec<ProcessStatus> {
+        self.lock()
+            .iter()
+            .map(|entry| entry.lock().clone())
+            .collect()
+    }
+
+    fn add(&self, id: &AgentId) -> Arc<Entry> {
+        let entry = Arc::new(Entry(Mutex::new(ProcessStatus {
+            id: id.clone(),
+            pid: None,
+            starts: 0,
+            last_end: None,
+        })));
+        self.lock().push(entry.clone());
+        entry
+    }
+
+    fn remove(&self, entry: &Arc<Entry>) {
+        self.lock().retain(|other| !Arc::ptr_eq(other, entry));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Entry>>> {
+        // Entries are added and removed whole, so a poisoned lock loses nothing.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    fn lock(&self) -> MutexGuard<'_, ProcessStatus> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn started(&self, pid: Option<u32>) {
+        let mut status = self.lock();
+        status.pid = pid;
+        status.starts += 1;
+    }
+
+    fn ended(&self, how: String) {
+        let mut status = self.lock();
+        status.pid = None;
+        status.last_end = Some(how);
     }
 }
 
@@ -96,73 +260,88 @@ pub fn become_agent(parent: u32, program: &Path, arguments: &[OsString]) -> io::
     std::process::Command::new(program).args(arguments).exec()
 }
 
-async fn keep_running(launch: Launch, executable: PathBuf, mut stop: watch::Receiver<bool>) {
-    let mut pause = FIRST_PAUSE;
-    while !*stop.borrow() {
-        let started = Instant::now();
-        match spawn(&launch, &executable) {
-            Ok(mut child) => {
-                tracing::info!(agent = %launch.id, pid = child.id(), "agent started");
-                let output = hear(&launch.id, &mut child);
-                let ended = tokio::select! {
-                    status = child.wait() => status,
-                    _ = stop.changed() => {
-                        end(&launch.id, &mut child).await;
-                        return;
-                    }
-                };
-                drop(output);
-                match ended {
-                    Ok(status) => {
-                        tracing::warn!(agent = %launch.id, %status, "agent ended by itself")
-                    }
-                    Err(error) => {
-                        tracing::warn!(agent = %launch.id, %error, "agent cannot be waited for")
-                    }
-                }
-            }
-            Err(error) => {
-                tracing::error!(agent = %launch.id, program = %launch.program.display(), %error, "agent cannot be started");
-            }
-        }
-        if started.elapsed() >= STEADY_AFTER {
-            pause = FIRST_PAUSE;
-        }
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            _ = stop.changed() => return,
-        }
-        pause = (pause * 2).min(LONGEST_PAUSE);
-    }
+/// What the task of an agent has.
+struct Supervised {
+    launch: Launch,
+    socket: PathBuf,
+    executable: PathBuf,
+    entry: Arc<Entry>,
 }
 
-fn spawn(launch: &Launch, executable: &Path) -> io::Result<Child> {
-    Command::new(executable)
-        .arg("spawn-agent")
-        .arg("--parent")
-        .arg(std::process::id().to_string())
-        .arg("--")
-        .arg(&launch.program)
-        .args(&launch.arguments)
-        .env_clear()
-        .envs(launch.env.iter().map(|(name, value)| (name, value)))
-        .env(SOCKET_VARIABLE, &launch.socket)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        // A group of its own: a Ctrl-C at the terminal stops the proxy, and the proxy stops its agents.
-        .process_group(0)
-        .kill_on_drop(true)
-        .spawn()
+impl Supervised {
+    async fn keep_running(self, mut stop: watch::Receiver<bool>) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let started = Instant::now();
+            let Some(ended) = self.run(&mut stop).await else {
+                return;
+            };
+            tracing::warn!(agent = %self.launch.id, program = %self.launch.program.display(), ended, "agent ended by itself");
+            self.entry.ended(ended);
+            if started.elapsed() >= STEADY_AFTER {
+                pause = FIRST_PAUSE;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                _ = stop.changed() => return,
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Runs the agent once. How it ended by itself; `None` when it was stopped.
+    async fn run(&self, stop: &mut watch::Receiver<bool>) -> Option<String> {
+        let id = &self.launch.id;
+        let mut child = match self.spawn() {
+            Ok(child) => child,
+            Err(error) => return Some(format!("cannot be started: {error}")),
+        };
+        let pid = child.id();
+        self.entry.started(pid);
+        tracing::info!(agent = %id, pid, "agent started");
+        let output = output::hear(id, &mut child);
+        let status = tokio::select! {
+            status = child.wait() => status,
+            // An error means that the supervisor is gone, which is an end as well.
+            _ = stop.changed() => {
+                end(id, &mut child).await;
+                return None;
+            }
+        };
+        // What it started itself does not outlive it.
+        kill_group(pid);
+        drop(output);
+        Some(match status {
+            Ok(status) => status.to_string(),
+            Err(error) => format!("cannot be waited for: {error}"),
+        })
+    }
+
+    fn spawn(&self) -> io::Result<Child> {
+        Command::new(&self.executable)
+            .arg("spawn-agent")
+            .arg("--parent")
+            .arg(std::process::id().to_string())
+            .arg("--")
+            .arg(&self.launch.program)
+            .args(&self.launch.arguments)
+            .env_clear()
+            .envs(self.launch.env.iter().map(|(name, value)| (name, value)))
+            .env(SOCKET_VARIABLE, &self.socket)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            // A group of its own: a Ctrl-C at the terminal stops the proxy, and the proxy stops its agents.
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+    }
 }
 
 /// Ends an agent and everything it started: asked first, killed when it does not listen.
 async fn end(id: &AgentId, child: &mut Child) {
-    let Some(group) = child
-        .id()
-        .and_then(|pid| i32::try_from(pid).ok())
-        .and_then(Pid::from_raw)
-    else {
+    let pid = child.id();
+    let Some(group) = group(pid) else {
         return; // It has ended already.
     };
     // An error means that the group is gone, which is what is wanted.
@@ -173,112 +352,20 @@ async fn end(id: &AgentId, child: &mut Child) {
     {
         tracing::warn!(agent = %id, "agent does not end when asked, killing it");
     }
-    let _ = rustix::process::kill_process_group(group, Signal::KILL);
+    kill_group(pid);
     let _ = child.wait().await;
 }
 
-/// Logs what the agent prints. The tasks end with the pipes, or when the returned set is dropped.
-fn hear(id: &AgentId, child: &mut Child) -> JoinSet<()> {
-    let mut tasks = JoinSet::new();
-    if let Some(pipe) = child.stdout.take() {
-        tasks.spawn(log_lines(id.clone(), pipe));
-    }
-    if let Some(pipe) = child.stderr.take() {
-        tasks.spawn(log_lines(id.clone(), pipe));
-    }
-    tasks
-}
-
-async fn log_lines(id: AgentId, mut pipe: impl AsyncRead + Unpin) {
-    let mut buffer = Vec::with_capacity(LONGEST_LINE_BYTES);
-    let mut allowance = Allowance::new(Instant::now());
-    while let Ok(count) = pipe.read_buf(&mut buffer).await {
-        let ended = count == 0;
-        while let Some(line) = take_line(&mut buffer, ended) {
-            if let Some(dropped) = allowance.take(Instant::now()) {
-                if dropped > 0 {
-                    tracing::warn!(agent = %id, dropped, "the agent prints too much, lines were dropped");
-                }
-                let line = String::from_utf8_lossy(&line);
-                tracing::info!(target: "portcullis::agent_output", agent = %id, "{}", line.trim_end());
-            }
-        }
-        if ended {
-            return;
-        }
+/// Ends what is left of an agent's process group.
+fn kill_group(leader: Option<u32>) {
+    if let Some(group) = group(leader) {
+        // An error means that nothing is left.
+        let _ = rustix::process::kill_process_group(group, Signal::KILL);
     }
 }
 
-/// Takes the first line off `buffer`, or a piece of it when it is too long; at the end of the output what is left.
-fn take_line(buffer: &mut Vec<u8>, ended: bool) -> Option<Vec<u8>> {
-    let end = match buffer.iter().position(|byte| *byte == b'\n') {
-        Some(at) => at + 1,
-        None if buffer.len() >= LONGEST_LINE_BYTES => LONGEST_LINE_BYTES,
-        None if ended && !buffer.is_empty() => buffer.len(),
-        None => return None,
-    };
-    let rest = buffer.split_off(end.min(buffer.len()));
-    Some(std::mem::replace(buffer, rest))
-}
-
-/// Lets a number of lines through in each second.
-struct Allowance {
-    second: Instant,
-    used: u32,
-    dropped: u64,
-}
-
-impl Allowance {
-    const fn new(now: Instant) -> Self {
-        Self {
-            second: now,
-            used: 0,
-            dropped: 0,
-        }
-    }
-
-    /// Whether a line may pass; if so, how many were dropped before it.
-    fn take(&mut self, now: Instant) -> Option<u64> {
-        if now.duration_since(self.second) >= Duration::from_secs(1) {
-            self.second = now;
-            self.used = 0;
-        }
-        if self.used >= LINES_PER_SECOND {
-            self.dropped += 1;
-            return None;
-        }
-        self.used += 1;
-        Some(std::mem::take(&mut self.dropped))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_are_taken_whole_or_in_pieces() {
-        let mut buffer = b"one\ntwo".to_vec();
-        assert_eq!(take_line(&mut buffer, false), Some(b"one\n".to_vec()));
-        assert_eq!(take_line(&mut buffer, false), None);
-        assert_eq!(take_line(&mut buffer, true), Some(b"two".to_vec()));
-        let mut long = vec![b'x'; LONGEST_LINE_BYTES + 5];
-        assert_eq!(
-            take_line(&mut long, false).map(|line| line.len()),
-            Some(LONGEST_LINE_BYTES)
-        );
-        assert_eq!(long.len(), 5);
-    }
-
-    #[test]
-    fn too_many_lines_in_a_second_are_counted_instead() {
-        let start = Instant::now();
-        let mut allowance = Allowance::new(start);
-        for _ in 0..LINES_PER_SECOND {
-            assert_eq!(allowance.take(start), Some(0));
-        }
-        assert_eq!(allowance.take(start), None);
-        assert_eq!(allowance.take(start), None);
-        assert_eq!(allowance.take(start + Duration::from_secs(1)), Some(2));
-    }
+fn group(leader: Option<u32>) -> Option<Pid> {
+    leader
+        .and_then(|pid| i32::try_from(pid).ok())
+        .and_then(Pid::from_raw)
 }

@@ -24,6 +24,23 @@ pub enum EventKind {
     Configure = 8,
 }
 
+impl EventKind {
+    /// The name, as in `request_headers`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::RequestHeaders => "request_headers",
+            Self::RequestBodyChunk => "request_body_chunk",
+            Self::ResponseHeaders => "response_headers",
+            Self::ResponseBodyChunk => "response_body_chunk",
+            Self::RequestComplete => "request_complete",
+            Self::WebSocketFrame => "websocket_frame",
+            Self::GuardrailInspect => "guardrail_inspect",
+            Self::Configure => "configure",
+        }
+    }
+}
+
 /// What an agent said about itself.
 ///
 /// Every member has a default, because agents leave members out.

@@ -29,7 +29,7 @@ pub(crate) fn finished(
     let route = request
         .route
         .as_ref()
-        .map_or(&begun.snapshot.unrouted, |route| &route.metrics);
+        .map_or(&begun.snapshot().unrouted, |route| &route.metrics);
     let listener = &begun.connection.listener.id;
     metrics.request_done(
         route,
@@ -39,7 +39,7 @@ pub(crate) fn finished(
         duration.as_secs_f64(),
     );
     for record in &request.agents.conversation.records {
-        let known = &begun.snapshot.agent_metrics;
+        let known = &begun.snapshot().agent_metrics;
         if let Some((_, agent)) = known.iter().find(|(id, _)| *id == record.agent) {
             metrics.agent_asked(agent, record);
         }
@@ -55,14 +55,15 @@ pub(crate) fn finished(
         head: session.req_header(),
         aborted: error.is_some() && session.response_written().is_some(),
     };
-    match telemetry.access_log.format() {
-        None => {}
-        Some(AccessLogFormat::Json) => telemetry.access_log.write(|line, clock| {
+    let writer = telemetry.access_log.writer();
+    let Some(writer) = &*writer else { return };
+    match writer.format {
+        AccessLogFormat::Json => writer.write(|line, clock| {
             line.extend_from_slice(b"{\"ts\":\"");
             clock.rfc3339(line, begun.started_at);
             finished.json(line);
         }),
-        Some(AccessLogFormat::Combined) => telemetry.access_log.write(|line, clock| {
+        AccessLogFormat::Combined => writer.write(|line, clock| {
             let _ = write!(line, "{} - - [", begun.identity.ip);
             clock.common(line, begun.started_at);
             finished.combined(line);

@@ -30,9 +30,9 @@ pub(crate) fn begin(
     };
     connection.begin_request();
     set_timeouts(session, &connection);
-    let snapshot = live.load_full();
+    let serving = live.load_full();
     let started_at = SystemTime::now();
-    let checked = strict::check(session, &connection, snapshot.path);
+    let checked = strict::check(session, &connection, serving.snapshot.path);
     let (target, host, refusal) = match checked {
         Ok(strict::Checked { target, host }) => (target, host, None),
         Err(refusal) => (raw_target(session), String::new(), Some(refusal)),
@@ -44,7 +44,7 @@ pub(crate) fn begin(
         started: Instant::now(),
         started_at,
         connection,
-        snapshot,
+        serving,
         identity,
         method,
         target,
@@ -75,7 +75,7 @@ fn prepare(session: &mut Session, request: &mut Request) -> Result<()> {
     hop::remove_nominated(head)?;
     // What only an agent may say, nobody else has said, on whatever route.
     for name in begun
-        .snapshot
+        .snapshot()
         .agents
         .owned_headers()
         .found_in(&head.headers)
@@ -94,7 +94,7 @@ fn prepare(session: &mut Session, request: &mut Request) -> Result<()> {
         method: begun.method.as_str(),
         headers: &head.headers,
     };
-    request.route = begun.snapshot.router.find(&line).cloned();
+    request.route = begun.snapshot().router.find(&line).cloned();
     if let Some(route) = &request.route {
         request.agents.limit(route.agent_budget);
     }

@@ -21,13 +21,11 @@ use pingora::{
     proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session},
     upstreams::peer::HttpPeer,
 };
-use portcullis_agent_manager::Links;
 use std::{sync::Arc, time::Duration};
 
 /// What Pingora calls. Every worker has its own.
 pub(crate) struct Edge {
     pub(crate) live: Arc<Live>,
-    pub(crate) links: Links,
     pub(crate) telemetry: Arc<Telemetry>,
 }
 
@@ -53,7 +51,7 @@ impl ProxyHttp for Edge {
         if let Some(reply) = request.pending.take() {
             return answered(session, reply, request).await;
         }
-        if let Flow::Reply(reply) = watch::on_request(session, request, &self.links).await? {
+        if let Flow::Reply(reply) = watch::on_request(session, request).await? {
             return answered(session, reply, request).await;
         }
         match local_reply(request) {
@@ -122,6 +120,7 @@ impl ProxyHttp for Edge {
         if response.status.is_informational() && response.status != 101 {
             return Ok(());
         }
+        reply::end_if_leaving(session, request);
         if session.req_header().version == Version::HTTP_10 {
             // Chunks are new in HTTP/1.1; before, a body of unknown length ends with the connection.
             response.remove_header(&header::TRANSFER_ENCODING);

@@ -83,6 +83,7 @@ pub(crate) async fn write(
     reply: Reply,
     request: &mut Request,
 ) -> Result<()> {
+    end_if_leaving(session, request);
     if is_grpc(session.req_header()) {
         return write_grpc(session, reply, request).await;
     }
@@ -107,6 +108,14 @@ pub(crate) async fn write(
     }
     session.write_response_header(Box::new(head), false).await?;
     session.write_response_body(Some(body), true).await
+}
+
+/// Where the listener or the process takes its leave, the answer says that it is the last one of its connection.
+pub(crate) fn end_if_leaving(session: &mut Session, request: &Request) {
+    let begun = request.begun.as_ref();
+    if begun.is_some_and(|begun| begun.connection.is_ending()) {
+        session.set_keepalive(None);
+    }
 }
 
 /// Writes a head that is the whole answer.

@@ -4,7 +4,7 @@ use crate::{
     client::Identity,
     reply::Reply,
     server::connection::Connection,
-    snapshot::{Route, Snapshot},
+    snapshot::{Route, Serving, Snapshot},
 };
 use pingora::http::Method;
 use portcullis_agent_manager::Conversation;
@@ -45,7 +45,7 @@ pub(crate) struct Begun {
     pub(crate) started_at: SystemTime,
     pub(crate) connection: Arc<Connection>,
     /// The configuration that this request sees, from start to end.
-    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) serving: Arc<Serving>,
     pub(crate) identity: Identity,
     pub(crate) method: Method,
     /// Path and query in normal form, as router and agents see them.
@@ -101,6 +101,11 @@ impl Drop for InFlight {
 }
 
 impl Begun {
+    /// What the configuration was compiled to.
+    pub(crate) fn snapshot(&self) -> &Snapshot {
+        &self.serving.snapshot
+    }
+
     /// The path, without the query.
     pub(crate) fn path(&self) -> &str {
         self.target

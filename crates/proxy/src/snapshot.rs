@@ -1,4 +1,5 @@
 //! Everything that is compiled from one configuration. A request takes one snapshot at its start and sees nothing else.
+//! What must outlive a configuration, the state of agents and upstreams that stay the same, goes over to the next one.
 
 use crate::{
     filter::Filter,
@@ -11,12 +12,19 @@ use crate::{
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderValue, header};
-use portcullis_agent_manager::AgentManager;
+use portcullis_agent_manager::{AgentManager, Links};
 use portcullis_config::{Action as ConfigAction, AgentId, Config, PathPolicy, RouteId, UpstreamId};
 use std::{collections::HashMap, fmt, path::Path, sync::Arc, time::Duration};
 
-/// The snapshot that new requests take.
-pub(crate) type Live = ArcSwap<Snapshot>;
+/// What new requests of a worker take.
+pub(crate) type Live = ArcSwap<Serving>;
+
+/// A snapshot in the hands of a worker, with the worker's own connections to its agents.
+#[derive(Debug)]
+pub(crate) struct Serving {
+    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) links: Links,
+}
 
 /// See the module.
 pub(crate) struct Snapshot {
@@ -27,6 +35,7 @@ pub(crate) struct Snapshot {
     /// By position in the manager.
     pub(crate) agent_metrics: Vec<(AgentId, AgentMetrics)>,
     pub(crate) path: PathPolicy,
+    pub(crate) upstreams: Vec<Arc<Upstream>>,
 }
 
 /// A route, ready to serve.
@@ -63,6 +72,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) metrics: &'a Metrics,
     /// Where the echo origin inside the binary listens.
     pub(crate) echo_socket: &'a Path,
+    /// What is in use now.
+    pub(crate) previous: Option<&'a Snapshot>,
 }
 
 impl Snapshot {
@@ -73,8 +84,14 @@ impl Snapshot {
     pub(crate) fn compile(config: &Config, parts: &Parts<'_>) -> Result<Self, String> {
         let mut upstreams = HashMap::new();
         for upstream in &config.upstreams {
-            let compiled = Upstream::new(upstream, parts.echo_socket)?;
-            upstreams.insert(upstream.id.clone(), Arc::new(compiled));
+            let kept = parts
+                .previous
+                .and_then(|previous| previous.upstream(upstream));
+            let compiled = match kept {
+                Some(kept) => kept.clone(),
+                None => Arc::new(Upstream::new(upstream, parts.echo_socket)?),
+            };
+            upstreams.insert(upstream.id.clone(), compiled);
         }
         let mut routes = Vec::with_capacity(config.routes.len());
         for route in &config.routes {
@@ -93,7 +110,15 @@ impl Snapshot {
             agents: parts.agents.clone(),
             agent_metrics,
             path: config.system.path,
+            upstreams: upstreams.into_values().collect(),
         })
+    }
+
+    /// The upstream that is configured in just this way.
+    fn upstream(&self, config: &portcullis_config::Upstream) -> Option<&Arc<Upstream>> {
+        self.upstreams
+            .iter()
+            .find(|upstream| upstream.config == *config)
     }
 }
 

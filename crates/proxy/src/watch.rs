@@ -8,31 +8,26 @@ use pingora::{
     Error, ErrorType::ConnectionClosed, Result, http::RequestHeader,
     protocols::http::ServerSession, proxy::Session,
 };
-use portcullis_agent_manager::Links;
 use std::future::pending;
 
 /// Runs the filter chain on the way in.
 ///
 /// # Errors
 /// The client went away, or a change that the request's head does not take.
-pub(crate) async fn on_request(
-    session: &mut Session,
-    request: &mut Request,
-    links: &Links,
-) -> Result<Flow> {
+pub(crate) async fn on_request(session: &mut Session, request: &mut Request) -> Result<Flow> {
     let asks = request
         .route
         .as_deref()
         .is_some_and(|route| route.asks_agents);
     // A body that nobody has read yet cannot be told from the end of the stream without reading it.
     if !asks || !session.is_body_empty() {
-        return filter::on_request(session.req_header_mut(), request, links).await;
+        return filter::on_request(session.req_header_mut(), request).await;
     }
     let placeholder = RequestHeader::build("GET", b"/", Some(0))?;
     let mut head = std::mem::replace(session.req_header_mut(), placeholder);
     let flow = tokio::select! {
         biased;
-        flow = filter::on_request(&mut head, request, links) => flow,
+        flow = filter::on_request(&mut head, request) => flow,
         () = gone(&mut session.downstream_session) => {
             Error::e_explain(ConnectionClosed, "the client went away while agents were asked")
                 .map_err(|error: Box<Error>| error.into_down())

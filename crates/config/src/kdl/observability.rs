@@ -3,8 +3,16 @@
 use super::cursor::{Later, Node};
 use crate::{
     diagnostic::{code, did_you_mean},
-    model::{AccessLog, AccessLogFormat, LogFormat, LogLevel, LogSettings, LogSink, Observability},
+    model::{
+        AccessLog, AccessLogFormat, ByteSize, LogFormat, LogLevel, LogSettings, LogSink,
+        Observability,
+    },
 };
+
+use std::ops::RangeInclusive;
+
+/// Less would not take a handful of lines; more is memory that nobody gets back.
+const BUFFER: RangeInclusive<ByteSize> = ByteSize::kib(4)..=ByteSize::mib(1024);
 
 const LATER: &[Later] = &[Later::new("tracing"), Later::new("verdict-trace")];
 
@@ -32,18 +40,22 @@ fn access_log(node: &mut Node<'_>) -> Option<Option<AccessLog>> {
             &[],
         )
     });
+    let buffer = node.property("buffer");
+    let buffer_value = buffer.and_then(|value| value.size(BUFFER));
     let text = value.nonempty_text()?;
     let sink = match text.as_str() {
         "off" => {
-            if let Some(format) = format {
-                format.report(
-                    format
-                        .error(
-                            code::CONTRADICTION,
-                            "an access log that is off has no format",
-                        )
-                        .help("remove it"),
-                );
+            for (property, what) in [(format, "format"), (buffer, "buffer")] {
+                if let Some(property) = property {
+                    property.report(
+                        property
+                            .error(
+                                code::CONTRADICTION,
+                                format!("an access log that is off has no {what}"),
+                            )
+                            .help("remove it"),
+                    );
+                }
             }
             return Some(None);
         }
@@ -65,6 +77,7 @@ fn access_log(node: &mut Node<'_>) -> Option<Option<AccessLog>> {
     Some(Some(AccessLog {
         sink,
         format: format_value.unwrap_or_default(),
+        buffer: buffer_value.unwrap_or(AccessLog::BUFFER),
     }))
 }
 

@@ -1,5 +1,6 @@
 //! `observability { … }`: logs.
 
+use super::ByteSize;
 use std::path::PathBuf;
 
 /// What is logged, where and how.
@@ -21,12 +22,29 @@ impl Default for Observability {
 }
 
 /// One line per request.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccessLog {
     /// Where the lines go.
     pub sink: LogSink,
     /// How they look.
     pub format: AccessLogFormat,
+    /// Lines that wait for the sink, in bytes; beyond it a line is dropped and counted. Default 4 MiB, 4 KiB to 1 GiB.
+    pub buffer: ByteSize,
+}
+
+impl AccessLog {
+    /// The default of [`buffer`](Self::buffer).
+    pub const BUFFER: ByteSize = ByteSize::mib(4);
+}
+
+impl Default for AccessLog {
+    fn default() -> Self {
+        Self {
+            sink: LogSink::default(),
+            format: AccessLogFormat::default(),
+            buffer: Self::BUFFER,
+        }
+    }
 }
 
 /// Where log lines go.

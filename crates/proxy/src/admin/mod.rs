@@ -1,81 +1,78 @@
 //! Probes and the admin listener: small answers about the process, served on the control thread, away from traffic.
 
-use crate::{server::limits::ConnectionLimits, telemetry::Telemetry};
+mod listeners;
+
+pub(crate) use listeners::{Bounds, Listeners, Plan, serve_unix};
+
+use crate::{
+    server::limits::ConnectionLimits, snapshot::Snapshot, telemetry::Telemetry, upstream::Upstream,
+};
+use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 use http::{HeaderValue, Method, Response, StatusCode, header};
-use pingora::{
-    apps::{ServerApp, http_app::ServeHttp},
-    protocols::{http::ServerSession, l4::stream::Stream},
+use pingora::{apps::http_app::ServeHttp, protocols::http::ServerSession};
+use portcullis_agent_manager::{
+    AgentStatus,
+    supervise::{Board, ProcessStatus},
 };
-use portcullis_agent_manager::{AgentManager, AgentStatus};
-use portcullis_config::{AdminAddress, AgentId, Config};
+use portcullis_config::AgentId;
 use serde_json::json;
 use std::{
-    io,
-    net::SocketAddr,
-    os::unix::fs::PermissionsExt,
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
-use tokio::{
-    net::{TcpListener, UnixListener},
-    sync::Semaphore,
-};
-
-/// What a listener of this module takes.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Bounds {
-    /// More connections than this are closed at once, or wait when they come over a Unix socket.
-    pub(crate) connections: usize,
-    /// A connection is closed after this time, however busy it is; `None` for our own.
-    pub(crate) longest: Option<Duration>,
-}
-
-impl Bounds {
-    /// For operators and probes.
-    const OPERATOR: Self = Self {
-        connections: 256,
-        longest: Some(Duration::from_secs(10)),
-    };
-    /// For connections of the proxy to itself.
-    pub(crate) const INTERNAL: Self = Self {
-        connections: 4096,
-        longest: None,
-    };
-}
 
 /// What the process can say about itself.
 pub(crate) struct Health {
-    agents: Arc<AgentManager>,
     telemetry: Arc<Telemetry>,
     connections: Arc<ConnectionLimits>,
-    /// Agents without which some route refuses requests.
-    needed: Vec<AgentId>,
+    /// The agents that the proxy starts.
+    processes: Board,
+    serving: ArcSwapOption<InEffect>,
     /// Once ready, an agent that is lost does not take the whole process out of service.
     was_ready: AtomicBool,
     draining: AtomicBool,
     started: Instant,
 }
 
+/// The configuration that is in effect.
+struct InEffect {
+    snapshot: Arc<Snapshot>,
+    /// Agents without which some route refuses requests.
+    needed: Vec<AgentId>,
+}
+
 impl Health {
     pub(crate) fn new(
-        agents: Arc<AgentManager>,
         telemetry: Arc<Telemetry>,
         connections: Arc<ConnectionLimits>,
-        needed: Vec<AgentId>,
+        processes: Board,
     ) -> Self {
         Self {
-            agents,
             telemetry,
             connections,
-            needed,
+            processes,
+            serving: ArcSwapOption::empty(),
             was_ready: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             started: Instant::now(),
+        }
+    }
+
+    /// From now on this is in effect. Readiness waits for `needed` until it was reached once.
+    pub(crate) fn serves(&self, snapshot: Arc<Snapshot>, needed: Vec<AgentId>) {
+        let new = Arc::new(InEffect { snapshot, needed });
+        let old = self.serving.swap(Some(new.clone()));
+        if let Some(old) = old {
+            let agents = old.snapshot.agents.status();
+            let gone = agents
+                .iter()
+                .map(|status| &status.id)
+                .filter(|id| new.snapshot.agents.position(id).is_none());
+            gone.for_each(|id| self.telemetry.metrics.forget_agent(id));
         }
     }
 
@@ -92,16 +89,16 @@ impl Health {
         if self.was_ready.load(Relaxed) {
             return Ok(());
         }
-        let missing: Vec<String> = self
+        let Some(serving) = self.serving.load_full() else {
+            return Err("starting".into());
+        };
+        let missing: Vec<String> = serving
+            .snapshot
             .agents
             .status()
             .into_iter()
-            .filter(|status| self.needed.contains(&status.id))
-            .filter(|status| status.wanted == 0 || status.connected < status.wanted)
-            .map(|status| {
-                let error = status.last_error.as_deref().unwrap_or("connecting");
-                format!("agent {}: {error}", status.id)
-            })
+            .filter(|status| serving.needed.contains(&status.id) && !status.is_connected())
+            .map(|status| format!("agent {}: {}", status.id, status.problem()))
             .collect();
         if missing.is_empty() {
             self.was_ready.store(true, Relaxed);
@@ -110,10 +107,16 @@ impl Health {
         Err(missing.join("; "))
     }
 
+    fn agents(&self) -> Vec<AgentStatus> {
+        let serving = self.serving.load();
+        let serving = serving.as_ref();
+        serving.map_or_else(Vec::new, |serving| serving.snapshot.agents.status())
+    }
+
     fn metrics(&self) -> String {
         let open = i64::try_from(self.connections.open()).unwrap_or(i64::MAX);
         self.telemetry.metrics.connections.set(open);
-        self.telemetry.metrics.encode(&self.agents.status())
+        self.telemetry.metrics.encode(&self.agents())
     }
 
     fn probe(&self, path: &str, verbose: bool) -> Option<Response<Vec<u8>>> {
@@ -137,23 +140,66 @@ impl Health {
     }
 
     fn status(&self) -> Response<Vec<u8>> {
-        let agents: Vec<_> = self.agents.status().iter().map(agent_status).collect();
+        let readiness = self.readiness();
+        let config = &self.telemetry.metrics.config;
         let status = json!({
             "version": env!("CARGO_PKG_VERSION"),
+            "pid": std::process::id(),
             "uptime_seconds": self.started.elapsed().as_secs(),
-            "ready": self.readiness().is_ok(),
-            "config_generation": self.telemetry.metrics.config_generation.get(),
+            "ready": readiness.is_ok(),
+            "not_ready_because": readiness.err(),
+            "config": {
+                "generation": config.generation(),
+                "last_reload_successful": config.was_last_successful(),
+            },
             "connections_open": self.connections.open(),
-            "agents": agents,
+            "agents": self.agents_status(),
+            "upstreams": self.upstreams_status(),
         });
         let body = serde_json::to_vec_pretty(&status).unwrap_or_default();
         typed(StatusCode::OK, "application/json", body)
     }
+
+    fn agents_status(&self) -> Vec<serde_json::Value> {
+        let processes = self.processes.status();
+        self.agents()
+            .iter()
+            .map(|status| {
+                let process = processes.iter().rfind(|process| process.id == status.id);
+                agent_status(status, process)
+            })
+            .collect()
+    }
+
+    fn upstreams_status(&self) -> Vec<serde_json::Value> {
+        let serving = self.serving.load();
+        let Some(serving) = serving.as_ref() else {
+            return Vec::new();
+        };
+        let mut upstreams: Vec<_> = serving.snapshot.upstreams.iter().collect();
+        upstreams.sort_by(|one, other| one.id.cmp(&other.id));
+        let status = |upstream: &Arc<Upstream>| {
+            let targets: Vec<_> = upstream
+                .targets()
+                .map(|(address, weight)| json!({"address": address, "weight": weight}))
+                .collect();
+            json!({"name": upstream.id.as_str(), "targets": targets})
+        };
+        upstreams.into_iter().map(status).collect()
+    }
 }
 
-fn agent_status(status: &AgentStatus) -> serde_json::Value {
+fn agent_status(status: &AgentStatus, process: Option<&ProcessStatus>) -> serde_json::Value {
+    let process = process.map(|process| {
+        json!({
+            "pid": process.pid,
+            "starts": process.starts,
+            "last_end": process.last_end,
+        })
+    });
     json!({
         "name": status.id.as_str(),
+        "state": status.state.name(),
         "workers": status.wanted,
         "connected": status.connected,
         "connections": status.connections,
@@ -163,6 +209,7 @@ fn agent_status(status: &AgentStatus) -> serde_json::Value {
         "circuit_breaker": status.breaker.name(),
         "rejected_mutations": status.rejected,
         "last_error": status.last_error,
+        "process": process,
     })
 }
 
@@ -254,123 +301,6 @@ fn typed(status: StatusCode, content_type: &'static str, body: Vec<u8>) -> Respo
     );
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
-}
-
-/// Starts the listeners that the configuration names, on the current runtime.
-///
-/// # Errors
-/// An address cannot be listened on.
-pub(crate) async fn start(config: &Config, health: &Arc<Health>) -> io::Result<()> {
-    if let Some(probes) = &config.probes {
-        serve_tcp(
-            "probes",
-            probes.address,
-            Arc::new(ProbesApp(health.clone())),
-        )
-        .await?;
-    }
-    if let Some(admin) = &config.admin {
-        let app = |over_tcp| {
-            Arc::new(AdminApp {
-                health: health.clone(),
-                over_tcp,
-            })
-        };
-        match &admin.address {
-            AdminAddress::Tcp(address) => serve_tcp("admin", *address, app(true)).await?,
-            AdminAddress::Unix(path) => serve_unix(path, app(false), Bounds::OPERATOR)?,
-        }
-    }
-    Ok(())
-}
-
-async fn serve_tcp<A>(name: &'static str, address: SocketAddr, app: Arc<A>) -> io::Result<()>
-where
-    A: ServerApp + Send + Sync + 'static,
-{
-    let listener = TcpListener::bind(address).await.map_err(|error| {
-        io::Error::new(
-            error.kind(),
-            format!("{name} cannot listen on {address}: {error}"),
-        )
-    })?;
-    tracing::info!(listener = name, address = %listener.local_addr()?, "listening");
-    // Everybody may knock, so a connection beyond the bounds is closed and does not keep others waiting.
-    let places = Arc::new(ConnectionLimits::new(Bounds::OPERATOR.connections));
-    tokio::spawn(async move {
-        loop {
-            match listener.accept().await {
-                Ok((stream, peer)) => {
-                    let per_client = Some(Bounds::OPERATOR.connections / 4);
-                    if let Ok(place) = places.admit(peer.ip(), per_client) {
-                        spawn(stream.into(), app.clone(), place, Bounds::OPERATOR.longest);
-                    }
-                }
-                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-            }
-        }
-    });
-    Ok(())
-}
-
-/// Serves an application on a Unix socket that only this user can open. An old socket at the path is replaced.
-///
-/// # Errors
-/// The socket cannot be made.
-pub(crate) fn serve_unix<A>(path: &Path, app: Arc<A>, bounds: Bounds) -> io::Result<()>
-where
-    A: ServerApp + Send + Sync + 'static,
-{
-    let failed = |error: io::Error| {
-        io::Error::new(
-            error.kind(),
-            format!("cannot listen on {}: {error}", path.display()),
-        )
-    };
-    if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        return Err(failed(io::ErrorKind::AddrInUse.into()));
-    }
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-        _ => {}
-    }
-    let listener = UnixListener::bind(path).map_err(failed)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
-    tokio::spawn(async move {
-        let places = Arc::new(Semaphore::new(bounds.connections));
-        loop {
-            let Ok(place) = places.clone().acquire_owned().await else {
-                return;
-            };
-            match listener.accept().await {
-                Ok((stream, _)) => spawn(stream.into(), app.clone(), place, bounds.longest),
-                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-            }
-        }
-    });
-    Ok(())
-}
-
-fn spawn<A>(mut stream: Stream, app: Arc<A>, place: impl Send + 'static, longest: Option<Duration>)
-where
-    A: ServerApp + Send + Sync + 'static,
-{
-    tokio::spawn(async move {
-        let _place = place;
-        let _ = stream.set_nodelay();
-        // Nobody tells these connections that the process ends; they end with it.
-        let shutdown = tokio::sync::watch::Sender::new(false);
-        let watch = shutdown.subscribe();
-        let served = app.process_new(Box::new(stream), &watch);
-        match longest {
-            Some(longest) => {
-                let _ = tokio::time::timeout(longest, served).await;
-            }
-            None => {
-                served.await;
-            }
-        }
-    });
 }
 
 #[cfg(test)]

@@ -4,14 +4,14 @@ use super::{Flow, head::Head};
 use crate::{
     reply::Reply,
     request::{Begun, Request},
-    snapshot::{Action, Route},
+    snapshot::{Action, Route, Serving},
 };
 use http::{HeaderName, HeaderValue, Version, header};
 use pingora::{
     Result,
     http::{RequestHeader, ResponseHeader},
 };
-use portcullis_agent_manager::{Answer, Links, Refusal, Step};
+use portcullis_agent_manager::{Answer, Refusal, Step};
 use portcullis_agent_protocol::{HeaderOp, RequestHeaders, RequestMetadata, Verdict};
 
 /// Asks the agents of a step. `position` is the step's place in the chain.
@@ -20,7 +20,6 @@ pub(super) async fn ask(
     position: usize,
     head: &mut RequestHeader,
     request: &mut Request,
-    links: &Links,
 ) -> Result<Flow> {
     let Request {
         begun: Some(begun),
@@ -32,8 +31,9 @@ pub(super) async fn ask(
         return Ok(Flow::Continue);
     };
     let event = event(head, route.as_deref(), begun);
-    let manager = &begun.snapshot.agents;
-    let answer = manager
+    let Serving { snapshot, links } = &*begun.serving;
+    let answer = snapshot
+        .agents
         .ask(links, step, &event, &mut agents.conversation)
         .await;
     match answer {

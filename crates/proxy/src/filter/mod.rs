@@ -11,7 +11,7 @@ use pingora::{
     Result,
     http::{RequestHeader, ResponseHeader},
 };
-use portcullis_agent_manager::{AgentManager, AgentUse, Links, Step};
+use portcullis_agent_manager::{AgentManager, AgentUse, Step};
 
 /// A step of a route's chain.
 #[derive(Debug)]
@@ -66,11 +66,7 @@ fn compile_use(
 ///
 /// # Errors
 /// A change that the request's head does not take.
-pub(crate) async fn on_request(
-    head: &mut RequestHeader,
-    request: &mut Request,
-    links: &Links,
-) -> Result<Flow> {
+pub(crate) async fn on_request(head: &mut RequestHeader, request: &mut Request) -> Result<Flow> {
     let Some(route) = request.route.clone() else {
         return Ok(Flow::Continue);
     };
@@ -78,7 +74,7 @@ pub(crate) async fn on_request(
         request.steps_run = position + 1;
         match filter {
             Filter::Agents(step) => {
-                let flow = agents::ask(step, position, head, request, links).await?;
+                let flow = agents::ask(step, position, head, request).await?;
                 if matches!(flow, Flow::Reply(_)) {
                     return Ok(flow);
                 }

@@ -17,6 +17,7 @@ use std::{
     },
     time::Duration,
 };
+use tokio::sync::watch;
 
 /// A listener as connections see it.
 #[derive(Debug)]
@@ -29,6 +30,16 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
+    pub(crate) fn new(config: &portcullis_config::Listener) -> Self {
+        Self {
+            id: config.id.clone(),
+            h2c: config.h2c,
+            timeouts: config.timeouts,
+            limits: config.limits,
+            trusted_proxies: config.trusted_proxies.clone(),
+        }
+    }
+
     /// Whether forwarded headers from this address are believed.
     pub(crate) fn trusts(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
@@ -52,6 +63,10 @@ pub(crate) struct Connection {
     telemetry: Arc<Telemetry>,
     /// Whether a request is being served, in contrast to its head being read.
     serving: AtomicBool,
+    /// Something of a head has come, and not yet all of it.
+    head_begun: AtomicBool,
+    /// Whether the listener or the process takes its leave.
+    ending: watch::Receiver<bool>,
     /// A request is over, and the stream does not know yet.
     head_due: AtomicBool,
     /// How long the upstream may be silent, in milliseconds; 0 while that is nobody's concern.
@@ -66,6 +81,7 @@ impl Connection {
         peer: SocketAddr,
         local: SocketAddr,
         telemetry: Arc<Telemetry>,
+        ending: watch::Receiver<bool>,
         permit: Permit,
     ) -> Self {
         Self {
@@ -76,6 +92,8 @@ impl Connection {
             local_port_value: shared_value(local.port().to_string()),
             telemetry,
             serving: AtomicBool::new(false),
+            head_begun: AtomicBool::new(false),
+            ending,
             head_due: AtomicBool::new(false),
             answer_within_ms: AtomicU64::new(0),
             answer_late: AtomicBool::new(false),
@@ -147,8 +165,24 @@ impl Connection {
         self.head_due.load(Relaxed) && self.head_due.swap(false, Relaxed)
     }
 
+    /// Something of a head has come.
+    pub(crate) fn head_has_begun(&self) {
+        self.head_begun.store(true, Relaxed);
+    }
+
+    /// Whether the client has asked for nothing that it has no answer to.
+    pub(crate) fn is_idle(&self) -> bool {
+        !self.is_serving() && !self.head_begun.load(Relaxed)
+    }
+
+    /// Whether the connection is to end after the request that is being served.
+    pub(crate) fn is_ending(&self) -> bool {
+        *self.ending.borrow()
+    }
+
     /// What comes next on the socket is the head of a request.
     pub(crate) fn expect_head(&self) {
+        self.head_begun.store(false, Relaxed);
         self.head_due.store(true, Relaxed);
         self.expect_answer(None);
         self.serving.store(false, Relaxed);
@@ -191,5 +225,13 @@ pub(crate) fn test_connection(peer: &str, trusted: &[&str]) -> Connection {
     let limits = Arc::new(ConnectionLimits::new(1));
     let permit = limits.admit(peer.ip(), None).unwrap();
     let local = "127.0.0.1:8080".parse().unwrap();
-    Connection::new(Arc::new(listener), peer, local, Arc::new(telemetry), permit)
+    let (_, ending) = watch::channel(false);
+    Connection::new(
+        Arc::new(listener),
+        peer,
+        local,
+        Arc::new(telemetry),
+        ending,
+        permit,
+    )
 }

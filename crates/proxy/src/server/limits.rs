@@ -13,7 +13,7 @@ use std::{
 #[derive(Debug)]
 pub(crate) struct ConnectionLimits {
     /// Over all listeners.
-    max: usize,
+    max: AtomicUsize,
     open: AtomicUsize,
     clients: Mutex<HashMap<IpAddr, usize>>,
 }
@@ -40,10 +40,15 @@ impl Rejection {
 impl ConnectionLimits {
     pub(crate) fn new(max: usize) -> Self {
         Self {
-            max,
+            max: AtomicUsize::new(max),
             open: AtomicUsize::new(0),
             clients: Mutex::new(HashMap::new()),
         }
+    }
+
+    /// From now on there may be this many. Those that are open stay.
+    pub(crate) fn set_max(&self, max: usize) {
+        self.max.store(max, Relaxed);
     }
 
     /// Connections that are open now.
@@ -61,7 +66,7 @@ impl ConnectionLimits {
         address: IpAddr,
         per_client: Option<usize>,
     ) -> Result<Permit, Rejection> {
-        if self.open.fetch_add(1, Relaxed) >= self.max {
+        if self.open.fetch_add(1, Relaxed) >= self.max.load(Relaxed) {
             self.open.fetch_sub(1, Relaxed);
             return Err(Rejection::Total);
         }

@@ -1,49 +1,47 @@
-//! From a configuration to a running process: sockets, workers, agents, probes, and the orderly end.
+//! From a configuration to a running process: sockets, workers, agents, probes, other configurations, and the orderly end.
 
+mod agents;
+mod changes;
 pub(crate) mod connection;
 pub(crate) mod limits;
+mod listeners;
 mod private_dir;
-mod sockets;
+mod reload;
+mod signals;
 mod stream;
 mod worker;
+mod workers;
 
 use crate::{
-    admin::{self, Bounds, Health},
-    snapshot::{Live, Parts, Snapshot},
-    telemetry::{Telemetry, access_log::AccessLog, metrics::Metrics},
+    admin::{self, Bounds, Health, Listeners as AdminListeners},
+    snapshot::{Parts, Snapshot},
+    telemetry::{Telemetry, access_log::AccessLog, logging, metrics::Metrics, notify},
     upstream::echo,
 };
-use arc_swap::ArcSwap;
 use limits::ConnectionLimits;
-use portcullis_agent_manager::{
-    AgentManager, AgentSettings, BreakerSettings, HeaderRules, OwnedHeaders, PoolSettings,
-    SendHeaders,
-    supervise::{Launch, Supervisor},
-};
-use portcullis_config::{AgentId, AgentTransport, Config, Origin, System};
+use listeners::Listeners;
+use portcullis_agent_manager::{AgentManager, supervise::Supervisor};
+use portcullis_config::{AgentId, Config, System};
 use private_dir::PrivateDir;
+use signals::{End, Signals, Wanted};
 use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
-    thread::JoinHandle,
     time::Duration,
 };
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    sync::watch,
-};
-use worker::{Shared, Stage};
+use worker::Shared;
+use workers::Workers;
 
-/// A connection to an agent that is silent for this long, or for twice the agent's timeout if that is longer, is pinged.
-const PING_INTERVAL: Duration = Duration::from_secs(1);
+/// How long calls under way and connections to agents may take to end once no request needs them any more.
+const AGENTS_CLOSE_WITHIN: Duration = Duration::from_secs(1);
 
 /// Why the process could not start or go on. The text says what to do about it where that is known.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ServeError {
     #[error(
         "listener \"{listener}\" cannot listen on {address}: {source}{}",
-        sockets::advice(source)
+        listeners::advice(source)
     )]
     Bind {
         listener: String,
@@ -56,292 +54,233 @@ pub(crate) enum ServeError {
     PrivateDir(io::Error),
     #[error("{0}")]
     Compile(String),
+    #[error("agent \"{agent}\" refuses: {reason}")]
+    Agent { agent: AgentId, reason: String },
+    #[error("a worker does not respond")]
+    Worker,
     #[error(transparent)]
     Io(#[from] io::Error),
 }
+
+/// What a process is started with.
+pub(crate) struct Start {
+    pub(crate) config: Config,
+    /// Reads the configuration again; `None` when it cannot be used, which has been reported then.
+    pub(crate) load: Load,
+    /// The log of the process, which obeys the configuration.
+    pub(crate) log: logging::Handle,
+}
+
+/// Reads a configuration, on a thread that may wait for files.
+pub(crate) type Load = Arc<dyn Fn() -> Option<Config> + Send + Sync>;
 
 /// Serves until a signal ends the process.
 ///
 /// # Errors
 /// What kept it from starting.
-pub(crate) fn serve(config: &Config) -> Result<(), ServeError> {
+pub(crate) fn serve(start: Start) -> Result<(), ServeError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .thread_name("control")
+        // The thread that reads files for a reload is not needed for long.
+        .thread_keep_alive(Duration::from_secs(1))
         .build()?;
-    let ended = runtime.block_on(control(config));
-    runtime.shutdown_timeout(Duration::from_millis(100));
+    let ended = runtime.block_on(control(start));
+    // Long enough for a task to notice, and short enough for nobody to wait.
+    runtime.shutdown_timeout(Duration::from_millis(10));
     ended
 }
 
 /// Everything that is not a request: runs on the main thread, which lives as long as the process.
-async fn control(config: &Config) -> Result<(), ServeError> {
+async fn control(start: Start) -> Result<(), ServeError> {
     let mut signals = Signals::listen()?;
-    let private = PrivateDir::create().map_err(ServeError::PrivateDir)?;
-    let telemetry = Arc::new(telemetry(config)?);
-    let (settings, launches) = agents(config, private.path())?;
-    let queue_wait = |agent: &AgentId| Some(telemetry.metrics.queue_wait(agent));
-    let agents = Arc::new(AgentManager::new(settings, &proxy_id(), queue_wait));
-    let echo_socket = private.path().join("echo.sock");
-    let snapshot = compile(config, &agents, &telemetry, &echo_socket)?;
-    let sockets = sockets::bind_all(&config.listeners, worker_count(&config.system))?;
-    if config
-        .upstreams
-        .iter()
-        .any(|upstream| upstream.origin == Origin::BuiltinEcho)
-    {
-        admin::serve_unix(&echo_socket, Arc::new(echo::EchoOrigin), Bounds::INTERNAL)?;
-    }
-    let limits = Arc::new(ConnectionLimits::new(config.system.max_connections));
-    let health = Arc::new(Health::new(
-        agents.clone(),
-        telemetry.clone(),
-        limits.clone(),
-        closed_agents(config),
-    ));
-    admin::start(config, &health).await?;
-    let executable = std::env::current_exe()?;
-    let supervisor = Supervisor::start(launches, &executable);
-    let stage = watch::Sender::new(Stage::Running);
-    let shared = Arc::new(Shared {
-        live: Arc::new(snapshot),
-        agents: agents.clone(),
-        telemetry: telemetry.clone(),
-        limits: limits.clone(),
-    });
-    let workers = start_workers(&shared, sockets, &stage)?;
-    telemetry.metrics.config_generation.set(1);
-    tracing::info!(workers = workers.len(), "ready to serve");
-    if signals.end().await == End::InOrder {
-        health.drain();
-        tokio::select! {
-            () = drain(&config.system, &stage, &limits) => {}
-            _ = signals.end() => tracing::warn!("second signal, ending at once"),
+    let mut process = Process::start(start).await?;
+    notify::ready();
+    let end = loop {
+        match signals.next().await {
+            Wanted::End(end) => break end,
+            Wanted::Reopen => process.telemetry.access_log.reopen(),
+            Wanted::Reload => {
+                signals.reload_settles().await;
+                // A configuration that takes long to take effect does not keep the process from ending.
+                tokio::select! {
+                    () = process.reload() => {}
+                    end = signals.end() => break end,
+                }
+            }
         }
-    }
-    stage.send_replace(Stage::Ended);
-    agents.shutdown();
-    supervisor.stop().await;
-    for worker in workers {
-        // A worker that panicked has nothing left to wait for.
-        let _ = worker.join();
-    }
-    telemetry.access_log.flush(Duration::from_secs(1));
-    tracing::info!("ended");
+    };
+    process.end(end, &mut signals).await;
     Ok(())
 }
 
-/// The signals that the process obeys.
-struct Signals {
-    terminate: Signal,
-    quit: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-    reopen: Signal,
+/// A process that serves.
+struct Process {
+    /// What is in effect.
+    config: Config,
+    load: Load,
+    log: logging::Handle,
+    executable: PathBuf,
+    private: PrivateDir,
+    telemetry: Arc<Telemetry>,
+    limits: Arc<ConnectionLimits>,
+    health: Arc<Health>,
+    admin: AdminListeners,
+    supervisor: Supervisor,
+    listeners: Listeners,
+    workers: Workers,
+    snapshot: Arc<Snapshot>,
 }
 
-/// How a signal wants the process to end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
-    /// Requests in flight are finished first.
-    InOrder,
-    AtOnce,
-}
-
-impl Signals {
-    fn listen() -> io::Result<Self> {
+impl Process {
+    async fn start(start: Start) -> Result<Self, ServeError> {
+        let Start { config, load, log } = start;
+        let private = PrivateDir::create().map_err(ServeError::PrivateDir)?;
+        let executable = std::env::current_exe()?;
+        let telemetry = Arc::new(telemetry(&config)?);
+        let mut listeners = Listeners::default();
+        let plan = listeners.plan(&config.listeners, worker_count(&config.system))?;
+        let limits = Arc::new(ConnectionLimits::new(config.system.max_connections));
+        let mut supervisor = Supervisor::new(executable.clone(), private.path().to_owned());
+        let health = Arc::new(Health::new(
+            telemetry.clone(),
+            limits.clone(),
+            supervisor.board(),
+        ));
+        let mut admin = AdminListeners::default();
+        let admin_plan = admin.plan(&config).await?;
+        let echo = private.path().join("echo.sock");
+        admin::serve_unix(&echo, Arc::new(echo::EchoOrigin), Bounds::INTERNAL)?;
+        // From here on nothing fails that an operator could have mistaken.
+        let settings = agents::settings(&config, &executable, |launch| supervisor.run(launch));
+        let manager = manager(settings, None, &telemetry);
+        let snapshot = Arc::new(compile(&config, manager, &telemetry, &echo, None)?);
+        health.serves(snapshot.clone(), agents::needed(&config));
+        admin.adopt(admin_plan, &health);
+        let shared = Arc::new(Shared {
+            telemetry: telemetry.clone(),
+            limits: limits.clone(),
+        });
+        let workers = Workers::start(plan.assignments.len(), &shared, &snapshot)?;
+        let (assignments, adopted) = plan.split();
+        workers.commit(assignments).await?;
+        listeners.adopt(adopted);
+        telemetry.metrics.config.started();
+        tracing::info!(workers = workers.count(), "ready to serve");
         Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            quit: signal(SignalKind::quit())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            // Without handlers these two would end the process.
-            hangup: signal(SignalKind::hangup())?,
-            reopen: signal(SignalKind::user_defined1())?,
+            config,
+            load,
+            log,
+            executable,
+            private,
+            telemetry,
+            limits,
+            health,
+            admin,
+            supervisor,
+            listeners,
+            workers,
+            snapshot,
         })
     }
 
-    /// Waits for a signal that ends the process.
-    async fn end(&mut self) -> End {
-        loop {
+    fn echo_socket(&self) -> PathBuf {
+        self.private.path().join("echo.sock")
+    }
+
+    async fn end(self, end: End, signals: &mut Signals) {
+        notify::stopping();
+        self.health.drain();
+        if end == End::InOrder {
             tokio::select! {
-                _ = self.terminate.recv() => return End::InOrder,
-                _ = self.quit.recv() => return End::InOrder,
-                _ = self.interrupt.recv() => return End::AtOnce,
-                _ = self.hangup.recv() => {
-                    tracing::warn!("reload is not supported yet; the configuration stays as it is, restart to change it");
-                }
-                _ = self.reopen.recv() => {
-                    tracing::warn!("reopening log files is not supported yet; rotate them with copytruncate");
-                }
+                () = self.drain() => {}
+                _ = signals.end() => tracing::warn!("second signal, ending at once"),
+            }
+        }
+        self.workers.end();
+        self.supervisor.stop().await;
+        self.telemetry.access_log.flush(Duration::from_secs(1));
+        tracing::info!("ended");
+    }
+
+    /// Stops accepting, lets requests in flight finish, and returns when none is left or the grace is over.
+    async fn drain(&self) {
+        /// How often open connections are counted while the process ends.
+        const POLL: Duration = Duration::from_millis(5);
+        let (system, limits) = (&self.config.system, &self.limits);
+        tracing::info!(open_connections = limits.open(), "ending: draining");
+        tokio::time::sleep(system.drain_delay).await;
+        self.workers.drain();
+        let idle = async {
+            while limits.open() > 0 {
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        if tokio::time::timeout(system.shutdown_grace, idle)
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                open_connections = limits.open(),
+                "grace is over, closing what is left"
+            );
+        }
+        let agents = &self.snapshot.agents;
+        if let Err(left) = agents.shutdown(AGENTS_CLOSE_WITHIN).await {
+            for (agent, connections) in left {
+                tracing::warn!(%agent, connections, "agent still had work, its connections are cut");
             }
         }
     }
 }
 
-/// Stops accepting, lets requests in flight finish, and returns when none is left or the grace is over.
-async fn drain(system: &System, stage: &watch::Sender<Stage>, limits: &ConnectionLimits) {
-    /// How often open connections are counted while the process ends.
-    const POLL: Duration = Duration::from_millis(10);
-    tracing::info!(open_connections = limits.open(), "ending: draining");
-    tokio::time::sleep(system.drain_delay).await;
-    stage.send_replace(Stage::Draining);
-    let idle = async {
-        while limits.open() > 0 {
-            tokio::time::sleep(POLL).await;
-        }
-    };
-    if tokio::time::timeout(system.shutdown_grace, idle)
-        .await
-        .is_err()
-    {
-        tracing::warn!(
-            open_connections = limits.open(),
-            "grace is over, closing what is left"
-        );
-    }
-}
-
 fn telemetry(config: &Config) -> Result<Telemetry, ServeError> {
     let metrics = Metrics::new();
-    let access_log = match &config.observability.access_log {
-        None => AccessLog::off(),
-        Some(log) => AccessLog::open(&log.sink, log.format, metrics.access_log_dropped.clone())
-            .map_err(|source| ServeError::AccessLog {
-                path: format!("{:?}", log.sink),
-                source,
-            })?,
-    };
+    let settings = config.observability.access_log.as_ref();
+    let dropped = metrics.access_log_dropped.clone();
+    let access_log =
+        AccessLog::open(settings, dropped).map_err(|source| access_log_error(config, source))?;
     Ok(Telemetry {
         metrics,
         access_log,
     })
 }
 
+fn access_log_error(config: &Config, source: io::Error) -> ServeError {
+    let sink = config.observability.access_log.as_ref();
+    ServeError::AccessLog {
+        path: sink.map_or_else(String::new, |log| format!("{:?}", log.sink)),
+        source,
+    }
+}
+
+fn manager(
+    settings: Vec<portcullis_agent_manager::AgentSettings>,
+    previous: Option<&AgentManager>,
+    telemetry: &Telemetry,
+) -> Arc<AgentManager> {
+    let queue_wait = |agent: &AgentId| Some(telemetry.metrics.queue_wait(agent));
+    Arc::new(AgentManager::new(
+        settings,
+        previous,
+        &proxy_id(),
+        queue_wait,
+    ))
+}
+
 fn compile(
     config: &Config,
-    agents: &Arc<AgentManager>,
+    agents: Arc<AgentManager>,
     telemetry: &Telemetry,
     echo_socket: &Path,
-) -> Result<Live, ServeError> {
+    previous: Option<&Snapshot>,
+) -> Result<Snapshot, ServeError> {
     let parts = Parts {
-        agents: agents.clone(),
+        agents,
         metrics: &telemetry.metrics,
         echo_socket,
+        previous,
     };
-    let snapshot = Snapshot::compile(config, &parts).map_err(ServeError::Compile)?;
-    Ok(ArcSwap::from_pointee(snapshot))
-}
-
-/// How the manager reaches each agent, and which of them have to be started.
-fn agents(
-    config: &Config,
-    private: &Path,
-) -> Result<(Vec<AgentSettings>, Vec<Launch>), ServeError> {
-    let executable = std::env::current_exe()?;
-    let mut settings = Vec::new();
-    let mut launches = Vec::new();
-    for (position, agent) in config.agents.iter().enumerate() {
-        // Numbers, because the path of a socket may have only about a hundred bytes.
-        let own_socket = private.join(format!("agent-{position}.sock"));
-        let launch = |program: &Path, arguments: Vec<String>, env: &[(String, String)]| Launch {
-            id: agent.id.clone(),
-            program: program.to_owned(),
-            arguments,
-            env: env.to_vec(),
-            socket: own_socket.clone(),
-        };
-        let socket = match &agent.transport {
-            AgentTransport::UnixSocket(path) => path.clone(),
-            AgentTransport::Command {
-                program,
-                arguments,
-                env,
-            } => {
-                launches.push(launch(program, arguments.clone(), env));
-                own_socket
-            }
-            AgentTransport::Builtin { name, env } => {
-                let arguments = vec!["agent".to_owned(), name.name().to_owned()];
-                launches.push(launch(&executable, arguments, env));
-                own_socket
-            }
-        };
-        settings.push(agent_settings(agent, socket));
-    }
-    Ok((settings, launches))
-}
-
-fn agent_settings(agent: &portcullis_config::Agent, socket: PathBuf) -> AgentSettings {
-    let breaker = &agent.circuit_breaker;
-    let patterns = |list: &[String]| OwnedHeaders::new(list.iter().map(String::as_str));
-    AgentSettings {
-        config: agent.config.clone().map(Arc::new),
-        // An agent that takes its time over an answer may be silent for as long.
-        ping_interval: PING_INTERVAL.max(agent.timeout * 2),
-        max_concurrent_calls: agent.max_concurrent_calls,
-        queue: agent.queue,
-        breaker: BreakerSettings {
-            failures: breaker.failures,
-            successes: breaker.successes,
-            open_for: breaker.open_for,
-            probes: breaker.probes,
-        },
-        pool: PoolSettings {
-            min: agent.pool.min,
-            max: agent.pool.max,
-        },
-        headers: HeaderRules {
-            owns: patterns(&agent.owns_headers),
-            send: match &agent.send_headers {
-                portcullis_config::SendHeaders::All => SendHeaders::All,
-                portcullis_config::SendHeaders::Except(list) => SendHeaders::Except(patterns(list)),
-                portcullis_config::SendHeaders::Only(list) => SendHeaders::Only(patterns(list)),
-            },
-        },
-        ..AgentSettings::new(agent.id.clone(), socket)
-    }
-}
-
-/// The agents without which some route refuses requests; readiness waits for them.
-fn closed_agents(config: &Config) -> Vec<AgentId> {
-    use portcullis_config::{FailureMode, Filter};
-    let mut closed: Vec<_> = config
-        .routes
-        .iter()
-        .flat_map(|route| &route.filters)
-        .flat_map(|filter| match filter {
-            Filter::Agent(used) => std::slice::from_ref(used),
-            Filter::Parallel(uses) => uses,
-            Filter::RequestHeaders(_) | Filter::ResponseHeaders(_) => &[],
-        })
-        .filter(|used| used.failure_mode == FailureMode::Closed)
-        .map(|used| used.agent.clone())
-        .collect();
-    closed.sort();
-    closed.dedup();
-    closed
-}
-
-fn start_workers(
-    shared: &Arc<Shared>,
-    sockets: Vec<Vec<worker::Socket>>,
-    stage: &watch::Sender<Stage>,
-) -> io::Result<Vec<JoinHandle<()>>> {
-    sockets
-        .into_iter()
-        .enumerate()
-        .map(|(number, sockets)| {
-            let shared = shared.clone();
-            let stage = stage.subscribe();
-            std::thread::Builder::new()
-                .name(format!("worker-{number}"))
-                .spawn(move || {
-                    if let Err(error) = worker::run(&shared, sockets, stage) {
-                        tracing::error!(%error, "worker cannot run");
-                    }
-                })
-        })
-        .collect()
+    Snapshot::compile(config, &parts).map_err(ServeError::Compile)
 }
 
 fn worker_count(system: &System) -> usize {

@@ -131,6 +131,7 @@ impl EdgeStream {
             Poll::Ready(Ok(())) => {
                 let count = buffer.filled().len() - before;
                 if count > 0 {
+                    self.connection.head_has_begun();
                     self.head
                         .received(count, self.connection.listener.timeouts.request_header);
                 }

@@ -4,9 +4,15 @@
 use super::{
     connection::{Connection, Listener},
     limits::ConnectionLimits,
+    listeners::{Assignment, BACKLOG},
     stream::EdgeStream,
 };
-use crate::{phases::Edge, snapshot::Live, telemetry::Telemetry};
+use crate::{
+    phases::Edge,
+    snapshot::{Live, Serving, Snapshot},
+    telemetry::Telemetry,
+};
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use pingora::{
     apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp},
@@ -17,27 +23,27 @@ use pingora::{
     proxy::HttpProxy,
     server::{ShutdownWatch, configuration::ServerConf},
 };
-use portcullis_agent_manager::AgentManager;
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::watch,
-    task::JoinSet,
+    sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
 };
 
 /// What all workers share.
 pub(crate) struct Shared {
-    pub(crate) live: Arc<Live>,
-    pub(crate) agents: Arc<AgentManager>,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) limits: Arc<ConnectionLimits>,
 }
 
-/// A listener's socket of one worker, bound already.
-pub(crate) struct Socket {
-    pub(crate) listener: Arc<Listener>,
-    pub(crate) socket: std::net::TcpListener,
-    pub(crate) local: SocketAddr,
+/// What a worker is told while it serves. Each order is confirmed when it has been carried out.
+pub(super) enum Order {
+    /// Connect to the agents of this snapshot; requests do not see it yet.
+    Prepare(Arc<Snapshot>, oneshot::Sender<()>),
+    /// Serve what was prepared, on these listeners and no others.
+    Commit(Vec<Assignment>, oneshot::Sender<()>),
+    /// Forget what was prepared.
+    Discard(oneshot::Sender<()>),
 }
 
 /// How far the end of the process has come.
@@ -54,52 +60,178 @@ pub(crate) enum Stage {
 ///
 /// # Errors
 /// The runtime cannot be made.
-pub(crate) fn run(
+pub(super) fn run(
     shared: &Shared,
-    sockets: Vec<Socket>,
+    first: Arc<Snapshot>,
+    orders: mpsc::Receiver<Order>,
     stage: watch::Receiver<Stage>,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(serve(shared, sockets, stage));
+    runtime.block_on(serve(shared, first, orders, stage));
     // Tasks that still run belong to clients that did not finish within the grace.
     runtime.shutdown_background();
     Ok(())
 }
 
-async fn serve(shared: &Shared, sockets: Vec<Socket>, mut stage: watch::Receiver<Stage>) {
-    let edge = Edge {
-        live: shared.live.clone(),
-        links: shared.agents.attach(),
-        telemetry: shared.telemetry.clone(),
-    };
-    let settings = Arc::new(ServerConf {
-        threads: 1,
-        ..ServerConf::default()
-    });
-    let mut proxy = HttpProxy::new(edge, settings);
-    proxy.handle_init_modules();
-    let proxy = Arc::new(proxy);
-    let shutdown = watch::Sender::new(false);
-    let mut acceptors = JoinSet::new();
-    for socket in sockets {
-        let acceptor = Acceptor {
-            proxy: proxy.clone(),
-            limits: shared.limits.clone(),
-            telemetry: shared.telemetry.clone(),
-            listener: socket.listener,
-            local: socket.local,
-            shutdown: shutdown.subscribe(),
-        };
-        acceptors.spawn(acceptor.accept(socket.socket));
+async fn serve(
+    shared: &Shared,
+    first: Arc<Snapshot>,
+    mut orders: mpsc::Receiver<Order>,
+    mut stage: watch::Receiver<Stage>,
+) {
+    let mut worker = Worker::new(shared, first);
+    loop {
+        // An error means that whoever gives orders is gone, which is an end as well.
+        tokio::select! {
+            order = orders.recv() => match order {
+                Some(order) => worker.obey(order).await,
+                None => break,
+            },
+            _ = stage.wait_for(|stage| *stage >= Stage::Draining) => break,
+        }
     }
-    // An error means that whoever tells the stage is gone, which is an end as well.
-    let _ = stage.wait_for(|stage| *stage >= Stage::Draining).await;
-    acceptors.shutdown().await;
-    shutdown.send_replace(true);
-    proxy.http_cleanup().await;
+    worker.stop_accepting(|_| true).await;
     let _ = stage.wait_for(|stage| *stage >= Stage::Ended).await;
+}
+
+/// What belongs to one worker.
+struct Worker {
+    proxy: Arc<HttpProxy<Edge>>,
+    telemetry: Arc<Telemetry>,
+    limits: Arc<ConnectionLimits>,
+    /// What new requests take.
+    live: Arc<Live>,
+    prepared: Option<Serving>,
+    accepting: Vec<Accepting>,
+}
+
+/// A listener that this worker accepts connections of.
+struct Accepting {
+    key: u64,
+    listener: Arc<ArcSwap<Listener>>,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Worker {
+    fn new(shared: &Shared, first: Arc<Snapshot>) -> Self {
+        let links = first.agents.attach(None);
+        let live = Arc::new(Live::from_pointee(Serving {
+            snapshot: first,
+            links,
+        }));
+        let edge = Edge {
+            live: live.clone(),
+            telemetry: shared.telemetry.clone(),
+        };
+        let settings = Arc::new(ServerConf {
+            threads: 1,
+            ..ServerConf::default()
+        });
+        let mut proxy = HttpProxy::new(edge, settings);
+        proxy.handle_init_modules();
+        Self {
+            proxy: Arc::new(proxy),
+            telemetry: shared.telemetry.clone(),
+            limits: shared.limits.clone(),
+            live,
+            prepared: None,
+            accepting: Vec::new(),
+        }
+    }
+
+    async fn obey(&mut self, order: Order) {
+        let done = match order {
+            Order::Prepare(snapshot, done) => {
+                let links = snapshot.agents.attach(Some(&self.live.load().links));
+                self.prepared = Some(Serving { snapshot, links });
+                done
+            }
+            Order::Commit(assignments, done) => {
+                if let Some(prepared) = self.prepared.take() {
+                    self.live.store(Arc::new(prepared));
+                }
+                self.assign(assignments).await;
+                done
+            }
+            Order::Discard(done) => {
+                self.prepared = None;
+                done
+            }
+        };
+        // Nobody waits any longer when the reload took too long; it is done all the same.
+        let _ = done.send(());
+    }
+
+    /// Accepts on these listeners and no others.
+    async fn assign(&mut self, assignments: Vec<Assignment>) {
+        let wanted: Vec<u64> = assignments
+            .iter()
+            .map(|assignment| assignment.key)
+            .collect();
+        for assignment in assignments {
+            let known = self
+                .accepting
+                .iter()
+                .find(|accepting| accepting.key == assignment.key);
+            match (known, assignment.socket) {
+                (Some(accepting), _) => accepting.listener.store(assignment.listener),
+                (None, Some(socket)) => {
+                    self.accept(
+                        assignment.key,
+                        assignment.listener,
+                        assignment.local,
+                        socket,
+                    );
+                }
+                (None, None) => {
+                    tracing::error!(listener = %assignment.listener.id, "a worker has no socket for this listener");
+                }
+            }
+        }
+        self.stop_accepting(|accepting| !wanted.contains(&accepting.key))
+            .await;
+    }
+
+    fn accept(
+        &mut self,
+        key: u64,
+        listener: Arc<Listener>,
+        local: SocketAddr,
+        socket: std::net::TcpListener,
+    ) {
+        let listener = Arc::new(ArcSwap::new(listener));
+        let stop = watch::Sender::new(false);
+        let acceptor = Acceptor {
+            proxy: self.proxy.clone(),
+            limits: self.limits.clone(),
+            telemetry: self.telemetry.clone(),
+            listener: listener.clone(),
+            local,
+            shutdown: watch::Sender::new(false),
+        };
+        self.accepting.push(Accepting {
+            key,
+            listener,
+            task: tokio::spawn(acceptor.accept(socket, stop.subscribe())),
+            stop,
+        });
+    }
+
+    /// Closes the sockets of these listeners. Their idle connections are closed, the others end after their request.
+    async fn stop_accepting(&mut self, which: impl Fn(&Accepting) -> bool) {
+        let (ending, staying): (Vec<_>, Vec<_>) = std::mem::take(&mut self.accepting)
+            .into_iter()
+            .partition(|accepting| which(accepting));
+        self.accepting = staying;
+        for accepting in ending {
+            accepting.stop.send_replace(true);
+            // An error means that the task has panicked; its socket is closed with it.
+            let _ = accepting.task.await;
+        }
+    }
 }
 
 /// Accepts the connections of one listener on one worker.
@@ -107,41 +239,70 @@ struct Acceptor {
     proxy: Arc<HttpProxy<Edge>>,
     limits: Arc<ConnectionLimits>,
     telemetry: Arc<Telemetry>,
-    listener: Arc<Listener>,
+    /// As it is configured now; a connection keeps what it found.
+    listener: Arc<ArcSwap<Listener>>,
     local: SocketAddr,
-    shutdown: ShutdownWatch,
+    /// Tells the connections that their listener takes its leave.
+    shutdown: watch::Sender<bool>,
 }
 
 impl Acceptor {
-    async fn accept(self, socket: std::net::TcpListener) {
+    async fn accept(self, socket: std::net::TcpListener, mut stop: watch::Receiver<bool>) {
         let socket = match TcpListener::from_std(socket) {
             Ok(socket) => socket,
             Err(error) => {
-                tracing::error!(listener = %self.listener.id, %error, "listener cannot be used");
+                let listener = &self.listener.load().id;
+                tracing::error!(%listener, %error, "listener cannot be used");
                 return;
             }
         };
         loop {
-            match socket.accept().await {
+            let accepted = tokio::select! {
+                accepted = socket.accept() => accepted,
+                // An error means that the worker is gone, which is an end as well.
+                _ = stop.changed() => break,
+            };
+            match accepted {
                 Ok((stream, peer)) => self.admit(stream, peer),
                 Err(error) => {
                     // A client that went away again is its own affair; a lack of descriptors passes, but not at once.
                     if !is_clients_fault(&error) {
-                        tracing::error!(listener = %self.listener.id, %error, "connection cannot be accepted");
+                        let listener = &self.listener.load().id;
+                        tracing::error!(%listener, %error, "connection cannot be accepted");
                         tokio::time::sleep(Duration::from_millis(100)).await;
                     }
                 }
             }
         }
+        self.admit_who_waits(&socket).await;
+        drop(socket);
+        self.shutdown.send_replace(true);
+    }
+
+    /// Clients that the kernel has let in already may have asked something.
+    async fn admit_who_waits(&self, socket: &TcpListener) {
+        for _ in 0..BACKLOG {
+            let accepted = tokio::select! {
+                biased;
+                accepted = tokio::task::unconstrained(socket.accept()) => accepted,
+                () = std::future::ready(()) => return,
+            };
+            match accepted {
+                Ok((stream, peer)) => self.admit(stream, peer),
+                Err(error) if is_clients_fault(&error) => {}
+                Err(_) => return,
+            }
+        }
     }
 
     fn admit(&self, socket: TcpStream, peer: SocketAddr) {
+        let listener = self.listener.load_full();
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-        let per_client = self.listener.limits.connections_per_client;
-        let per_client = (!self.listener.trusts(peer.ip())).then_some(per_client);
+        let per_client = listener.limits.connections_per_client;
+        let per_client = (!listener.trusts(peer.ip())).then_some(per_client);
         let permit = match self.limits.admit(peer.ip(), per_client) {
             Ok(permit) => permit,
-            Err(limit) => return self.telemetry.rejected(&self.listener.id, peer, limit),
+            Err(limit) => return self.telemetry.rejected(&listener.id, peer, limit),
         };
         if let Err(error) = socket.set_nodelay(true) {
             tracing::debug!(%error, "connection lost before it was used");
@@ -149,14 +310,15 @@ impl Acceptor {
         }
         let local = socket.local_addr().unwrap_or(self.local);
         let connection = Connection::new(
-            self.listener.clone(),
+            listener,
             peer,
             SocketAddr::new(local.ip().to_canonical(), local.port()),
             self.telemetry.clone(),
+            self.shutdown.subscribe(),
             permit,
         );
         let stream = EdgeStream::new(socket, Arc::new(connection));
-        tokio::spawn(drive(self.proxy.clone(), stream, self.shutdown.clone()));
+        tokio::spawn(drive(self.proxy.clone(), stream, self.shutdown.subscribe()));
     }
 }
 
@@ -173,23 +335,42 @@ fn is_clients_fault(error: &io::Error) -> bool {
 async fn drive(proxy: Arc<HttpProxy<Edge>>, mut stream: EdgeStream, shutdown: ShutdownWatch) {
     let connection = stream.connection().clone();
     if connection.listener.h2c {
-        let mut ending = shutdown.clone();
-        let begins = tokio::select! {
-            begins = stream.begins_with_http2() => begins,
-            // Nothing was asked, so nobody waits for an answer.
-            _ = ending.wait_for(|ending| *ending) => return,
-        };
-        match begins {
-            Ok(false) => {}
-            Ok(true) => {
+        match speaks_http2(&mut stream, &connection, &shutdown).await {
+            Some(false) => {}
+            Some(true) => {
                 let app = Arc::new(Http2App::new(proxy, &connection.listener));
                 app.process_new(Box::new(stream), &shutdown).await;
                 return;
             }
-            Err(_) => return,
+            None => return,
         }
     }
     serve_http1(&proxy, stream, &connection, &shutdown).await;
+}
+
+/// Whether the client begins with HTTP/2; `None` when it asks for nothing any more.
+async fn speaks_http2(
+    stream: &mut EdgeStream,
+    connection: &Connection,
+    shutdown: &ShutdownWatch,
+) -> Option<bool> {
+    let mut leaving = shutdown.clone();
+    let mut begins = pin!(stream.begins_with_http2());
+    let begins = tokio::select! {
+        biased;
+        begins = &mut begins => begins,
+        () = told(&mut leaving) => match connection.is_idle() {
+            true => return None,
+            false => begins.await,
+        },
+    };
+    begins.ok()
+}
+
+/// Waits until the listener or the process takes its leave.
+async fn told(leaving: &mut ShutdownWatch) {
+    // An error means that whoever would say so is gone, which is an end as well.
+    let _ = leaving.wait_for(|leaving| *leaving).await;
 }
 
 async fn serve_http1(
@@ -204,8 +385,20 @@ async fn serve_http1(
     session.set_keepalive(Some(0));
     let reuses = listener.limits.requests_per_connection.saturating_sub(1);
     session.set_keepalive_reuses_remaining(Some(u32::try_from(reuses).unwrap_or(u32::MAX)));
+    let mut leaving = shutdown.clone();
     loop {
-        let Some(reused) = proxy.process_new_http(session, shutdown).await else {
+        let mut serving = pin!(proxy.process_new_http(session, shutdown));
+        let served = tokio::select! {
+            // First, so that a request that has come already is seen before the connection counts as idle.
+            biased;
+            served = &mut serving => served,
+            // A client that has asked for something has its answer first.
+            () = told(&mut leaving) => match connection.is_idle() {
+                true => return,
+                false => serving.await,
+            },
+        };
+        let Some(reused) = served else {
             return;
         };
         let (stream, settings) = reused.consume();

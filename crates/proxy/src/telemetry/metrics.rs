@@ -3,6 +3,10 @@
 //! Labels are bounded: listeners, routes and agents come from the configuration, methods and codes are known sets. Where a
 //! request is on its way, counters are reached through small caches beside what they count, not through a lookup of labels.
 
+mod config;
+
+pub(crate) use config::ConfigMetrics;
+
 use super::Refused;
 use crate::server::limits::Rejection;
 use portcullis_agent_manager::{AgentStatus, BreakerState, Record, RecordedVerdict, WaitObserver};
@@ -98,7 +102,7 @@ pub(crate) struct Metrics {
     agent_reconnects: Family<AgentLabel, Counter>,
     agent_rejected: Family<AgentLabel, Counter>,
     pub(crate) access_log_dropped: Counter,
-    pub(crate) config_generation: Gauge,
+    pub(crate) config: ConfigMetrics,
 }
 
 impl Metrics {
@@ -132,7 +136,7 @@ impl Metrics {
             agent_reconnects: Family::default(),
             agent_rejected: Family::default(),
             access_log_dropped: Counter::default(),
-            config_generation: Gauge::default(),
+            config: ConfigMetrics::default(),
             registry: Registry::default(),
         };
         registry.register(
@@ -228,11 +232,7 @@ impl Metrics {
             "Lines of the access log that were dropped because its sink did not keep up",
             metrics.access_log_dropped.clone(),
         );
-        registry.register(
-            "config_generation",
-            "Number of the configuration in use; 1 is the one that the process started with",
-            metrics.config_generation.clone(),
-        );
+        metrics.config.register(&mut registry);
         Self {
             registry,
             ..metrics
@@ -357,6 +357,26 @@ impl Metrics {
 }
 
 impl Metrics {
+    /// An agent is no longer configured: what it is now is nothing, what it did is still counted.
+    pub(crate) fn forget_agent(&self, agent: &AgentId) {
+        let agent = agent.to_string();
+        for state in BreakerState::ALL {
+            self.agent_circuit.remove(&AgentState {
+                agent: agent.clone(),
+                state: state.name(),
+            });
+        }
+        let label = AgentLabel { agent };
+        for gauges in [
+            &self.agent_up,
+            &self.agent_in_flight,
+            &self.agent_waiting,
+            &self.agent_connections,
+        ] {
+            gauges.remove(&label);
+        }
+    }
+
     fn show_agent(&self, status: &AgentStatus) {
         let agent = status.id.to_string();
         for state in BreakerState::ALL {
@@ -368,7 +388,7 @@ impl Metrics {
             self.agent_circuit.get_or_create(&label).set(is.into());
         }
         let label = AgentLabel { agent };
-        let up = status.wanted > 0 && status.connected == status.wanted;
+        let up = status.is_connected();
         self.agent_up.get_or_create(&label).set(up.into());
         for (gauges, value) in [
             (&self.agent_in_flight, status.in_flight),

@@ -3,6 +3,7 @@
 pub(crate) mod access_log;
 pub(crate) mod logging;
 pub(crate) mod metrics;
+pub(crate) mod notify;
 
 use crate::server::limits::Rejection;
 use access_log::AccessLog;
@@ -55,13 +56,16 @@ impl Telemetry {
     /// A connection whose client did not get as far as a request.
     pub(crate) fn refused(&self, listener: &ListenerId, peer: SocketAddr, why: Refused) {
         self.metrics.refused(listener, why);
-        let format = self.access_log.format();
-        self.access_log.write(|line, clock| match format {
-            Some(AccessLogFormat::Combined) => {
-                access_log::write_refused_combined(line, clock, peer, why);
-            }
-            _ => access_log::write_refused(line, clock, listener, peer, why),
-        });
+        if let Some(writer) = &*self.access_log.writer() {
+            writer.write(|line, clock| match writer.format {
+                AccessLogFormat::Combined => {
+                    access_log::write_refused_combined(line, clock, peer, why);
+                }
+                AccessLogFormat::Json => {
+                    access_log::write_refused(line, clock, listener, peer, why);
+                }
+            });
+        }
     }
 
     /// A connection that was closed at once because a limit was reached.

@@ -15,6 +15,8 @@ use std::{path::Path, sync::Arc, time::Duration};
 /// An upstream, ready to be asked for a target.
 pub(crate) struct Upstream {
     pub(crate) id: UpstreamId,
+    /// What it was made from.
+    pub(crate) config: portcullis_config::Upstream,
     pub(crate) timeouts: Timeouts,
     targets: Vec<Target>,
     schedule: Schedule,
@@ -61,6 +63,7 @@ impl Upstream {
             .collect();
         Ok(Self {
             id: upstream.id.clone(),
+            config: upstream.clone(),
             timeouts: Timeouts {
                 response_header: upstream.timeouts.response_header,
                 idle: upstream.timeouts.idle,
@@ -68,6 +71,16 @@ impl Upstream {
             targets,
             schedule: Schedule::new(&weights),
         })
+    }
+
+    /// Addresses and weights; the echo origin has no address.
+    pub(crate) fn targets(&self) -> impl Iterator<Item = (Option<&str>, u32)> {
+        let weights = match &self.config.origin {
+            Origin::Targets(targets) => targets.iter().map(|target| target.weight).collect(),
+            Origin::BuiltinEcho => vec![1],
+        };
+        let addresses = self.targets.iter().map(|target| target.address.as_deref());
+        addresses.zip(weights)
     }
 
     /// How many targets there are.

@@ -1,0 +1,124 @@
+//! From the agents of a configuration to what the manager and the supervisor have to know about them.
+
+use portcullis_agent_manager::{
+    AgentSettings, BreakerSettings, HeaderRules, OwnedHeaders, PoolSettings, SendHeaders,
+    supervise::Launch,
+};
+use portcullis_agent_protocol::EventKind;
+use portcullis_config::{AgentId, AgentTransport, Config, FailureMode};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+/// A connection to an agent that is silent for this long, or for twice the agent's timeout if that is longer, is pinged.
+const PING_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How an agent is reached.
+enum Way {
+    /// It runs on its own and listens here.
+    Socket(PathBuf),
+    /// The proxy starts it.
+    Launch(Launch),
+}
+
+/// `executable` is the proxy's own.
+fn way(agent: &portcullis_config::Agent, executable: &Path) -> Way {
+    let launch = |program: &Path, arguments: Vec<String>, env: &[(String, String)]| {
+        Way::Launch(Launch {
+            id: agent.id.clone(),
+            program: program.to_owned(),
+            arguments,
+            env: env.to_vec(),
+        })
+    };
+    match &agent.transport {
+        AgentTransport::UnixSocket(path) => Way::Socket(path.clone()),
+        AgentTransport::Command {
+            program,
+            arguments,
+            env,
+        } => launch(program, arguments.clone(), env),
+        AgentTransport::Builtin { name, env } => {
+            let arguments = vec!["agent".to_owned(), name.name().to_owned()];
+            launch(executable, arguments, env)
+        }
+    }
+}
+
+/// The agents that the proxy starts.
+pub(super) fn launches(config: &Config, executable: &Path) -> Vec<Launch> {
+    let ways = config.agents.iter().map(|agent| way(agent, executable));
+    ways.filter_map(|way| match way {
+        Way::Socket(_) => None,
+        Way::Launch(launch) => Some(launch),
+    })
+    .collect()
+}
+
+/// What the manager has to know. `start` starts an agent that does not run on its own and says where it listens.
+pub(super) fn settings(
+    config: &Config,
+    executable: &Path,
+    mut start: impl FnMut(&Launch) -> PathBuf,
+) -> Vec<AgentSettings> {
+    let settings = config.agents.iter().map(|agent| {
+        let socket = match way(agent, executable) {
+            Way::Socket(path) => path,
+            Way::Launch(launch) => start(&launch),
+        };
+        agent_settings(agent, socket)
+    });
+    settings.collect()
+}
+
+fn agent_settings(agent: &portcullis_config::Agent, socket: PathBuf) -> AgentSettings {
+    let breaker = &agent.circuit_breaker;
+    let patterns = |list: &[String]| OwnedHeaders::new(list.iter().map(String::as_str));
+    let request_headers = agent
+        .inspect
+        .request_headers
+        .then_some(EventKind::RequestHeaders);
+    AgentSettings {
+        config: agent.config.clone().map(Arc::new),
+        needs: request_headers.into_iter().collect(),
+        // An agent that takes its time over an answer may be silent for as long.
+        ping_interval: PING_INTERVAL.max(agent.timeout * 2),
+        max_concurrent_calls: agent.max_concurrent_calls,
+        queue: agent.queue,
+        breaker: BreakerSettings {
+            failures: breaker.failures,
+            successes: breaker.successes,
+            open_for: breaker.open_for,
+            probes: breaker.probes,
+        },
+        pool: PoolSettings {
+            min: agent.pool.min,
+            max: agent.pool.max,
+        },
+        headers: HeaderRules {
+            owns: patterns(&agent.owns_headers),
+            send: match &agent.send_headers {
+                portcullis_config::SendHeaders::All => SendHeaders::All,
+                portcullis_config::SendHeaders::Except(list) => SendHeaders::Except(patterns(list)),
+                portcullis_config::SendHeaders::Only(list) => SendHeaders::Only(patterns(list)),
+            },
+        },
+        ..AgentSettings::new(agent.id.clone(), socket)
+    }
+}
+
+/// The agents without which some route refuses requests; readiness waits for them.
+pub(super) fn needed(config: &Config) -> Vec<AgentId> {
+    let mut needed: Vec<_> = config
+        .routes
+        .iter()
+        .flat_map(portcullis_config::Route::agents)
+        .filter(|used| used.failure_mode == FailureMode::Closed)
+        .map(|used| used.agent.clone())
+        .collect();
+    needed.sort();
+    needed.dedup();
+    needed
+}

@@ -1,0 +1,232 @@
+//! The listeners of the process: which addresses are bound, and what workers are told about them. Each has one socket per
+//! worker on the same address, among which the kernel spreads connections.
+
+use super::{ServeError, connection::Listener};
+use socket2::{Domain, Protocol, Type};
+use std::{io, net::SocketAddr, sync::Arc};
+
+/// Connections that wait to be accepted, per socket. The kernel may allow fewer (net.core.somaxconn).
+pub(super) const BACKLOG: i32 = 4096;
+
+/// What is bound now.
+#[derive(Debug, Default)]
+pub(super) struct Listeners {
+    bound: Vec<Bound>,
+    keys_given: u64,
+}
+
+/// A listener that has its sockets.
+#[derive(Debug, Clone)]
+struct Bound {
+    /// What workers know its sockets by, through all configurations.
+    key: u64,
+    config: portcullis_config::Listener,
+    /// The real address, when the configuration leaves the port to the system.
+    address: SocketAddr,
+}
+
+/// Listeners of another configuration, bound and not yet in use. Dropped, it changes nothing.
+pub(super) struct Plan {
+    bound: Vec<Bound>,
+    keys_given: u64,
+    /// By worker.
+    pub(super) assignments: Vec<Vec<Assignment>>,
+}
+
+/// What a worker does for a listener.
+pub(super) struct Assignment {
+    pub(super) key: u64,
+    pub(super) listener: Arc<Listener>,
+    pub(super) local: SocketAddr,
+    /// `None` when the worker has it already.
+    pub(super) socket: Option<std::net::TcpListener>,
+}
+
+impl Listeners {
+    /// Binds what is not bound yet, once for each worker.
+    ///
+    /// # Errors
+    /// An address cannot be listened on.
+    pub(super) fn plan(
+        &self,
+        listeners: &[portcullis_config::Listener],
+        workers: usize,
+    ) -> Result<Plan, ServeError> {
+        let mut plan = Plan {
+            bound: Vec::new(),
+            keys_given: self.keys_given,
+            assignments: (0..workers).map(|_| Vec::new()).collect(),
+        };
+        for config in listeners {
+            let kept = self.bound.iter().find(|bound| bound.serves(config));
+            let address = match kept {
+                Some(kept) => kept.address,
+                None => self.free_address(config)?,
+            };
+            let key = kept.map_or(plan.keys_given, |kept| kept.key);
+            plan.keys_given += u64::from(kept.is_none());
+            let listener = Arc::new(Listener::new(config));
+            for worker in &mut plan.assignments {
+                let socket = match kept {
+                    Some(_) => None,
+                    None => Some(listen(address, true).map_err(|error| failed(config, error))?),
+                };
+                worker.push(Assignment {
+                    key,
+                    listener: listener.clone(),
+                    local: address,
+                    socket,
+                });
+            }
+            plan.bound.push(Bound {
+                key,
+                config: config.clone(),
+                address,
+            });
+        }
+        Ok(plan)
+    }
+
+    /// Sockets that share an address would take connections from another process without a word, so the first look is
+    /// whether the address is free. A port of ours does not count: its other address may be about to go.
+    fn free_address(&self, config: &portcullis_config::Listener) -> Result<SocketAddr, ServeError> {
+        let port = config.address.port();
+        let ours = self.bound.iter().any(|bound| bound.address.port() == port);
+        if ours {
+            return Ok(config.address);
+        }
+        listen(config.address, false)
+            .and_then(|socket| socket.local_addr())
+            .map_err(|error| failed(config, error))
+    }
+
+    /// What was planned is in use now.
+    pub(super) fn adopt(&mut self, bound: Adopted) {
+        for bound in &bound.bound {
+            if !self.bound.iter().any(|old| old.key == bound.key) {
+                tracing::info!(listener = %bound.config.id, address = %bound.address, "listening");
+            }
+        }
+        self.bound = bound.bound;
+        self.keys_given = bound.keys_given;
+    }
+}
+
+/// What is left of a plan whose sockets are with the workers.
+pub(super) struct Adopted {
+    bound: Vec<Bound>,
+    keys_given: u64,
+}
+
+impl Plan {
+    /// The sockets for the workers, and the rest.
+    pub(super) fn split(self) -> (Vec<Vec<Assignment>>, Adopted) {
+        let adopted = Adopted {
+            bound: self.bound,
+            keys_given: self.keys_given,
+        };
+        (self.assignments, adopted)
+    }
+}
+
+impl Bound {
+    /// Whether these sockets are what the configuration asks for. A port that the system chose belongs to its listener.
+    fn serves(&self, config: &portcullis_config::Listener) -> bool {
+        self.config.address == config.address
+            && (config.address.port() != 0 || self.config.id == config.id)
+    }
+}
+
+fn failed(config: &portcullis_config::Listener, source: io::Error) -> ServeError {
+    ServeError::Bind {
+        listener: config.id.to_string(),
+        address: config.address.to_string(),
+        source,
+    }
+}
+
+fn listen(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
+    let socket = socket2::Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// What to do about an address that cannot be used.
+pub(super) fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "; another process listens there, see `ss -ltnp`",
+        io::ErrorKind::PermissionDenied => {
+            "; ports below 1024 need the capability CAP_NET_BIND_SERVICE"
+        }
+        io::ErrorKind::AddrNotAvailable => "; this machine does not have that address",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use portcullis_config::{ListenerLimits, ListenerTimeouts, Place};
+
+    fn listener(id: &str, address: &str) -> portcullis_config::Listener {
+        portcullis_config::Listener {
+            id: id.into(),
+            address: address.parse().unwrap(),
+            h2c: false,
+            timeouts: ListenerTimeouts::default(),
+            limits: ListenerLimits::default(),
+            trusted_proxies: Vec::new(),
+            place: Place::default(),
+        }
+    }
+
+    fn keys(assignments: &[Vec<Assignment>]) -> Vec<(u64, bool)> {
+        assignments[0]
+            .iter()
+            .map(|assignment| (assignment.key, assignment.socket.is_some()))
+            .collect()
+    }
+
+    #[test]
+    fn sockets_stay_as_long_as_their_address_is_wanted() {
+        let mut listeners = Listeners::default();
+        let any = "127.0.0.1:0";
+        let (sockets, adopted) = listeners
+            .plan(&[listener("a", any), listener("b", any)], 2)
+            .unwrap()
+            .split();
+        assert_eq!(keys(&sockets), [(0, true), (1, true)]);
+        assert_eq!(sockets.len(), 2);
+        listeners.adopt(adopted);
+        let mut changed = listener("b", any);
+        changed.h2c = true;
+        let plan = listeners
+            .plan(&[changed.clone(), listener("c", any)], 2)
+            .unwrap();
+        assert_eq!(keys(&plan.assignments), [(1, false), (2, true)]);
+        assert!(plan.assignments[0][0].listener.h2c);
+        // A plan that is dropped leaves no trace.
+        drop(plan);
+        let (sockets, adopted) = listeners.plan(&[changed], 2).unwrap().split();
+        assert_eq!(keys(&sockets), [(1, false)]);
+        listeners.adopt(adopted);
+        let plan = listeners.plan(&[listener("a", any)], 1).unwrap();
+        assert_eq!(keys(&plan.assignments), [(2, true)]);
+    }
+
+    #[test]
+    fn an_address_of_somebody_else_is_refused() {
+        let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = other.local_addr().unwrap().to_string();
+        let refused = Listeners::default().plan(&[listener("a", &address)], 1);
+        assert!(matches!(refused, Err(ServeError::Bind { .. })));
+    }
+}

@@ -1,0 +1,172 @@
+//! Another configuration takes effect while requests are served, or everything stays as it is.
+//!
+//! What can go wrong goes wrong first: files are read and checked, addresses are bound, logs are opened, agents are started
+//! and have accepted what they are configured with. Only then do the workers take the new snapshot, all within moments.
+//! Requests that have begun keep the old one to their end, and with it the old agents.
+
+use super::{
+    Process, ServeError, access_log_error, agents, changes::Changes, compile, listeners, manager,
+};
+use crate::{
+    admin,
+    snapshot::Snapshot,
+    telemetry::{access_log::Sink, notify},
+};
+use portcullis_agent_manager::{AgentManager, supervise::Launch};
+use portcullis_config::Config;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// How long a reload waits for agents that are new in it. Those of closed routes would refuse requests until they are ready.
+const AGENTS_READY_WITHIN: Duration = Duration::from_secs(5);
+
+/// Everything that a configuration needs and that can fail, in place and not yet in use.
+struct Prepared {
+    listeners: listeners::Plan,
+    admin: admin::Plan,
+    /// `None`: as it is.
+    access_log: Option<Sink>,
+    snapshot: Arc<Snapshot>,
+}
+
+impl Process {
+    /// Reads the configuration again and puts it into effect. What is wrong is reported, and changes nothing.
+    pub(super) async fn reload(&mut self) {
+        let started = Instant::now();
+        notify::reloading();
+        tracing::info!("reloading the configuration");
+        let done = self.try_reload().await;
+        let config_metrics = &self.telemetry.metrics.config;
+        match done {
+            Some(()) => config_metrics.reloaded(started.elapsed()),
+            None => {
+                config_metrics.reload_failed(started.elapsed());
+                tracing::error!("the configuration was not reloaded, everything stays as it is");
+            }
+        }
+        notify::ready();
+    }
+
+    async fn try_reload(&mut self) -> Option<()> {
+        let load = self.load.clone();
+        // Files may be slow, and probes want their answers meanwhile. A panic is an error as good as any.
+        let config = tokio::task::spawn_blocking(move || load()).await.ok()??;
+        let changes = Changes::between(&self.config, &config);
+        let launches = agents::launches(&config, &self.executable);
+        match self.prepare(&config).await {
+            Ok(prepared) => {
+                let committed = self.commit(config, prepared, &launches).await;
+                if let Err(error) = committed {
+                    // Nothing of this depends on the configuration: a worker is gone, and the process is not well.
+                    tracing::error!(%error, "the configuration is not in effect everywhere");
+                    return None;
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "the configuration cannot be put into effect");
+                self.abandon().await;
+                return None;
+            }
+        }
+        let generation = self.telemetry.metrics.config.generation();
+        tracing::info!(generation = generation + 1, %changes, "configuration reloaded");
+        for setting in changes.restart {
+            tracing::warn!(
+                setting,
+                "this takes effect when the process is started again"
+            );
+        }
+        Some(())
+    }
+
+    async fn prepare(&mut self, config: &Config) -> Result<Prepared, ServeError> {
+        let log = &config.observability.access_log;
+        let access_log = match *log == self.config.observability.access_log {
+            true => None,
+            false => {
+                Some(Sink::open(log.as_ref()).map_err(|source| access_log_error(config, source))?)
+            }
+        };
+        let listeners = self
+            .listeners
+            .plan(&config.listeners, self.workers.count())?;
+        let admin = self.admin.plan(config).await?;
+        let supervisor = &mut self.supervisor;
+        let settings = agents::settings(config, &self.executable, |launch| supervisor.run(launch));
+        let old = &self.snapshot;
+        let manager = manager(settings, Some(&old.agents), &self.telemetry);
+        let echo = self.echo_socket();
+        let snapshot = compile(config, manager, &self.telemetry, &echo, Some(old))?;
+        let snapshot = Arc::new(snapshot);
+        self.workers.prepare(&snapshot).await?;
+        await_agents(&snapshot.agents, &old.agents).await?;
+        Ok(Prepared {
+            listeners,
+            admin,
+            access_log,
+            snapshot,
+        })
+    }
+
+    async fn commit(
+        &mut self,
+        config: Config,
+        prepared: Prepared,
+        launches: &[Launch],
+    ) -> Result<(), ServeError> {
+        let old = std::mem::replace(&mut self.snapshot, prepared.snapshot);
+        let (assignments, adopted) = prepared.listeners.split();
+        self.limits.set_max(config.system.max_connections);
+        if let Some(sink) = prepared.access_log {
+            self.telemetry.access_log.switch(sink);
+        }
+        self.log.apply(config.observability.log);
+        let committed = self.workers.commit(assignments).await;
+        self.listeners.adopt(adopted);
+        self.health
+            .serves(self.snapshot.clone(), agents::needed(&config));
+        self.admin.adopt(prepared.admin, &self.health);
+        let (workers, grace) = (
+            self.config.system.worker_threads,
+            config.system.shutdown_grace,
+        );
+        self.config = config;
+        // Still what it was, for the next comparison.
+        self.config.system.worker_threads = workers;
+        let manager = old.agents.clone();
+        // The agents of old requests end with the last of these.
+        drop(old);
+        self.supervisor.retain(launches, grace, |id| {
+            let end = manager.end_of(id);
+            async move {
+                if let Some(end) = end {
+                    end.reached().await;
+                }
+            }
+        });
+        committed
+    }
+
+    /// Takes back what was prepared.
+    async fn abandon(&mut self) {
+        self.workers.discard().await;
+        let launches = agents::launches(&self.config, &self.executable);
+        self.supervisor
+            .retain(&launches, Duration::ZERO, |_| std::future::ready(()));
+    }
+}
+
+/// Waits for the agents that are new in this configuration. One that is not there yet is waited for as at the start; one
+/// that refuses ends the reload.
+async fn await_agents(new: &AgentManager, old: &AgentManager) -> Result<(), ServeError> {
+    for unsettled in new.settled(old, AGENTS_READY_WITHIN).await {
+        let (agent, reason) = (unsettled.agent, unsettled.reason);
+        if unsettled.refused {
+            return Err(ServeError::Agent { agent, reason });
+        }
+        tracing::warn!(%agent, reason, "agent is not ready, the configuration takes effect without it");
+    }
+    Ok(())
+}
