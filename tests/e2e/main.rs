@@ -12,6 +12,7 @@ mod abuse;
 mod agents;
 mod client_address;
 mod defects;
+mod drain;
 mod faults;
 mod http;
 mod limits;

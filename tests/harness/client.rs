@@ -27,14 +27,19 @@ pub(crate) struct Response {
 
 impl RawClient {
     pub(crate) fn connect(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect_timeout(&address, DEADLINE).unwrap();
-        stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        stream.set_write_timeout(Some(DEADLINE)).unwrap();
-        stream.set_nodelay(true).unwrap();
-        Self {
+        Self::try_connect(address).unwrap()
+    }
+
+    /// The same where there may be nobody.
+    pub(crate) fn try_connect(address: SocketAddr) -> Option<Self> {
+        let stream = TcpStream::connect_timeout(&address, DEADLINE).ok()?;
+        stream.set_read_timeout(Some(DEADLINE)).ok()?;
+        stream.set_write_timeout(Some(DEADLINE)).ok()?;
+        stream.set_nodelay(true).ok()?;
+        Some(Self {
             stream,
             buffer: Vec::new(),
-        }
+        })
     }
 
     pub(crate) fn local_address(&self) -> SocketAddr {

@@ -127,3 +127,39 @@ async fn send(sender: &mut h2::SendStream<Bytes>, mut body: Bytes) -> Result<(),
     }
     Ok(())
 }
+
+/// A connection that is kept, for one request after the other.
+pub(crate) struct Client {
+    runtime: tokio::runtime::Runtime,
+    client: h2::client::SendRequest<Bytes>,
+}
+
+impl Client {
+    /// # Errors
+    /// Nobody listens, or whoever does hangs up at once.
+    pub(crate) fn connect(address: SocketAddr) -> Result<Self, String> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let client = runtime.block_on(async {
+            let stream = TcpStream::connect(address).await;
+            let stream = stream.map_err(|error| error.to_string())?;
+            let shaken = h2::client::handshake(stream).await;
+            let (client, connection) = shaken.map_err(|error| error.to_string())?;
+            tokio::spawn(connection);
+            Ok::<_, String>(client)
+        })?;
+        Ok(Self { runtime, client })
+    }
+
+    /// # Errors
+    /// There is no complete answer.
+    pub(crate) fn get(&self, path: &str) -> Result<Response<Bytes>, h2::Error> {
+        let asked = exchange_one(self.client.clone(), get(path));
+        let answered = async { timeout(DEADLINE, asked).await };
+        self.runtime
+            .block_on(answered)
+            .expect("an answer or an end within the deadline")
+    }
+}
