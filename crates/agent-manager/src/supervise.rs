@@ -4,6 +4,7 @@
 //! the kernel to be killed when the proxy dies, makes sure that this has not happened already, and only then becomes the
 //! agent ([`become_agent`]). So a proxy that is killed leaves no agent behind.
 
+mod orphans;
 mod output;
 
 use portcullis_config::AgentId;
@@ -94,8 +95,11 @@ struct Running {
 }
 
 impl Supervisor {
-    /// A supervisor of nobody. `executable` is the proxy's own; sockets are made in `folder`.
+    /// A supervisor of nobody, on the current runtime. `executable` is the proxy's own; sockets are made in `folder`. As
+    /// process 1 it waits for orphans as well.
     pub fn new(executable: PathBuf, folder: PathBuf) -> Self {
+        let board = Board::default();
+        tokio::spawn(orphans::reap(board.clone()));
         Self {
             executable,
             folder,
@@ -103,7 +107,7 @@ impl Supervisor {
             running: Vec::new(),
             leaving: JoinSet::new(),
             hurry: watch::Sender::new(false),
-            board: Board::default(),
+            board,
         }
     }
 

@@ -3,6 +3,7 @@
 mod chains;
 mod failures;
 mod lives;
+mod supervised;
 mod verdicts;
 
 use crate::harness::{Origin, Proxy, TestAgent, proxy::Builder};

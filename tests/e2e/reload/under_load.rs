@@ -110,8 +110,12 @@ fn ask_until(done: &AtomicBool, served: &AtomicUsize, proxy: &Proxy, number: usi
     let address = proxy.address_of("http");
     let mut kept = RawClient::connect(address);
     while !done.load(Relaxed) {
-        let path = if number % 2 == 0 { "/fine" } else { "/secret" };
-        let wanted = if number % 2 == 0 { 200 } else { 403 };
+        let path = if number.is_multiple_of(2) {
+            "/fine"
+        } else {
+            "/secret"
+        };
+        let wanted = if number.is_multiple_of(2) { 200 } else { 403 };
         let answer = kept.get(path, &[]);
         assert_eq!(
             (answer.status, answer.complete),

@@ -92,13 +92,20 @@ impl Health {
         let Some(serving) = self.serving.load_full() else {
             return Err("starting".into());
         };
+        let processes = self.processes.status();
         let missing: Vec<String> = serving
             .snapshot
             .agents
             .status()
             .into_iter()
             .filter(|status| serving.needed.contains(&status.id) && !status.is_connected())
-            .map(|status| format!("agent {}: {}", status.id, status.problem()))
+            .map(|status| {
+                let process = processes.iter().rfind(|process| process.id == status.id);
+                match process.and_then(|process| process.last_end.as_ref()) {
+                    Some(end) => format!("agent {}: its process ended: {end}", status.id),
+                    None => format!("agent {}: {}", status.id, status.problem()),
+                }
+            })
             .collect();
         if missing.is_empty() {
             self.was_ready.store(true, Relaxed);
