@@ -281,7 +281,7 @@ fn out_of_time(stage: Stage, limits: Limits) -> Failure {
 fn failure(error: CallError) -> Failure {
     let reason = match &error {
         CallError::Closed => FailureReason::Unreachable,
-        CallError::OutboundFull => FailureReason::Saturated,
+        CallError::OutboundFull | CallError::Overloaded { .. } => FailureReason::Saturated,
         CallError::DuplicateOutstanding
         | CallError::EventTooLarge { .. }
         | CallError::Protocol(_)

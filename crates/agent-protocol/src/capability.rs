@@ -167,6 +167,8 @@ pub struct Extensions {
     pub binary: bool,
     /// `error`: the agent can answer that it failed.
     pub error: bool,
+    /// `overloaded`: the agent can answer that it has too much to do.
+    pub overloaded: bool,
 }
 
 impl Extensions {
@@ -175,12 +177,14 @@ impl Extensions {
         event_id: true,
         binary: true,
         error: true,
+        overloaded: true,
     };
     /// The legacy protocol.
     pub const NONE: Self = Self {
         event_id: false,
         binary: false,
         error: false,
+        overloaded: false,
     };
 
     /// The names as they are in the handshake.
@@ -190,6 +194,7 @@ impl Extensions {
             (self.event_id, "event-id"),
             (self.binary, "binary"),
             (self.error, "error"),
+            (self.overloaded, "overloaded"),
         ];
         all.into_iter()
             .filter_map(|(on, name)| on.then_some(name))
@@ -226,6 +231,7 @@ impl Extensions {
             event_id: self.event_id && other.event_id,
             binary: self.binary && other.binary,
             error: self.error && other.error,
+            overloaded: self.overloaded && other.overloaded,
         }
         .complete()
     }
@@ -241,6 +247,7 @@ impl Extensions {
             "event-id" => Some(&mut self.event_id),
             "binary" => Some(&mut self.binary),
             "error" => Some(&mut self.error),
+            "overloaded" => Some(&mut self.overloaded),
             _ => None,
         }
     }

@@ -1,7 +1,9 @@
 //! What can go wrong between a proxy and an agent.
 
 use std::io;
+use std::time::Duration;
 
+use crate::codec::NoDecision;
 use crate::codec::frame::MessageType;
 
 /// The peer did not keep to the protocol.
@@ -102,4 +104,22 @@ pub enum CallError {
     /// The agent says that it failed. This is not a verdict.
     #[error("the agent failed: {0}")]
     Agent(String),
+    /// The agent says that it has too much to do to look at the event now.
+    /// This is not a verdict, and nothing is wrong with the agent.
+    #[error("the agent is overloaded")]
+    Overloaded {
+        /// When to ask again, at most
+        /// [`MAX_RETRY_AFTER`](crate::codec::MAX_RETRY_AFTER); `None` when
+        /// the agent does not say.
+        retry_after: Option<Duration>,
+    },
+}
+
+impl From<NoDecision> for CallError {
+    fn from(reason: NoDecision) -> Self {
+        match reason {
+            NoDecision::Failed(message) => Self::Agent(message),
+            NoDecision::Overloaded { retry_after } => Self::Overloaded { retry_after },
+        }
+    }
 }

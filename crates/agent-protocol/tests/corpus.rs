@@ -11,12 +11,12 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use http::{HeaderMap, HeaderValue};
 use portcullis_agent_protocol::codec::frame::{self, MAX_FRAME_BYTES, MessageType};
-use portcullis_agent_protocol::codec::{Answer, EventId, binary, json};
-use portcullis_agent_protocol::{Decision, RequestHeaders, RequestMetadata};
+use portcullis_agent_protocol::codec::{Answer, EventId, NoDecision, binary, json};
+use portcullis_agent_protocol::{Decision, Extensions, RequestHeaders, RequestMetadata};
 
 #[path = "../fuzz/src/lib.rs"]
 #[expect(unreachable_pub, reason = "the fuzz targets reach it")]
@@ -46,7 +46,12 @@ const TARGETS: [(&str, Decoder, &[&str]); 8] = [
     (
         "json_answer",
         decoders::json_answer,
-        &["answer", "answer-event-id", "answer-error"],
+        &[
+            "answer",
+            "answer-event-id",
+            "answer-error",
+            "answer-overloaded",
+        ],
     ),
     (
         "json_control",
@@ -61,7 +66,12 @@ const TARGETS: [(&str, Decoder, &[&str]); 8] = [
     (
         "binary_answer",
         decoders::binary_answer,
-        &["binary-block", "binary-redirect", "binary-error"],
+        &[
+            "binary-block",
+            "binary-redirect",
+            "binary-error",
+            "binary-overloaded",
+        ],
     ),
 ];
 
@@ -127,7 +137,7 @@ const TEXTS: [(&str, &str, &str); 13] = [
 ];
 
 /// One answer of each kind.
-fn answers() -> [(&'static str, Answer); 6] {
+fn answers() -> [(&'static str, Answer); 8] {
     let block = Decision::block(403)
         .with_body("no")
         .with_header("x-why", "waf")
@@ -149,8 +159,14 @@ fn answers() -> [(&'static str, Answer); 6] {
             Ok(Decision::redirect_with_status("https://e.com/", 308)),
         ),
         ("challenge", Ok(challenge.provisional())),
-        ("failure", Err("no idea".to_owned())),
+        ("failure", Err(NoDecision::Failed("no idea".to_owned()))),
+        ("overload-bare", overloaded(None)),
+        ("overload-far", overloaded(Some(Duration::MAX))),
     ]
+}
+
+fn overloaded(retry_after: Option<Duration>) -> Answer {
+    Err(NoDecision::Overloaded { retry_after })
 }
 
 /// An event with what the one on the page does not have.
@@ -195,11 +211,12 @@ fn further_seeds(target: &str) -> Vec<(String, Vec<u8>)> {
     for (name, answer) in answers() {
         let mut out = Vec::new();
         match target {
-            "binary_answer" => binary::encode_answer(&mut out, 7, &answer).unwrap(),
+            "binary_answer" => {
+                binary::encode_answer(&mut out, 7, &answer, Extensions::ALL).unwrap()
+            }
             "json_answer" => {
                 let id = EventId::Number(7);
-                let extensions = portcullis_agent_protocol::Extensions::ALL;
-                json::encode_answer(&mut out, &id, &answer, extensions).unwrap();
+                json::encode_answer(&mut out, &id, &answer, Extensions::ALL).unwrap();
             }
             _ => continue,
         }

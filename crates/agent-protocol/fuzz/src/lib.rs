@@ -14,9 +14,8 @@ use portcullis_agent_protocol::{Extensions, RequestHeaders};
 use serde_json::Value;
 
 const BY_NUMBER: Extensions = Extensions {
-    event_id: true,
     binary: false,
-    error: true,
+    ..Extensions::ALL
 };
 
 /// Frames, one after the other, as both ends take them off a socket.
@@ -142,16 +141,17 @@ pub fn json_answer(bytes: &[u8]) {
 
 /// Answers in the binary encoding.
 pub fn binary_answer(bytes: &[u8]) {
-    for may_fail in [true, false] {
-        let Ok((id, answer)) = binary::decode_answer(bytes, may_fail) else {
+    for extensions in [Extensions::ALL, Extensions::NONE] {
+        let Ok((id, answer)) = binary::decode_answer(bytes, extensions) else {
             continue;
         };
         assert_eq!(binary::event_id(bytes).as_ref(), Some(&id));
         let number = number(&id).expect("a binary answer has a number");
         let mut out = Vec::new();
-        binary::encode_answer(&mut out, number, &answer).expect("what was read can be written");
+        binary::encode_answer(&mut out, number, &answer, extensions)
+            .expect("what was read can be written");
         let (again, decoded) =
-            binary::decode_answer(&out, may_fail).expect("what was written can be read");
+            binary::decode_answer(&out, extensions).expect("what was written can be read");
         assert_eq!(
             (again, rounded(decoded)),
             (id.clone(), rounded(answer.clone()))

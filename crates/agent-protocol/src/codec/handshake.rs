@@ -199,8 +199,7 @@ mod tests {
     fn the_agent_may_only_choose_what_was_offered() {
         let json_only = Extensions {
             event_id: true,
-            binary: false,
-            error: false,
+            ..Extensions::NONE
         };
         let table = [
             (r#""protocol_version":1,"success":true"#, "version"),

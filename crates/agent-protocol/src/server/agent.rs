@@ -1,10 +1,12 @@
 //! What an agent is: one method per phase.
 
 use std::fmt;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::Value;
 
+use crate::codec::NoDecision;
 use crate::{Capabilities, Decision, RequestHeaders};
 
 /// An agent: it is asked about requests and decides.
@@ -64,7 +66,7 @@ pub trait Agent: Send + Sync + 'static {
 /// Why an agent cannot decide. Any error converts into it, so `?` works.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentError {
-    message: String,
+    reason: NoDecision,
 }
 
 impl AgentError {
@@ -72,20 +74,35 @@ impl AgentError {
     #[must_use]
     pub fn new(message: impl Into<String>) -> Self {
         Self {
-            message: message.into(),
+            reason: NoDecision::Failed(message.into()),
         }
     }
 
-    /// The message.
+    /// "Not now": the agent has too much to do to look at the event, and may
+    /// say when to ask again; a proxy takes more than an hour for an hour.
+    /// A proxy that does not know the extension `overloaded` is told that the
+    /// agent failed.
     #[must_use]
-    pub fn message(&self) -> &str {
-        &self.message
+    pub fn overloaded(retry_after: Option<Duration>) -> Self {
+        Self {
+            reason: NoDecision::Overloaded { retry_after },
+        }
+    }
+
+    /// Why there is no decision.
+    #[must_use]
+    pub fn reason(&self) -> &NoDecision {
+        &self.reason
+    }
+
+    pub(super) fn into_reason(self) -> NoDecision {
+        self.reason
     }
 }
 
 impl fmt::Display for AgentError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        self.reason.fmt(f)
     }
 }
 

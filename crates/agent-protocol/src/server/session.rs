@@ -18,7 +18,7 @@ use super::work::{Done, Handling, Work};
 use super::{Agent, AgentError, ServeOptions};
 use crate::codec::frame::{self, MessageType};
 use crate::codec::handshake::{self, HandshakeRequest, HandshakeResponse};
-use crate::codec::{Answer, BadMessage, EventId, binary, json};
+use crate::codec::{Answer, BadMessage, EventId, NoDecision, binary, json};
 use crate::transport::{Inbound, Outbound};
 use crate::{Capabilities, Decision, EventKind, Extensions, ProtocolError};
 
@@ -307,14 +307,14 @@ impl<A: Agent + ?Sized> Session<A> {
         let extensions = self.extensions;
         let encode = |out: &mut Vec<u8>, answer: &Answer| match &id {
             EventId::Number(number) if extensions.binary => {
-                binary::encode_answer(out, *number, answer)
+                binary::encode_answer(out, *number, answer, extensions)
             }
             id => json::encode_answer(out, id, answer, extensions),
         };
         match self.queue(MessageType::AgentResponse, |out| encode(out, &answer)) {
             Err(SessionError::Unwritable(detail)) => {
                 tracing::error!(detail, "an answer cannot be sent");
-                let failed = Err("the agent's answer cannot be sent".to_owned());
+                let failed = failure("the agent's answer cannot be sent");
                 self.queue(MessageType::AgentResponse, |out| encode(out, &failed))
             }
             queued => queued,
@@ -376,7 +376,7 @@ fn unsupported(
 ) -> Result<(EventId, Answer), ProtocolError> {
     let id = event_id(payload, extensions);
     let id = id.ok_or_else(|| ProtocolError::malformed("event", "it has no id"))?;
-    Ok((id, Err(format!("the agent does not support {kind:?}"))))
+    Ok((id, failure(format!("the agent does not support {kind:?}"))))
 }
 
 async fn request_headers<A: Agent + ?Sized>(
@@ -393,7 +393,7 @@ async fn request_headers<A: Agent + ?Sized>(
         Err(BadMessage {
             id: Some(id),
             error,
-        }) => return Ok((id, Err(error.to_string()))),
+        }) => return Ok((id, failure(error.to_string()))),
         Err(BadMessage { id: None, error }) => return Err(error),
     };
     let view = event.view();
@@ -427,7 +427,11 @@ async fn configure<A: Agent + ?Sized>(
 async fn guarded(decide: impl Future<Output = Result<Decision, AgentError>>) -> Answer {
     match AssertUnwindSafe(decide).catch_unwind().await {
         Ok(Ok(decision)) => Ok(decision),
-        Ok(Err(error)) => Err(error.message().to_owned()),
-        Err(_) => Err("the agent panicked".to_owned()),
+        Ok(Err(error)) => Err(error.into_reason()),
+        Err(_) => failure("the agent panicked"),
     }
+}
+
+fn failure(message: impl Into<String>) -> Answer {
+    Err(NoDecision::Failed(message.into()))
 }

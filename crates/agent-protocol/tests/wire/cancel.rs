@@ -41,7 +41,13 @@ async fn receive_event(peer: &mut RawPeer, extensions: Extensions) -> Option<u64
 async fn answer(peer: &mut RawPeer, extensions: Extensions, id: &str, number: Option<u64>) {
     let mut payload = Vec::new();
     if extensions.binary {
-        binary::encode_answer(&mut payload, number.unwrap(), &Ok(Decision::allow())).unwrap();
+        binary::encode_answer(
+            &mut payload,
+            number.unwrap(),
+            &Ok(Decision::allow()),
+            Extensions::ALL,
+        )
+        .unwrap();
     } else {
         let mut answer = legacy_answer(id, &json!("allow"));
         answer["event_id"] = json!(number);

@@ -7,7 +7,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use portcullis_agent_protocol::codec::frame::{self, MessageType};
-use portcullis_agent_protocol::codec::{Answer, EventId, binary, handshake, json};
+use portcullis_agent_protocol::codec::{Answer, EventId, NoDecision, binary, handshake, json};
 use portcullis_agent_protocol::{
     Audit, Decision, Extensions, HeaderOp, RequestHeaders, RequestMetadata, Verdict,
 };
@@ -17,15 +17,10 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 const BY_NUMBER: Extensions = Extensions {
-    event_id: true,
     binary: false,
-    error: true,
+    ..Extensions::ALL
 };
-const LEGACY: Extensions = Extensions {
-    event_id: false,
-    binary: false,
-    error: false,
-};
+const LEGACY: Extensions = Extensions::NONE;
 
 fn text() -> impl Strategy<Value = String> {
     prop_oneof![4 => "[ -~]{0,20}", 1 => any::<String>()]
@@ -201,7 +196,12 @@ fn decision() -> impl Strategy<Value = Decision> {
 }
 
 fn answer() -> impl Strategy<Value = Answer> {
-    prop_oneof![9 => decision().prop_map(Ok), 1 => text().prop_map(Err)]
+    let failed = text().prop_map(|message| Err(NoDecision::Failed(message)));
+    let overloaded = option::of(0_u64..=3_600_000).prop_map(|milliseconds| {
+        let retry_after = milliseconds.map(Duration::from_millis);
+        Err(NoDecision::Overloaded { retry_after })
+    });
+    prop_oneof![8 => decision().prop_map(Ok), 1 => failed, 1 => overloaded]
 }
 
 proptest! {
@@ -244,8 +244,8 @@ proptest! {
     #[test]
     fn a_binary_answer_comes_back(answer in answer(), number in any::<u64>()) {
         let mut out = Vec::new();
-        binary::encode_answer(&mut out, number, &answer).unwrap();
-        let decoded = binary::decode_answer(&out, true);
+        binary::encode_answer(&mut out, number, &answer, Extensions::ALL).unwrap();
+        let decoded = binary::decode_answer(&out, Extensions::ALL);
         prop_assert_eq!(decoded, Ok((EventId::Number(number), answer)));
     }
 
@@ -269,11 +269,11 @@ proptest! {
     #[test]
     fn cutting_a_binary_answer_short_is_an_error(answer in answer(), cut in 0.0..1.0_f64) {
         let mut out = Vec::new();
-        binary::encode_answer(&mut out, 7, &answer).unwrap();
-        let whole = binary::decode_answer(&out, true);
+        binary::encode_answer(&mut out, 7, &answer, Extensions::ALL).unwrap();
+        let whole = binary::decode_answer(&out, Extensions::ALL);
         out.truncate((out.len() as f64 * cut) as usize);
         // A cut between two sections leaves an answer that says less.
-        prop_assert_ne!(binary::decode_answer(&out, true), whole);
+        prop_assert_ne!(binary::decode_answer(&out, Extensions::ALL), whole);
     }
 
     #[test]
@@ -291,7 +291,7 @@ proptest! {
         let [binary_event, json_event, binary_answer, json_answer] = &mut messages;
         binary::encode_request_headers(binary_event, 7, &event.view());
         json::encode_request_headers(json_event, Some(7), &event.view());
-        binary::encode_answer(binary_answer, 7, &answer).unwrap();
+        binary::encode_answer(binary_answer, 7, &answer, Extensions::ALL).unwrap();
         json::encode_answer(json_answer, &EventId::Number(7), &answer, BY_NUMBER).unwrap();
         for message in &mut messages {
             for (place, byte) in &changes {
@@ -309,10 +309,10 @@ fn decode_everything(bytes: &[u8]) {
     for flag in [true, false] {
         drop(json::decode_request_headers(bytes, flag));
         drop(json::find_event_id(bytes, flag));
-        drop(binary::decode_answer(bytes, flag));
     }
     for extensions in [BY_NUMBER, LEGACY] {
         drop(json::decode_answer(bytes, extensions));
+        drop(binary::decode_answer(bytes, extensions));
         drop(handshake::decode_response(bytes, extensions));
     }
     drop(handshake::decode_request(bytes));

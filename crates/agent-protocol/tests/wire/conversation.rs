@@ -206,6 +206,38 @@ async fn a_failing_agent_never_allows() {
 }
 
 #[tokio::test]
+async fn an_agent_may_say_not_now() {
+    let hour = Duration::from_secs(3600);
+    let without_overloaded = Extensions {
+        overloaded: false,
+        ..Extensions::ALL
+    };
+    for extensions in PEERS.into_iter().chain([without_overloaded]) {
+        let served = Served::with_extensions(extensions);
+        let connection = connect(&served.path).await;
+        for (uri, retry_after) in [
+            ("/later", None),
+            ("/later/1500", Some(Duration::from_millis(1500))),
+            ("/later/3600001", Some(hour)),
+        ] {
+            let answer = ask(&connection, uri).await;
+            let message = "the agent is overloaded";
+            let expected = match extensions {
+                Extensions {
+                    overloaded: true, ..
+                } => Err(CallError::Overloaded { retry_after }),
+                Extensions { error: true, .. } => Err(CallError::Agent(message.to_owned())),
+                _ => Ok(Decision::block(500)
+                    .reason("agent_error")
+                    .custom("error", message)),
+            };
+            assert_eq!(answer, expected, "{uri} {extensions:?}");
+        }
+        assert_eq!(ask(&connection, "/block").await, Ok(block()));
+    }
+}
+
+#[tokio::test]
 async fn an_answer_that_is_too_large_is_a_failure() {
     let options = ServeOptions {
         max_frame_bytes: 100_000,

@@ -57,7 +57,7 @@ fn allow(event: &[u8], extensions: Extensions) -> Vec<u8> {
     if extensions.binary {
         let mut out = Vec::new();
         let number = u64::from_be_bytes(*event.first_chunk().unwrap());
-        binary::encode_answer(&mut out, number, &Ok(Decision::allow())).unwrap();
+        binary::encode_answer(&mut out, number, &Ok(Decision::allow()), Extensions::ALL).unwrap();
         return out;
     }
     let event: serde_json::Value = serde_json::from_slice(event).unwrap();

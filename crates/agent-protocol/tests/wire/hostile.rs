@@ -131,7 +131,13 @@ async fn a_malformed_answer_fails_its_own_call_alone() {
         let (bad, good) = match extensions.binary {
             true => {
                 let mut good = Vec::new();
-                binary::encode_answer(&mut good, number(&other), &Ok(Decision::allow())).unwrap();
+                binary::encode_answer(
+                    &mut good,
+                    number(&other),
+                    &Ok(Decision::allow()),
+                    Extensions::ALL,
+                )
+                .unwrap();
                 ([&event[..8], &[9, 9]].concat(), good)
             }
             false => (
@@ -161,7 +167,13 @@ async fn answers_that_nobody_asked_for_end_the_connection() {
             let answer = |number, id: &str| match extensions.binary {
                 true => {
                     let mut out = Vec::new();
-                    binary::encode_answer(&mut out, number, &Ok(Decision::allow())).unwrap();
+                    binary::encode_answer(
+                        &mut out,
+                        number,
+                        &Ok(Decision::allow()),
+                        Extensions::ALL,
+                    )
+                    .unwrap();
                     out
                 }
                 false => legacy_answer(id, &json!("allow")).to_string().into_bytes(),
@@ -351,8 +363,8 @@ async fn an_undecodable_binary_event_is_answered_with_an_error() {
         .await;
     let (kind, payload) = proxy.receive().await;
     assert_eq!(kind, MessageType::AgentResponse);
-    let (_, answer) = binary::decode_answer(&payload, true).unwrap();
-    let message = answer.unwrap_err();
+    let (_, answer) = binary::decode_answer(&payload, Extensions::ALL).unwrap();
+    let message = answer.unwrap_err().to_string();
     assert!(
         message.starts_with("malformed request-headers event"),
         "{message}"

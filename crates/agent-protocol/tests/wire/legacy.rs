@@ -27,7 +27,7 @@ async fn the_proxy_greets_and_asks_as_legacy_agents_expect() {
             let request = peer.shake_hands(Extensions::NONE).await;
             let expected = json!({"supported_versions": [2], "proxy_id": "p",
                 "proxy_version": "9.9", "config": {"level": 2}, "supported_encodings": ["json"],
-                "extensions": ["event-id", "binary", "error"]});
+                "extensions": ["event-id", "binary", "error", "overloaded"]});
             assert_eq!(request, expected);
             let configure = peer.receive_json(MessageType::Configure).await;
             let id = configure["correlation_id"].as_str().unwrap().to_owned();
@@ -134,6 +134,19 @@ async fn a_refused_handshake_has_its_reason() {
         matches!(&error, ConnectError::Refused { reason } if reason == "not today"),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn a_legacy_agent_cannot_say_not_now() {
+    let raw = RawListener::new();
+    let (connection, mut peer) = raw.connected(Extensions::NONE).await;
+    let answer = connection.request_headers(&Request::new("c", "/").view(), CallGuard::none());
+    let later = json!({"overloaded": {"retry_after_ms": 1500}});
+    peer.send_json(MessageType::AgentResponse, &legacy_answer("c", &later))
+        .await;
+    let failed = within(answer.unwrap()).await;
+    assert!(matches!(failed, Err(CallError::Protocol(_))), "{failed:?}");
+    assert!(connection.is_open());
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use portcullis_agent_protocol::codec::frame::{self, MessageType};
 use portcullis_agent_protocol::codec::handshake::{
     self, Configure, HandshakeRequest, HandshakeResponse,
 };
-use portcullis_agent_protocol::codec::{Answer, EventId, binary, json};
+use portcullis_agent_protocol::codec::{Answer, EventId, NoDecision, binary, json};
 use portcullis_agent_protocol::{
     CancelReason, Capabilities, ControlMessage, Decision, Extensions, RequestHeaders,
 };
@@ -26,9 +26,8 @@ const NUMBER: u64 = 1_048_576;
 
 /// All extensions but the binary encoding.
 const BY_NUMBER: Extensions = Extensions {
-    event_id: true,
     binary: false,
-    error: true,
+    ..Extensions::ALL
 };
 
 /// What the library writes, for each example on the page.
@@ -166,7 +165,7 @@ fn binary_request_headers() -> Vec<u8> {
     out
 }
 
-fn json_answers() -> [(&'static str, EventId, Answer, Extensions); 3] {
+fn json_answers() -> [(&'static str, EventId, Answer, Extensions); 4] {
     let allow = Decision::allow()
         .set_request_header("x-a", "1")
         .add_request_header("x-b", "2")
@@ -184,23 +183,34 @@ fn json_answers() -> [(&'static str, EventId, Answer, Extensions); 3] {
     [
         ("answer", correlation, Ok(allow), Extensions::NONE),
         ("answer-event-id", number.clone(), Ok(block), BY_NUMBER),
-        ("answer-error", number, Err("no idea".to_owned()), BY_NUMBER),
+        ("answer-error", number.clone(), failed("no idea"), BY_NUMBER),
+        ("answer-overloaded", number, overloaded(), BY_NUMBER),
     ]
 }
 
-fn binary_answers() -> [(&'static str, Answer); 3] {
+fn failed(message: &str) -> Answer {
+    Err(NoDecision::Failed(message.to_owned()))
+}
+
+fn overloaded() -> Answer {
+    let retry_after = Some(Duration::from_millis(1500));
+    Err(NoDecision::Overloaded { retry_after })
+}
+
+fn binary_answers() -> [(&'static str, Answer); 4] {
     let block = Decision::block(403).with_body("no").reason("r");
     let redirect = Decision::redirect("/x").set_request_header("a", "b");
     [
         ("binary-block", Ok(block)),
         ("binary-redirect", Ok(redirect.provisional())),
-        ("binary-error", Err("no".to_owned())),
+        ("binary-error", failed("no")),
+        ("binary-overloaded", overloaded()),
     ]
 }
 
 fn binary_answer(answer: &Answer) -> Vec<u8> {
     let mut out = Vec::new();
-    binary::encode_answer(&mut out, 7, answer).unwrap();
+    binary::encode_answer(&mut out, 7, answer, Extensions::ALL).unwrap();
     out
 }
 
@@ -233,7 +243,7 @@ fn the_examples_can_be_read() {
         assert_eq!(decoded, Ok((id, answer)), "{name}");
     }
     for (name, answer) in binary_answers() {
-        let decoded = binary::decode_answer(&page[name], true);
+        let decoded = binary::decode_answer(&page[name], Extensions::ALL);
         assert_eq!(decoded, Ok((EventId::Number(7), answer)), "{name}");
     }
     let left = Some(Duration::from_millis(1500));

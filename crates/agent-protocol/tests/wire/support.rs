@@ -25,14 +25,12 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 pub(crate) const PEERS: [Extensions; 4] = [
     Extensions::ALL,
     Extensions {
-        event_id: true,
         binary: false,
-        error: true,
+        ..Extensions::ALL
     },
     Extensions {
-        event_id: false,
-        binary: false,
         error: true,
+        ..Extensions::NONE
     },
     Extensions::NONE,
 ];
@@ -156,6 +154,10 @@ impl Agent for PathAgent {
                 Decision::allow().set_request_header("x-id", event.metadata.correlation_id)
             }
             "fail" => return Err(AgentError::new("no idea")),
+            "later" => {
+                let retry_after = rest.parse().ok().map(Duration::from_millis);
+                return Err(AgentError::overloaded(retry_after));
+            }
             "panic" => panic!("a panic that belongs to the test"),
             "huge" => Decision::block(403).with_body(vec![b'x'; 1 << 20]),
             _ => Decision::allow(),

@@ -1,17 +1,24 @@
 //! Exact bytes: what others have to be able to rely on.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::HeaderMap;
-use portcullis_agent_protocol::codec::{EventId, binary, json};
+use portcullis_agent_protocol::codec::{Answer, EventId, NoDecision, binary, json};
 use portcullis_agent_protocol::{Decision, Extensions, Verdict};
 use serde_json::{Value, json};
 
 use crate::support::{Request, block, edit, legacy_answer};
 
 const ERRORS: Extensions = Extensions {
-    event_id: false,
-    binary: false,
     error: true,
+    ..Extensions::NONE
+};
+
+/// What is known to peers of ours that are older than `overloaded`.
+const WITHOUT_OVERLOADED: Extensions = Extensions {
+    overloaded: false,
+    ..Extensions::ALL
 };
 
 fn vector_request() -> Request {
@@ -164,7 +171,7 @@ fn binary_answers() {
             ),
         ),
         (
-            Err("no".to_owned()),
+            failed("no"),
             concat!(
                 "0000000000000007",
                 "0400",
@@ -177,12 +184,30 @@ fn binary_answers() {
     ];
     for (answer, expected) in table {
         let mut out = Vec::new();
-        binary::encode_answer(&mut out, 7, &answer).unwrap();
+        binary::encode_answer(&mut out, 7, &answer, Extensions::ALL).unwrap();
         assert_eq!(hex(&out), expected, "{answer:?}");
         assert_eq!(
-            binary::decode_answer(&out, true),
+            binary::decode_answer(&out, Extensions::ALL),
             Ok((EventId::Number(7), answer))
         );
+    }
+}
+
+#[test]
+fn a_binary_overload() {
+    let table = [
+        (
+            overloaded(Some(1500)),
+            "0000000000000007050001000000090100000000000005dc",
+        ),
+        (overloaded(None), "00000000000000070500010000000100"),
+    ];
+    for (answer, expected) in table {
+        let mut out = Vec::new();
+        binary::encode_answer(&mut out, 7, &answer, Extensions::ALL).unwrap();
+        assert_eq!(hex(&out), expected, "{answer:?}");
+        let decoded = binary::decode_answer(&out, Extensions::ALL);
+        assert_eq!(decoded, Ok((EventId::Number(7), answer)));
     }
 }
 
@@ -204,14 +229,30 @@ fn what_a_later_version_appends_is_passed_over() {
         "010203",
     ));
     let expected = (EventId::Number(7), Ok(Decision::redirect("/x")));
-    assert_eq!(binary::decode_answer(&payload, true), Ok(expected));
+    assert_eq!(
+        binary::decode_answer(&payload, Extensions::ALL),
+        Ok(expected)
+    );
 }
 
 #[test]
 fn binary_answers_that_are_refused_but_have_an_id() {
     let table = [
         ("000000000000000700", "it ends too early"),
-        ("00000000000000070500", "the verdict is of an unknown kind"),
+        ("00000000000000070600", "the verdict is of an unknown kind"),
+        (
+            "00000000000000070500",
+            "the details of the verdict are missing",
+        ),
+        ("000000000000000705000100000000", "it ends too early"),
+        (
+            "00000000000000070500010000000401000000",
+            "it ends too early",
+        ),
+        (
+            "00000000000000070500010000000102",
+            "a presence byte is neither 0 nor 1",
+        ),
         (
             "00000000000000070100",
             "the details of the verdict are missing",
@@ -244,7 +285,7 @@ fn binary_answers_that_are_refused_but_have_an_id() {
         ),
     ];
     for (payload, expected) in table {
-        let bad = binary::decode_answer(&unhex(payload), true).unwrap_err();
+        let bad = binary::decode_answer(&unhex(payload), Extensions::ALL).unwrap_err();
         assert_eq!(bad.id, Some(EventId::Number(7)), "{payload}");
         assert!(
             bad.error.to_string().ends_with(expected),
@@ -252,13 +293,18 @@ fn binary_answers_that_are_refused_but_have_an_id() {
             bad.error
         );
     }
-    let bad = binary::decode_answer(&unhex("00000000000000"), true).unwrap_err();
+    let bad = binary::decode_answer(&unhex("00000000000000"), Extensions::ALL).unwrap_err();
     assert_eq!(bad.id, None);
     let error = unhex("0000000000000007040001000000060000000261");
     assert!(
-        binary::decode_answer(&error, false).is_err(),
+        binary::decode_answer(&error, Extensions::NONE).is_err(),
         "`error` must be negotiated"
     );
+    let overloaded = unhex("00000000000000070500010000000100");
+    let bad = binary::decode_answer(&overloaded, WITHOUT_OVERLOADED).unwrap_err();
+    assert_eq!(bad.id, Some(EventId::Number(7)));
+    let expected = "the verdict `overloaded` was not negotiated";
+    assert!(bad.error.to_string().ends_with(expected), "{}", bad.error);
 }
 
 #[test]
@@ -286,7 +332,7 @@ fn the_legacy_answer_has_every_member() {
 #[test]
 fn a_failure_is_an_error_or_a_block_but_never_an_allow() {
     let id = EventId::Correlation("c-1".to_owned());
-    let failure = Err("no idea".to_owned());
+    let failure = failed("no idea");
     let mut out = Vec::new();
     json::encode_answer(&mut out, &id, &failure, ERRORS).unwrap();
     assert_eq!(
@@ -311,6 +357,59 @@ fn a_failure_is_an_error_or_a_block_but_never_an_allow() {
     let audit = decision.audit.unwrap();
     assert_eq!(audit.reason_codes, ["agent_error"]);
     assert_eq!(audit.custom["error"], "no idea");
+}
+
+#[test]
+fn an_overload_is_read_in_json_when_it_was_negotiated() {
+    let hour = 3_600_000;
+    let table = [
+        (json!({"retry_after_ms": 1500}), Some(Some(1500))),
+        (json!({"retry_after_ms": null}), Some(None)),
+        (json!({}), Some(None)),
+        (json!({"retry_after_ms": 0, "why": "later"}), Some(Some(0))),
+        (json!({"retry_after_ms": hour + 1}), Some(Some(hour))),
+        (json!({"retry_after_ms": u64::MAX}), Some(Some(hour))),
+        (json!({"retry_after_ms": -1}), None),
+        (json!({"retry_after_ms": 1.5}), None),
+        (json!({"retry_after_ms": "1500"}), None),
+        (json!(null), None),
+        (json!("soon"), None),
+    ];
+    for (details, expected) in table {
+        let mut message = legacy_answer("c-1", &json!({"overloaded": details}));
+        message["event_id"] = json!(7);
+        let text = message.to_string();
+        let decoded = json::decode_answer(text.as_bytes(), Extensions::ALL);
+        match expected {
+            Some(retry_after) => {
+                let expected = (EventId::Number(7), overloaded(retry_after));
+                assert_eq!(decoded, Ok(expected), "{text}");
+            }
+            None => assert_eq!(decoded.unwrap_err().id, Some(EventId::Number(7)), "{text}"),
+        }
+        for extensions in [WITHOUT_OVERLOADED, Extensions::NONE] {
+            let bad = json::decode_answer(text.as_bytes(), extensions).unwrap_err();
+            assert!(bad.id.is_some(), "{text}");
+        }
+    }
+}
+
+#[test]
+fn an_overload_is_a_failure_for_who_does_not_know_it() {
+    let mut out = Vec::new();
+    binary::encode_answer(&mut out, 7, &overloaded(Some(1)), WITHOUT_OVERLOADED).unwrap();
+    let decoded = binary::decode_answer(&out, Extensions::ALL);
+    let expected = (EventId::Number(7), failed("the agent is overloaded"));
+    assert_eq!(decoded, Ok(expected));
+}
+
+fn failed(message: &str) -> Answer {
+    Err(NoDecision::Failed(message.to_owned()))
+}
+
+fn overloaded(retry_after_ms: Option<u64>) -> Answer {
+    let retry_after = retry_after_ms.map(Duration::from_millis);
+    Err(NoDecision::Overloaded { retry_after })
 }
 
 #[test]

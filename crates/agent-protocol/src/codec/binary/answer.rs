@@ -5,8 +5,9 @@ use serde_json::Map;
 
 use super::read::{Malformed, Reader};
 use super::write;
-use crate::codec::{Answer, BadMessage, EventId};
-use crate::{Audit, Decision, HeaderOp, ProtocolError, Verdict};
+use crate::codec::answer::{in_words_of, whole_milliseconds};
+use crate::codec::{Answer, BadMessage, EventId, NoDecision};
+use crate::{Audit, Decision, Extensions, HeaderOp, ProtocolError, Verdict};
 
 const DETAILS: u8 = 1;
 const REQUEST_OPS: u8 = 2;
@@ -18,6 +19,7 @@ const BLOCK: u8 = 1;
 const REDIRECT: u8 = 2;
 const CHALLENGE: u8 = 3;
 const ERROR: u8 = 4;
+const OVERLOADED: u8 = 5;
 
 const NEEDS_MORE: u8 = 1;
 
@@ -25,7 +27,8 @@ const SET: u8 = 1;
 const ADD: u8 = 2;
 const REMOVE: u8 = 3;
 
-/// Appends the payload of an answer.
+/// Appends the payload of an answer. What the peer does not know, a failure
+/// or an overload, is a block 500 for it; see [`NoDecision`].
 ///
 /// # Errors
 /// When the audit data cannot be written as JSON.
@@ -33,13 +36,14 @@ pub fn encode_answer(
     out: &mut Vec<u8>,
     event_id: u64,
     answer: &Answer,
+    extensions: Extensions,
 ) -> Result<(), serde_json::Error> {
     out.extend_from_slice(&event_id.to_be_bytes());
-    let decision = match answer {
+    let answer = in_words_of(extensions, answer);
+    let decision = match &*answer {
         Ok(decision) => decision,
-        Err(message) => {
-            out.extend_from_slice(&[ERROR, 0]);
-            write::section(out, DETAILS, |out| write::string(out, message));
+        Err(reason) => {
+            encode_reason(out, reason);
             return Ok(());
         }
     };
@@ -53,6 +57,24 @@ pub fn encode_answer(
     match decision.audit.as_deref() {
         Some(audit) if !audit.is_empty() => encode_audit(out, audit),
         _ => Ok(()),
+    }
+}
+
+fn encode_reason(out: &mut Vec<u8>, reason: &NoDecision) {
+    match reason {
+        NoDecision::Failed(message) => {
+            out.extend_from_slice(&[ERROR, 0]);
+            write::section(out, DETAILS, |out| write::string(out, message));
+        }
+        NoDecision::Overloaded { retry_after } => {
+            out.extend_from_slice(&[OVERLOADED, 0]);
+            write::section(out, DETAILS, |out| {
+                out.push(retry_after.is_some().into());
+                if let Some(retry_after) = retry_after {
+                    out.extend_from_slice(&whole_milliseconds(*retry_after).to_be_bytes());
+                }
+            });
+        }
     }
 }
 
@@ -137,21 +159,24 @@ fn encode_audit(out: &mut Vec<u8>, audit: &Audit) -> Result<(), serde_json::Erro
 }
 
 /// Reads the payload of an answer. Whether the peer may answer that it failed
-/// depends on `error` having been negotiated.
+/// or is overloaded depends on what has been negotiated.
 ///
 /// # Errors
 /// What is wrong, with the id of the event when that can be read.
-pub fn decode_answer(payload: &[u8], may_fail: bool) -> Result<(EventId, Answer), BadMessage> {
+pub fn decode_answer(
+    payload: &[u8],
+    extensions: Extensions,
+) -> Result<(EventId, Answer), BadMessage> {
     let bad = |detail| BadMessage {
         id: super::event_id(payload),
         error: ProtocolError::malformed("answer", detail),
     };
     let id = super::event_id(payload).ok_or_else(|| bad("it ends too early"))?;
-    let answer = decode(payload, may_fail).map_err(bad)?;
+    let answer = decode(payload, extensions).map_err(bad)?;
     Ok((id, answer))
 }
 
-fn decode(payload: &[u8], may_fail: bool) -> Result<Answer, Malformed> {
+fn decode(payload: &[u8], extensions: Extensions) -> Result<Answer, Malformed> {
     let mut reader = Reader::new(payload);
     reader.u64()?;
     let verdict = reader.u8()?;
@@ -163,8 +188,13 @@ fn decode(payload: &[u8], may_fail: bool) -> Result<Answer, Malformed> {
         BLOCK => decode_block(details?)?,
         REDIRECT => decode_redirect(details?)?,
         CHALLENGE => decode_challenge(details?)?,
-        ERROR if may_fail => return Ok(Err(details?.string()?.to_owned())),
+        ERROR if extensions.error => {
+            let message = details?.string()?.to_owned();
+            return Ok(Err(NoDecision::Failed(message)));
+        }
         ERROR => return Err("the verdict `error` was not negotiated"),
+        OVERLOADED if extensions.overloaded => return decode_overloaded(details?).map(Err),
+        OVERLOADED => return Err("the verdict `overloaded` was not negotiated"),
         _ => return Err("the verdict is of an unknown kind"),
     };
     let audit = audit.map(decode_audit).transpose()?;
@@ -202,6 +232,14 @@ fn decode_challenge(mut reader: Reader<'_>) -> Result<Verdict, Malformed> {
         challenge_type,
         params: reader.pairs()?,
     })
+}
+
+fn decode_overloaded(mut reader: Reader<'_>) -> Result<NoDecision, Malformed> {
+    let retry_after_ms = match reader.present()? {
+        true => Some(reader.u64()?),
+        false => None,
+    };
+    Ok(NoDecision::overloaded(retry_after_ms))
 }
 
 fn decode_ops(mut reader: Reader<'_>) -> Result<Vec<HeaderOp>, Malformed> {

@@ -22,13 +22,16 @@
 //!   4 time left     u64 microseconds of the request's agent budget
 //!
 //! 0x20 answer   u64 event id, u8 verdict, u8 flags, then sections
-//!   verdict         0 allow, 1 block, 2 redirect, 3 challenge, 4 error
+//!   verdict         0 allow, 1 block, 2 redirect, 3 challenge, 4 error,
+//!                   5 overloaded
 //!   flags           bit 0: needs more; the others are zero
 //!   1 details       block: u16 status, u8 1 and bytes body or u8 0,
 //!                          list of (string name, string value)
 //!                   redirect: u16 status, string URL
 //!                   challenge: string type, list of (string, string)
 //!                   error: string message (only with `error` agreed)
+//!                   overloaded: u8 1 and u64 milliseconds after which to
+//!                          ask again, or u8 0 (only with `overloaded` agreed)
 //!   2 request ops   list of header operations
 //!   3 response ops  list of header operations
 //!   4 audit         lists of strings: tags, rule ids, reason codes;

@@ -8,7 +8,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::find_event_id;
-use crate::codec::{Answer, BadMessage, EventId};
+use crate::codec::answer::{in_words_of, whole_milliseconds};
+use crate::codec::{Answer, BadMessage, EventId, NoDecision};
 use crate::{Audit, Decision, Extensions, HeaderOp, ProtocolError, Verdict};
 
 const VERSION: u32 = 2;
@@ -66,8 +67,16 @@ pub fn decode_answer(
             challenge_type,
             params: params.0,
         },
-        WireVerdict::Error { message } if extensions.error => return Ok((id, Err(message))),
+        WireVerdict::Error { message } if extensions.error => {
+            return Ok((id, Err(NoDecision::Failed(message))));
+        }
         WireVerdict::Error { .. } => return Err(bad(&"the decision `error` was not negotiated")),
+        WireVerdict::Overloaded { retry_after_ms } if extensions.overloaded => {
+            return Ok((id, Err(NoDecision::overloaded(retry_after_ms))));
+        }
+        WireVerdict::Overloaded { .. } => {
+            return Err(bad(&"the decision `overloaded` was not negotiated"));
+        }
     };
     let audit = Audit::from(wire.audit);
     // Numbers beyond 32 bits of floating point are read as infinite.
@@ -85,10 +94,8 @@ pub fn decode_answer(
 }
 
 /// Appends the payload of an answer. For a legacy peer the id is in
-/// `audit.custom`, where legacy proxies look for it. A failure is a decision
-/// of its own for peers that know `error`; a legacy peer gets a block 500
-/// with the reason code `agent_error`, because it knows nothing closer. The
-/// message is in `audit.custom.error` then, since a body goes to the client.
+/// `audit.custom`, where legacy proxies look for it. What the peer does not
+/// know, a failure or an overload, is a block 500 for it; see [`NoDecision`].
 ///
 /// # Errors
 /// When the answer cannot be written as JSON.
@@ -98,18 +105,15 @@ pub fn encode_answer(
     answer: &Answer,
     extensions: Extensions,
 ) -> Result<(), serde_json::Error> {
-    let failure;
-    let (decision, wire_verdict) = match answer {
+    let answer = in_words_of(extensions, answer);
+    // The other members of an answer without a decision.
+    let empty = Decision::allow();
+    let (decision, wire_verdict) = match &*answer {
         Ok(decision) => (decision, WireVerdictOut::from(&decision.verdict)),
-        Err(message) if extensions.error => {
-            failure = Decision::allow();
-            (&failure, WireVerdictOut::Error { message })
-        }
-        Err(message) => {
-            failure = Decision::block(500)
-                .reason("agent_error")
-                .custom("error", message.as_str());
-            (&failure, WireVerdictOut::from(&failure.verdict))
+        Err(NoDecision::Failed(message)) => (&empty, WireVerdictOut::Error { message }),
+        Err(NoDecision::Overloaded { retry_after }) => {
+            let retry_after_ms = retry_after.map(whole_milliseconds);
+            (&empty, WireVerdictOut::Overloaded { retry_after_ms })
         }
     };
     let (event_id, correlation_id) = match id {
@@ -187,6 +191,10 @@ enum WireVerdict {
     },
     Error {
         message: String,
+    },
+    Overloaded {
+        #[serde(default)]
+        retry_after_ms: Option<u64>,
     },
 }
 
@@ -293,6 +301,9 @@ enum WireVerdictOut<'a> {
     },
     Error {
         message: &'a str,
+    },
+    Overloaded {
+        retry_after_ms: Option<u64>,
     },
 }
 

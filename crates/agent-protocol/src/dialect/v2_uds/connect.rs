@@ -172,7 +172,7 @@ fn refusal(answer: Answer) -> Option<String> {
     let decision = match answer {
         Ok(decision) if decision.is_allow() => return None,
         Ok(decision) => decision,
-        Err(message) => return Some(message),
+        Err(reason) => return Some(reason.to_string()),
     };
     let audit = decision.audit.unwrap_or_default();
     if let Some(Value::String(message)) = audit.custom.get("error") {

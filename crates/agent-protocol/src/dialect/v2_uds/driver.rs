@@ -108,7 +108,7 @@ impl ConnectionDriver {
             let payload = &self.inbound.bytes[HEADER_BYTES..total];
             if kind == MessageType::AgentResponse {
                 let answer = match decode_answer(payload, self.shared.extensions) {
-                    Ok((id, answer)) => (id, answer.map_err(CallError::Agent)),
+                    Ok((id, answer)) => (id, answer.map_err(CallError::from)),
                     Err(BadMessage {
                         id: Some(id),
                         error,
@@ -131,7 +131,7 @@ pub(super) fn decode_answer(
     extensions: Extensions,
 ) -> Result<(EventId, Answer), BadMessage> {
     if extensions.binary {
-        binary::decode_answer(payload, extensions.error)
+        binary::decode_answer(payload, extensions)
     } else {
         json::decode_answer(payload, extensions)
     }
