@@ -65,10 +65,17 @@ pub enum ConnectError {
     /// Dialling, handshake and configuration took longer than allowed.
     #[error("the agent did not finish the handshake in time")]
     Timeout,
-    /// The agent refused the handshake or its configuration.
+    /// The agent refused the handshake.
     #[error("the agent refused: {reason}")]
     Refused {
-        /// What the agent said.
+        /// What the agent said, at most 1 KiB of it.
+        reason: String,
+    },
+    /// The agent refused its configuration. Trying again is of no use before
+    /// one of the two has changed.
+    #[error("the agent refused its configuration: {reason}")]
+    ConfigurationRefused {
+        /// What the agent said, at most 1 KiB of it.
         reason: String,
     },
     /// The agent did not keep to the protocol.

@@ -102,7 +102,7 @@ async fn a_configuration_is_accepted_before_the_connection_is_used() {
         let error = within(Connection::connect(&served.path, &refused))
             .await
             .unwrap_err();
-        let ConnectError::Refused { reason } = error else {
+        let ConnectError::ConfigurationRefused { reason } = error else {
             panic!("{error}");
         };
         assert_eq!(reason, "unknown key \"levle\"");

@@ -59,10 +59,16 @@ async fn the_proxy_greets_and_asks_as_legacy_agents_expect() {
 
 #[tokio::test]
 async fn a_configuration_is_refused_in_many_ways() {
-    let table: [(Value, &str); 4] = [
+    // Cut at 1 KiB, but not within a character.
+    let long = "é".repeat(600).replacen('é', "e", 1);
+    let table: [(Value, &str); 5] = [
         (
             json!({"block": {"status": 500, "body": "Configuration rejected"}}),
             "Configuration rejected",
+        ),
+        (
+            json!({"block": {"status": 403, "body": long}}),
+            &long[..1023],
         ),
         (
             json!({"block": {"status": 500}}),
@@ -81,7 +87,7 @@ async fn a_configuration_is_refused_in_many_ways() {
         let error = configured_with(|id| legacy_answer(id, &decision))
             .await
             .unwrap_err();
-        let ConnectError::Refused { reason } = error else {
+        let ConnectError::ConfigurationRefused { reason } = error else {
             panic!("{error}");
         };
         assert_eq!(reason, expected);

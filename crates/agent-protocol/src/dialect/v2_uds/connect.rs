@@ -19,6 +19,9 @@ use crate::codec::{Answer, BadMessage, EventId, json};
 use crate::transport::{Inbound, Outbound};
 use crate::{ConnectError, Extensions, ProtocolError, Verdict};
 
+/// How much is kept of what an agent says when it refuses.
+const REASON_BYTES: usize = 1024;
+
 /// Numbers the configurations of this process.
 static CONFIGURATIONS: AtomicU64 = AtomicU64::new(1);
 
@@ -45,7 +48,10 @@ pub(super) async fn open(
     let (capabilities, extensions) = match handshake::decode_response(&payload, options.extensions)?
     {
         Agreement::Accepted(capabilities, extensions) => (capabilities, extensions),
-        Agreement::Refused(reason) => return Err(ConnectError::Refused { reason }),
+        Agreement::Refused(reason) => {
+            let reason = shortened(reason);
+            return Err(ConnectError::Refused { reason });
+        }
     };
     let on_control = options.on_control.clone();
     let shared = Arc::new(Shared::new(
@@ -161,7 +167,9 @@ fn acknowledged(
         .into());
     }
     match refusal(answer) {
-        Some(reason) => Err(ConnectError::Refused { reason }),
+        Some(reason) => Err(ConnectError::ConfigurationRefused {
+            reason: shortened(reason),
+        }),
         None => Ok(()),
     }
 }
@@ -188,4 +196,9 @@ fn refusal(answer: Answer) -> Option<String> {
         [] => Some("the agent did not accept its configuration".to_owned()),
         codes => Some(codes.join(", ")),
     }
+}
+
+fn shortened(mut reason: String) -> String {
+    reason.truncate(reason.floor_char_boundary(REASON_BYTES));
+    reason
 }
