@@ -96,7 +96,7 @@ impl Default for Capabilities {
 }
 
 /// What an agent can do. Everything is off unless it says so.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Features {
     /// It takes bodies in pieces.
@@ -109,7 +109,8 @@ pub struct Features {
     pub config_push: bool,
     /// It sends metrics.
     pub metrics_export: bool,
-    /// How many events it works on at once on one connection; default 1.
+    /// How many events it works on at once on one connection; 0 when it does
+    /// not say, which is not the same as 1.
     pub concurrent_requests: u32,
     /// It understands that an event was cancelled.
     pub cancellation: bool,
@@ -119,29 +120,14 @@ pub struct Features {
     pub health_reporting: bool,
 }
 
-impl Default for Features {
-    fn default() -> Self {
-        Self {
-            streaming_body: false,
-            websocket: false,
-            guardrails: false,
-            config_push: false,
-            metrics_export: false,
-            concurrent_requests: 1,
-            cancellation: false,
-            flow_control: false,
-            health_reporting: false,
-        }
-    }
-}
-
 /// What an agent can bear.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct AgentLimits {
     /// The largest body that it takes, in bytes; default 10 MiB.
     pub max_body_size: u64,
-    /// How many events it works on at once; default 100.
+    /// How many events it works on at once, over all connections; 0 when it
+    /// does not say.
     pub max_concurrency: u32,
     /// The size of a piece of a body that suits it, in bytes; default 64 KiB.
     pub preferred_chunk_size: u64,
@@ -151,7 +137,7 @@ impl Default for AgentLimits {
     fn default() -> Self {
         Self {
             max_body_size: 10 << 20,
-            max_concurrency: 100,
+            max_concurrency: 0,
             preferred_chunk_size: 64 << 10,
         }
     }

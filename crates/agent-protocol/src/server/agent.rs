@@ -33,9 +33,10 @@ pub trait Agent: Send + Sync + 'static {
     }
 
     /// What the agent wants to be asked about, and what it can do; default
-    /// request headers. How many events it works on at once and that it
-    /// understands cancellation is filled in from
-    /// [`ServeOptions`](super::ServeOptions).
+    /// request headers. How many events of a connection it works on at once
+    /// and that it understands cancellation is filled in from
+    /// [`ServeOptions`](super::ServeOptions); so is how many of all
+    /// connections, unless `limits.max_concurrency` says it.
     fn capabilities(&self) -> Capabilities {
         Capabilities::new(self.name(), self.version())
     }

@@ -158,10 +158,13 @@ impl<A: Agent + ?Sized> Session<A> {
 
     fn capabilities(&self) -> Capabilities {
         let mut capabilities = self.agent.capabilities();
-        let concurrency = u32::try_from(self.work.concurrency()).unwrap_or(u32::MAX);
-        capabilities.features.concurrent_requests = concurrency;
+        capabilities.features.concurrent_requests = announced(self.work.concurrency());
         capabilities.features.cancellation = !is_legacy(&self.options);
-        capabilities.limits.max_concurrency = concurrency;
+        let max_concurrency = &mut capabilities.limits.max_concurrency;
+        // There is always a number, because legacy proxies may take 0 for one.
+        if *max_concurrency == 0 {
+            *max_concurrency = announced(self.options.concurrency);
+        }
         capabilities
     }
 
@@ -338,6 +341,10 @@ impl<A: Agent + ?Sized> Session<A> {
         }
         framed.map_err(|bytes| SessionError::Unwritable(format!("{bytes} bytes are too many")))
     }
+}
+
+fn announced(count: usize) -> u32 {
+    u32::try_from(count.max(1)).unwrap_or(u32::MAX)
 }
 
 // Why the conversation cannot begin.

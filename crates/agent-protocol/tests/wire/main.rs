@@ -5,6 +5,7 @@
     reason = "what is unwrapped here is what the tests assert"
 )]
 
+mod announced;
 mod cancel;
 mod codec;
 mod conversation;

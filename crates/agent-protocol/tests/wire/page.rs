@@ -88,6 +88,7 @@ fn handshake_response() -> Vec<u8> {
     let mut capabilities = Capabilities::new("echo", "1.0.0");
     capabilities.features.concurrent_requests = 100;
     capabilities.features.cancellation = true;
+    capabilities.limits.max_concurrency = 100;
     encoded(&HandshakeResponse {
         protocol_version: 2,
         capabilities,

@@ -358,9 +358,18 @@ impl RawPeer {
         extensions: Extensions,
         cancellation: bool,
     ) -> Value {
+        let capabilities = json!({"features": {"cancellation": cancellation}});
+        self.shake_hands_saying(extensions, &capabilities).await
+    }
+
+    pub(crate) async fn shake_hands_saying(
+        &mut self,
+        extensions: Extensions,
+        capabilities: &Value,
+    ) -> Value {
         let request = self.receive_json(MessageType::HandshakeRequest).await;
         let mut response = json!({"protocol_version": 2, "success": true, "error": null,
-            "capabilities": {"features": {"cancellation": cancellation}}, "encoding": "json"});
+            "capabilities": capabilities, "encoding": "json"});
         if extensions != Extensions::NONE {
             response["extensions"] = json!(extensions.names());
         }

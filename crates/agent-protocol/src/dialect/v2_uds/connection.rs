@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -75,6 +76,21 @@ impl Connection {
     #[must_use]
     pub fn supports(&self, kind: EventKind) -> bool {
         self.capabilities().supports(kind)
+    }
+
+    /// How many events the agent says it works on at once on this connection.
+    /// More may be sent; they wait in the agent. `None` when the agent does
+    /// not say, which does not mean 1.
+    #[must_use]
+    pub fn max_outstanding(&self) -> Option<NonZeroU32> {
+        NonZeroU32::new(self.capabilities().features.concurrent_requests)
+    }
+
+    /// How many events the agent says it works on at once, over all of its
+    /// connections. `None` when the agent does not say.
+    #[must_use]
+    pub fn max_concurrency(&self) -> Option<NonZeroU32> {
+        NonZeroU32::new(self.capabilities().limits.max_concurrency)
     }
 
     /// Whether new events are accepted: it neither retires nor is it closed.
