@@ -38,6 +38,52 @@ pub enum HealthState {
     Unknown,
 }
 
+/// How an agent says that it is, on one connection.
+///
+/// An agent that has said nothing is healthy and not paused. What cannot be
+/// understood changes nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Condition {
+    /// What it reported last; never [`HealthState::Unknown`].
+    pub health: HealthState,
+    /// Whether it wants no more events for now. It still answers those that it
+    /// has.
+    pub paused: bool,
+    /// How many times one of the two has become another since the connection
+    /// was opened.
+    pub changes: u64,
+}
+
+impl Default for Condition {
+    fn default() -> Self {
+        Self {
+            health: HealthState::Healthy,
+            paused: false,
+            changes: 0,
+        }
+    }
+}
+
+impl Condition {
+    /// Takes note of a message, and says whether it changed anything.
+    pub(crate) fn note(&mut self, message: &ControlMessage) -> bool {
+        let (health, paused) = match message {
+            ControlMessage::Health(HealthState::Unknown)
+            | ControlMessage::FlowControl(FlowAction::Unknown)
+            | ControlMessage::Metrics(_)
+            | ControlMessage::ConfigUpdate(_)
+            | ControlMessage::Pong { .. } => return false,
+            ControlMessage::Health(health) => (*health, self.paused),
+            ControlMessage::FlowControl(FlowAction::Pause) => (self.health, true),
+            ControlMessage::FlowControl(FlowAction::Resume) => (self.health, false),
+        };
+        let changed = (health, paused) != (self.health, self.paused);
+        (self.health, self.paused) = (health, paused);
+        self.changes += u64::from(changed);
+        changed
+    }
+}
+
 /// What an agent wants to happen to the flow of events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FlowAction {
@@ -45,6 +91,7 @@ pub enum FlowAction {
     Pause,
     /// Events again.
     Resume,
-    /// The message does not say in a form that is known.
+    /// The message does not say in a form that is known, or is about one
+    /// request alone.
     Unknown,
 }

@@ -34,7 +34,7 @@ mod transport;
 pub use call_guard::CallGuard;
 pub use cancel::CancelReason;
 pub use capability::{AgentLimits, Capabilities, EventKind, Extensions, Features};
-pub use control::{ControlMessage, FlowAction, HealthState};
+pub use control::{Condition, ControlMessage, FlowAction, HealthState};
 pub use decision::{Audit, Decision, Verdict};
 pub use dialect::v2_uds::{
     CloseReason, ConnectOptions, Connection, ConnectionDriver, ControlHandler, Limits,

@@ -8,6 +8,7 @@
 mod announced;
 mod cancel;
 mod codec;
+mod condition;
 mod conversation;
 mod guard;
 mod hostile;

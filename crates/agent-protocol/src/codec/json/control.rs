@@ -79,6 +79,12 @@ fn health_state(body: &Value) -> HealthState {
 }
 
 fn flow_action(body: &Value) -> FlowAction {
+    // An id means that one request alone is to be paused.
+    match &body["correlation_id"] {
+        Value::Null => {}
+        Value::String(id) if id.is_empty() => {}
+        _ => return FlowAction::Unknown,
+    }
     let action = &body["action"];
     let word = action.as_str().or_else(|| action["type"].as_str());
     match (action.as_u64(), word) {
@@ -149,6 +155,29 @@ mod tests {
                 Ok(expected),
                 "{text}"
             );
+        }
+    }
+
+    #[test]
+    fn a_pause_is_one_of_the_whole_agent() {
+        let table = [
+            (r#"{"action":{"type":"pause"}}"#, FlowAction::Pause),
+            (
+                r#"{"correlation_id":"","action":{"type":"pause"}}"#,
+                FlowAction::Pause,
+            ),
+            (
+                r#"{"correlation_id":"c-1","action":{"type":"pause"}}"#,
+                FlowAction::Unknown,
+            ),
+            (
+                r#"{"action":{"type":"update_capacity","buffer_available":1}}"#,
+                FlowAction::Unknown,
+            ),
+        ];
+        for (text, action) in table {
+            let decoded = decode_control(MessageType::FlowControl, text.as_bytes());
+            assert_eq!(decoded, Ok(ControlMessage::FlowControl(action)), "{text}");
         }
     }
 

@@ -15,8 +15,8 @@ use super::{CloseReason, ConnectOptions, ConnectionDriver, PendingPong, connect}
 use crate::codec::frame::{self, MessageType};
 use crate::codec::{binary, json};
 use crate::{
-    CallError, CallGuard, CancelReason, Capabilities, ConnectError, Decision, EventKind,
-    Extensions, RequestHeaders,
+    CallError, CallGuard, CancelReason, Capabilities, Condition, ConnectError, Decision, EventKind,
+    Extensions, HealthState, RequestHeaders,
 };
 
 /// A connection to an agent. Clones share it; when the last is dropped, it
@@ -136,6 +136,39 @@ impl Connection {
     #[must_use]
     pub fn control_messages_seen(&self) -> u64 {
         self.shared().control_messages()
+    }
+
+    /// How the agent says that it is. Nothing is done about it here: events
+    /// are sent to an agent that drains, is unhealthy or has paused, and are
+    /// answered if the agent does so. What to send is for the owner to decide.
+    #[must_use]
+    pub fn condition(&self) -> Condition {
+        self.shared().lock().condition
+    }
+
+    /// What the agent said last about its health; healthy before it has.
+    #[must_use]
+    pub fn health(&self) -> HealthState {
+        self.condition().health
+    }
+
+    /// Whether the agent wants no more events for now.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.condition().paused
+    }
+
+    /// Waits until the condition is another than this one that was seen, also
+    /// when it has changed and changed back since; at once when it has
+    /// already. `None` when the connection is gone and the condition is still
+    /// the one that was seen.
+    pub async fn condition_changed(&self, seen: Condition) -> Option<Condition> {
+        let look = |state: &State| match &state.phase {
+            _ if state.condition != seen => Some(Some(state.condition)),
+            Phase::Closed(_) => Some(None),
+            _ => None,
+        };
+        self.shared().seen(look).await
     }
 
     /// Takes no new events; closes when nobody waits any longer.

@@ -13,7 +13,7 @@ use super::calls::{CallTable, Ended, Outcome};
 use super::pings::Pings;
 use super::{ControlHandler, Limits};
 use crate::codec::EventId;
-use crate::{CallError, Capabilities, ControlMessage, Extensions, ProtocolError};
+use crate::{CallError, Capabilities, Condition, ControlMessage, Extensions, ProtocolError};
 
 /// Why a connection is gone.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -55,8 +55,8 @@ pub(super) struct Shared {
     pub(super) capabilities: Capabilities,
     pub(super) extensions: Extensions,
     pub(super) limits: Limits,
-    /// Told of every change of the phase.
-    phase_changed: Notify,
+    /// Told of every change of the phase and of the condition.
+    changed: Notify,
     opened: Instant,
     /// When the last frame came, in nanoseconds after `opened`.
     heard_ns: AtomicU64,
@@ -74,6 +74,8 @@ pub(super) struct State {
     pub(super) cancels_sent: u64,
     pub(super) pings: Pings,
     pub(super) phase: Phase,
+    /// How the agent says that it is.
+    pub(super) condition: Condition,
     /// The driver, while it sleeps.
     pub(super) driver: Option<Waker>,
 }
@@ -90,7 +92,7 @@ impl Shared {
             capabilities,
             extensions,
             limits,
-            phase_changed: Notify::new(),
+            changed: Notify::new(),
             opened: Instant::now(),
             heard_ns: AtomicU64::new(0),
             on_control,
@@ -102,6 +104,7 @@ impl Shared {
                 cancels_sent: 0,
                 pings: Pings::default(),
                 phase: Phase::Open,
+                condition: Condition::default(),
                 driver: None,
             }),
         }
@@ -119,9 +122,17 @@ impl Shared {
 
     pub(super) fn on_control(&self, message: &ControlMessage) {
         self.control_messages.fetch_add(1, Ordering::Relaxed);
-        if let ControlMessage::Pong { sequence } = message {
-            let waker = self.lock().pings.complete(*sequence, Instant::now());
-            wake(waker);
+        match message {
+            ControlMessage::Pong { sequence } => {
+                let waker = self.lock().pings.complete(*sequence, Instant::now());
+                wake(waker);
+            }
+            message => {
+                let changed = self.lock().condition.note(message);
+                if changed {
+                    self.changed.notify_waiters();
+                }
+            }
         }
         if let Some(handler) = &self.on_control {
             handler(message);
@@ -140,12 +151,19 @@ impl Shared {
 
     /// Waits until the phase is one of these.
     pub(super) async fn reached(&self, is_it: impl Fn(&Phase) -> bool) {
+        self.seen(|state| is_it(&state.phase).then_some(())).await;
+    }
+
+    /// Waits until something is seen in the state. It is looked at when the
+    /// phase or the condition has changed.
+    pub(super) async fn seen<T>(&self, look: impl Fn(&State) -> Option<T>) -> T {
         loop {
-            let mut changed = pin!(self.phase_changed.notified());
+            let mut changed = pin!(self.changed.notified());
             // Registers before it looks, so that nothing is missed in between.
             changed.as_mut().enable();
-            if is_it(&self.lock().phase) {
-                return;
+            let found = look(&self.lock());
+            if let Some(found) = found {
+                return found;
             }
             changed.await;
         }
@@ -153,7 +171,7 @@ impl Shared {
 
     /// To be called after the phase has changed, without the lock.
     pub(super) fn note_phase(&self) {
-        self.phase_changed.notify_waiters();
+        self.changed.notify_waiters();
     }
 
     /// Takes no new events from now on.
