@@ -36,6 +36,7 @@
 
 mod agent;
 mod counters;
+mod events;
 mod session;
 mod socket;
 mod work;

@@ -5,7 +5,6 @@
 
 use std::future::Future;
 use std::io;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -14,13 +13,14 @@ use futures::FutureExt;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 
+use super::events::{self, event_id};
 use super::work::{Done, Handling, Work};
-use super::{Agent, AgentError, ServeOptions};
+use super::{Agent, ServeOptions};
 use crate::codec::frame::{self, MessageType};
 use crate::codec::handshake::{self, HandshakeRequest, HandshakeResponse};
-use crate::codec::{Answer, BadMessage, EventId, NoDecision, binary, json};
+use crate::codec::{Answer, EventId, binary, json};
 use crate::transport::{Inbound, Outbound};
-use crate::{Capabilities, Decision, EventKind, Extensions, ProtocolError};
+use crate::{Capabilities, EventKind, Extensions, ProtocolError};
 
 /// While this much waits to be written, nothing more is read.
 const OUTBOUND_HIGH_BYTES: usize = 1 << 20;
@@ -245,11 +245,11 @@ impl<A: Agent + ?Sized> Session<A> {
         let agent = Arc::clone(&self.agent);
         match kind {
             MessageType::RequestHeaders if self.wants_request_headers => {
-                let event = request_headers(agent, payload.clone(), self.extensions);
+                let event = events::request_headers(agent, payload.clone(), self.extensions);
                 self.handle(cx, Some(&payload), Box::pin(event))
             }
             MessageType::Configure => {
-                let event = configure(agent, payload, self.extensions);
+                let event = events::configure(agent, payload, self.extensions);
                 self.handle(cx, None, Box::pin(event))
             }
             MessageType::RequestHeaders
@@ -259,7 +259,7 @@ impl<A: Agent + ?Sized> Session<A> {
             | MessageType::RequestComplete
             | MessageType::WebSocketFrame
             | MessageType::GuardrailInspect => {
-                self.answer(unsupported(kind, &payload, self.extensions)?)
+                self.answer(events::unsupported(kind, &payload, self.extensions)?)
             }
             MessageType::Ping => {
                 let (sequence, timestamp_ms) = json::decode_ping(&payload)?;
@@ -317,7 +317,7 @@ impl<A: Agent + ?Sized> Session<A> {
         match self.queue(MessageType::AgentResponse, |out| encode(out, &answer)) {
             Err(SessionError::Unwritable(detail)) => {
                 tracing::error!(detail, "an answer cannot be sent");
-                let failed = failure("the agent's answer cannot be sent");
+                let failed = events::failure("the agent's answer cannot be sent");
                 self.queue(MessageType::AgentResponse, |out| encode(out, &failed))
             }
             queued => queued,
@@ -363,82 +363,7 @@ fn refusal(request: &HandshakeRequest<'_>) -> Option<String> {
     (!speaks_json).then(|| "only the encoding json is spoken".to_owned())
 }
 
-fn event_id(payload: &[u8], extensions: Extensions) -> Option<EventId> {
-    match extensions.binary {
-        true => binary::event_id(payload),
-        false => json::find_event_id(payload, extensions.event_id),
-    }
-}
-
 // Whether the agent is to behave like a legacy one.
 fn is_legacy(options: &ServeOptions) -> bool {
     options.extensions == Extensions::NONE
-}
-
-// A phase that the agent does not have is never allowed without a look.
-fn unsupported(
-    kind: MessageType,
-    payload: &[u8],
-    extensions: Extensions,
-) -> Result<(EventId, Answer), ProtocolError> {
-    let id = event_id(payload, extensions);
-    let id = id.ok_or_else(|| ProtocolError::malformed("event", "it has no id"))?;
-    Ok((id, failure(format!("the agent does not support {kind:?}"))))
-}
-
-async fn request_headers<A: Agent + ?Sized>(
-    agent: Arc<A>,
-    payload: Bytes,
-    extensions: Extensions,
-) -> Result<(EventId, Answer), ProtocolError> {
-    let decoded = match extensions.binary {
-        true => binary::decode_request_headers(&payload),
-        false => json::decode_request_headers(&payload, extensions.event_id),
-    };
-    let (id, event) = match decoded {
-        Ok(decoded) => decoded,
-        Err(BadMessage {
-            id: Some(id),
-            error,
-        }) => return Ok((id, failure(error.to_string()))),
-        Err(BadMessage { id: None, error }) => return Err(error),
-    };
-    let view = event.view();
-    let answer = guarded(async { agent.request_headers(&view).await }).await;
-    Ok((id, answer))
-}
-
-async fn configure<A: Agent + ?Sized>(
-    agent: Arc<A>,
-    payload: Bytes,
-    extensions: Extensions,
-) -> Result<(EventId, Answer), ProtocolError> {
-    let message = handshake::decode_configure(&payload)?;
-    let id = match (extensions.event_id, message.event_id) {
-        (true, Some(number)) => EventId::Number(number),
-        (true, None) => return Err(ProtocolError::malformed("configure", "event_id is missing")),
-        (false, _) => EventId::Correlation(message.correlation_id.into_owned()),
-    };
-    let configured = async {
-        agent
-            .configure(&message.config)
-            .await
-            .map_err(AgentError::new)?;
-        Ok(Decision::allow())
-    };
-    let answer = guarded(configured).await;
-    Ok((id, answer))
-}
-
-// A panic of the agent is the failure of one event.
-async fn guarded(decide: impl Future<Output = Result<Decision, AgentError>>) -> Answer {
-    match AssertUnwindSafe(decide).catch_unwind().await {
-        Ok(Ok(decision)) => Ok(decision),
-        Ok(Err(error)) => Err(error.into_reason()),
-        Err(_) => failure("the agent panicked"),
-    }
-}
-
-fn failure(message: impl Into<String>) -> Answer {
-    Err(NoDecision::Failed(message.into()))
 }
