@@ -4,6 +4,7 @@
 use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWrite};
@@ -84,4 +85,10 @@ impl Outbound {
     pub(crate) async fn flush(&mut self, stream: &mut UnixStream) -> io::Result<()> {
         std::future::poll_fn(|cx| self.poll_flush(stream, cx)).await
     }
+}
+
+/// Milliseconds since 1970, for messages that say when they were sent.
+pub(crate) fn now_ms() -> u64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
+    since_epoch.map_or(0, |time| time.as_millis() as u64)
 }

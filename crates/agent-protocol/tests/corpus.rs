@@ -56,7 +56,13 @@ const TARGETS: [(&str, Decoder, &[&str]); 8] = [
     (
         "json_control",
         decoders::json_control,
-        &["cancel", "cancel-event-id", "ping"],
+        &[
+            "cancel",
+            "cancel-event-id",
+            "ping",
+            "health",
+            "flow-control",
+        ],
     ),
     (
         "binary_event",

@@ -34,7 +34,7 @@ pub trait Agent: Send + Sync + 'static {
 
     /// What the agent wants to be asked about, and what it can do; default
     /// request headers. How many events of a connection it works on at once
-    /// and that it understands cancellation is filled in from
+    /// and what this library does by itself is filled in from
     /// [`ServeOptions`](super::ServeOptions); so is how many of all
     /// connections, unless `limits.max_concurrency` says it.
     fn capabilities(&self) -> Capabilities {

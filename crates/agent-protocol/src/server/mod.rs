@@ -37,6 +37,7 @@
 mod agent;
 mod counters;
 mod events;
+mod report;
 mod session;
 mod socket;
 mod work;
@@ -51,8 +52,10 @@ use tokio::task::JoinSet;
 
 pub use agent::{Agent, AgentError};
 pub use counters::ServeCounters;
+pub use report::Reporter;
 pub use socket::{SOCKET_VARIABLE, bind_socket, socket_from_env};
 
+use self::report::Stop;
 use self::session::Session;
 use crate::Extensions;
 use crate::codec::frame::MAX_FRAME_BYTES;
@@ -83,6 +86,12 @@ pub struct ServeOptions {
     pub handshake_timeout: Duration,
     /// How long events may go on after the shutdown began; default 5 s.
     pub drain_timeout: Duration,
+    /// How much of this time further events are taken, because they were on
+    /// their way when the proxy was told that the agent drains; default
+    /// 100 ms. A proxy that closes its connections is not waited for.
+    pub drain_notice: Duration,
+    /// With what the agent says how it is.
+    pub reporter: Reporter,
     /// What is counted; clones of the options share it.
     pub counters: Arc<ServeCounters>,
 }
@@ -97,13 +106,15 @@ impl Default for ServeOptions {
             extensions: Extensions::ALL,
             handshake_timeout: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(5),
+            drain_notice: Duration::from_millis(100),
+            reporter: Reporter::default(),
             counters: Arc::default(),
         }
     }
 }
 
-/// Serves an agent until `shutdown` resolves; then accepts nothing more,
-/// finishes the events at hand, and closes.
+/// Serves an agent until `shutdown` resolves; then accepts nothing more, tells
+/// the proxies that it drains, finishes the events at hand, and closes.
 ///
 /// # Errors
 /// None while it serves: a connection that fails ends alone, and accepting is
@@ -115,7 +126,7 @@ pub async fn serve<A: Agent + ?Sized>(
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let options = Arc::new(options);
-    let (stop, stopping) = watch::channel(false);
+    let (stop, stopping) = watch::channel(Stop::Not);
     let mut sessions = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
@@ -143,13 +154,23 @@ pub async fn serve<A: Agent + ?Sized>(
         }
     }
     drop(listener);
-    stop.send_replace(true);
-    let drained = async { while sessions.join_next().await.is_some() {} };
-    if tokio::time::timeout(options.drain_timeout, drained)
-        .await
-        .is_err()
-    {
+    drain(sessions, &stop, &options).await;
+    Ok(())
+}
+
+async fn drain(mut sessions: JoinSet<()>, stop: &watch::Sender<Stop>, options: &ServeOptions) {
+    let ended = async { while sessions.join_next().await.is_some() {} };
+    let drained = async {
+        let mut ended = std::pin::pin!(ended);
+        stop.send_replace(Stop::Announced);
+        let notice = tokio::time::timeout(options.drain_notice, &mut ended).await;
+        if notice.is_err() {
+            stop.send_replace(Stop::Now);
+            ended.await;
+        }
+    };
+    let drained = tokio::time::timeout(options.drain_timeout, drained).await;
+    if drained.is_err() {
         tracing::warn!("some events did not finish before the end of the shutdown");
     }
-    Ok(())
 }

@@ -3,7 +3,6 @@
 //! A session is one task. It reads frames, makes a future of each event and
 //! hands it to [`Work`], and gathers the answers to write them together.
 
-use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -14,12 +13,13 @@ use tokio::net::UnixStream;
 use tokio::sync::watch;
 
 use super::events::{self, event_id};
+use super::report::{News, Signals, Stop};
 use super::work::{Done, Handling, Work};
 use super::{Agent, ServeOptions};
 use crate::codec::frame::{self, MessageType};
 use crate::codec::handshake::{self, HandshakeRequest, HandshakeResponse};
 use crate::codec::{Answer, EventId, binary, json};
-use crate::transport::{Inbound, Outbound};
+use crate::transport::{Inbound, Outbound, now_ms};
 use crate::{Capabilities, EventKind, Extensions, ProtocolError};
 
 /// While this much waits to be written, nothing more is read.
@@ -55,9 +55,11 @@ pub(super) struct Session<A: ?Sized> {
     agent: Arc<A>,
     stream: UnixStream,
     options: Arc<ServeOptions>,
-    stop: watch::Receiver<bool>,
+    stop: watch::Receiver<Stop>,
+    signals: Signals,
     inbound: Inbound,
     outbound: Outbound,
+    agent_id: Arc<str>,
     extensions: Extensions,
     wants_request_headers: bool,
     work: Work,
@@ -68,7 +70,7 @@ impl<A: Agent + ?Sized> Session<A> {
         agent: Arc<A>,
         stream: UnixStream,
         options: Arc<ServeOptions>,
-        stop: watch::Receiver<bool>,
+        stop: watch::Receiver<Stop>,
     ) -> Self {
         let work = match is_legacy(&options) {
             true => Work::new(1, 0),
@@ -77,10 +79,12 @@ impl<A: Agent + ?Sized> Session<A> {
         Self {
             agent,
             stream,
+            signals: Signals::new(stop.clone(), &options.reporter),
             options,
             stop,
             inbound: Inbound::default(),
             outbound: Outbound::default(),
+            agent_id: Arc::default(),
             extensions: Extensions::NONE,
             wants_request_headers: false,
             work,
@@ -98,10 +102,10 @@ impl<A: Agent + ?Sized> Session<A> {
     async fn converse(&mut self) -> Result<(), SessionError> {
         let mut stop = self.stop.clone();
         // An error means that the whole server is gone: stop then as well.
-        let mut stopping = std::pin::pin!(stop.wait_for(|stop| *stop).map(drop).fuse());
+        let stopping = stop.wait_for(|stop| *stop != Stop::Not).map(drop);
         let timeout = self.options.handshake_timeout;
         let shaken = tokio::select! {
-            () = &mut stopping => return Ok(()),
+            () = stopping => return Ok(()),
             shaken = tokio::time::timeout(timeout, self.shake_hands()) => shaken,
         };
         match shaken {
@@ -112,12 +116,7 @@ impl<A: Agent + ?Sized> Session<A> {
             Ok(Err(error)) => return Err(error),
             Err(_) => return Err(SessionError::HandshakeTimeout),
         }
-        let mut stopped = false;
-        std::future::poll_fn(|cx| {
-            stopped = stopped || stopping.as_mut().poll(cx).is_ready();
-            self.poll_serve(cx, stopped)
-        })
-        .await
+        std::future::poll_fn(|cx| self.poll_serve(cx)).await
     }
 
     async fn shake_hands(&mut self) -> Result<(), SessionError> {
@@ -135,6 +134,7 @@ impl<A: Agent + ?Sized> Session<A> {
         let offered = request.extensions.iter().map(AsRef::as_ref);
         self.extensions = Extensions::from_known_names(offered).and(self.options.extensions);
         let capabilities = self.capabilities();
+        self.agent_id = Arc::from(&*capabilities.agent_id);
         self.wants_request_headers = capabilities.supports(EventKind::RequestHeaders);
         let response = HandshakeResponse {
             protocol_version: handshake::PROTOCOL_VERSION,
@@ -160,6 +160,8 @@ impl<A: Agent + ?Sized> Session<A> {
         let mut capabilities = self.agent.capabilities();
         capabilities.features.concurrent_requests = announced(self.work.concurrency());
         capabilities.features.cancellation = !is_legacy(&self.options);
+        capabilities.features.health_reporting = true;
+        capabilities.features.flow_control = true;
         let max_concurrency = &mut capabilities.limits.max_concurrency;
         // There is always a number, because legacy proxies may take 0 for one.
         if *max_concurrency == 0 {
@@ -170,12 +172,10 @@ impl<A: Agent + ?Sized> Session<A> {
 
     // Ready when the connection has ended, or has nothing left to do after
     // the server was stopped.
-    fn poll_serve(
-        &mut self,
-        cx: &mut Context<'_>,
-        stopped: bool,
-    ) -> Poll<Result<(), SessionError>> {
+    fn poll_serve(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SessionError>> {
+        let stopped = self.signals.poll(cx) == Stop::Now;
         loop {
+            self.report()?;
             while let Poll::Ready(done) = self.poll_done(cx) {
                 self.answer(done?)?;
             }
@@ -202,6 +202,29 @@ impl<A: Agent + ?Sized> Session<A> {
                 return Poll::Ready(Ok(()));
             }
         }
+    }
+
+    // Tells the proxy what it does not know yet. While it does not read, it
+    // is told nothing, and then the last.
+    fn report(&mut self) -> Result<(), SessionError> {
+        while !self.is_outbound_full() {
+            let Some(news) = self.signals.news() else {
+                break;
+            };
+            tracing::debug!(?news, "the proxy is told");
+            let agent_id = Arc::clone(&self.agent_id);
+            match news {
+                News::Health(health) => self.queue(MessageType::HealthStatus, |out| {
+                    json::encode_health(out, &agent_id, health, now_ms());
+                    Ok(())
+                }),
+                News::Flow(action) => self.queue(MessageType::FlowControl, |out| {
+                    json::encode_flow(out, action, now_ms());
+                    Ok(())
+                }),
+            }?;
+        }
+        Ok(())
     }
 
     fn poll_done(&mut self, cx: &mut Context<'_>) -> Poll<Done> {

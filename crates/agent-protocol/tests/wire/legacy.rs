@@ -211,7 +211,7 @@ async fn legacy_proxy(served: &Served) -> RawPeer {
             "supported_events": [1],
             "features": {"streaming_body": false, "websocket": false, "guardrails": false,
                 "config_push": false, "metrics_export": false, "concurrent_requests": 100,
-                "cancellation": true, "flow_control": false, "health_reporting": false},
+                "cancellation": true, "flow_control": true, "health_reporting": true},
             "limits": {"max_body_size": 10_485_760, "max_concurrency": 100,
                 "preferred_chunk_size": 65536}},
         "success": true, "error": null, "encoding": "json"});

@@ -15,5 +15,6 @@ mod hostile;
 mod legacy;
 mod life;
 mod page;
+mod report;
 mod support;
 mod vectors;

@@ -12,7 +12,8 @@ use portcullis_agent_protocol::codec::handshake::{
 };
 use portcullis_agent_protocol::codec::{Answer, EventId, NoDecision, binary, json};
 use portcullis_agent_protocol::{
-    CancelReason, Capabilities, ControlMessage, Decision, Extensions, RequestHeaders,
+    CancelReason, Capabilities, ControlMessage, Decision, Extensions, FlowAction, HealthState,
+    RequestHeaders,
 };
 use serde::Serialize;
 use serde_json::{Value, json as value};
@@ -60,6 +61,12 @@ fn written() -> BTreeMap<&'static str, Vec<u8>> {
     let mut ping = Vec::new();
     json::encode_ping(&mut ping, 1, 1_700_000_000_000);
     add("ping", ping);
+    let mut health = Vec::new();
+    json::encode_health(&mut health, "waf", HealthState::Draining, 1_700_000_000_000);
+    add("health", health);
+    let mut flow = Vec::new();
+    json::encode_flow(&mut flow, FlowAction::Pause, 1_700_000_000_000);
+    add("flow-control", flow);
     written
 }
 
@@ -88,6 +95,8 @@ fn handshake_response() -> Vec<u8> {
     let mut capabilities = Capabilities::new("echo", "1.0.0");
     capabilities.features.concurrent_requests = 100;
     capabilities.features.cancellation = true;
+    capabilities.features.flow_control = true;
+    capabilities.features.health_reporting = true;
     capabilities.limits.max_concurrency = 100;
     encoded(&HandshakeResponse {
         protocol_version: 2,
@@ -268,6 +277,10 @@ fn the_examples_can_be_read() {
     assert_eq!(json::decode_ping(&page["ping"]), Ok((1, 1_700_000_000_000)));
     let pong = json::decode_control(MessageType::Pong, &page["ping"]);
     assert_eq!(pong, Ok(ControlMessage::Pong { sequence: 1 }));
+    let health = json::decode_control(MessageType::HealthStatus, &page["health"]);
+    assert_eq!(health, Ok(ControlMessage::Health(HealthState::Draining)));
+    let flow = json::decode_control(MessageType::FlowControl, &page["flow-control"]);
+    assert_eq!(flow, Ok(ControlMessage::FlowControl(FlowAction::Pause)));
     let configure = handshake::decode_configure(&page["configure-event-id"]).unwrap();
     let level: &Value = &configure.config["level"];
     assert_eq!((level, configure.event_id), (&value!(2), Some(0)));

@@ -52,6 +52,41 @@ pub fn encode_pong(out: &mut Vec<u8>, sequence: u64, timestamp_ms: u64) {
     encode_ping(out, sequence, timestamp_ms);
 }
 
+/// Appends the payload of a health message. Beside the state it has every
+/// member that readers of other makes may insist on.
+pub fn encode_health(out: &mut Vec<u8>, agent_id: &str, state: HealthState, timestamp_ms: u64) {
+    out.extend_from_slice(b"{\"agent_id\":");
+    write::string(out, agent_id);
+    out.extend_from_slice(b",\"state\":{\"status\":");
+    let state: &[u8] = match state {
+        HealthState::Healthy => br#""healthy"}"#,
+        HealthState::Degraded => br#""degraded","disabled_features":[],"timeout_multiplier":1.0}"#,
+        HealthState::Draining => br#""draining","eta_ms":null}"#,
+        HealthState::Unhealthy => br#""unhealthy","reason":"","recoverable":true}"#,
+        HealthState::Unknown => br#""unknown"}"#,
+    };
+    out.extend_from_slice(state);
+    out.extend_from_slice(
+        br#","message":null,"load":null,"resources":null,"valid_until_ms":null,"timestamp_ms":"#,
+    );
+    write::number(out, timestamp_ms);
+    out.push(b'}');
+}
+
+/// Appends the payload of a flow control message.
+pub fn encode_flow(out: &mut Vec<u8>, action: FlowAction, timestamp_ms: u64) {
+    let action = match action {
+        FlowAction::Pause => "pause",
+        FlowAction::Resume => "resume",
+        FlowAction::Unknown => "unknown",
+    };
+    out.extend_from_slice(b"{\"correlation_id\":null,\"action\":{\"type\":");
+    write::string(out, action);
+    out.extend_from_slice(b"},\"timestamp_ms\":");
+    write::number(out, timestamp_ms);
+    out.push(b'}');
+}
+
 pub(super) fn object(payload: &[u8], what: &'static str) -> Result<Value, ProtocolError> {
     match serde_json::from_slice(payload) {
         Ok(body @ Value::Object(_)) => Ok(body),
@@ -178,6 +213,26 @@ mod tests {
         for (text, action) in table {
             let decoded = decode_control(MessageType::FlowControl, text.as_bytes());
             assert_eq!(decoded, Ok(ControlMessage::FlowControl(action)), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_state_and_action_comes_back() {
+        use HealthState::{Degraded, Draining, Healthy, Unhealthy, Unknown};
+        for state in [Healthy, Degraded, Draining, Unhealthy, Unknown] {
+            let mut out = Vec::new();
+            encode_health(&mut out, "a\"b", state, 7);
+            let decoded = decode_control(MessageType::HealthStatus, &out);
+            assert_eq!(decoded, Ok(ControlMessage::Health(state)));
+            let whole: Value = serde_json::from_slice(&out).unwrap();
+            assert_eq!(whole["agent_id"], "a\"b");
+            assert_eq!(whole["timestamp_ms"], 7);
+        }
+        for action in [FlowAction::Pause, FlowAction::Resume, FlowAction::Unknown] {
+            let mut out = Vec::new();
+            encode_flow(&mut out, action, 7);
+            let decoded = decode_control(MessageType::FlowControl, &out);
+            assert_eq!(decoded, Ok(ControlMessage::FlowControl(action)));
         }
     }
 

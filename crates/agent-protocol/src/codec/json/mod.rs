@@ -20,6 +20,8 @@ mod write;
 
 pub use answer::{decode_answer, encode_answer};
 pub use cancel::{decode_cancel, encode_cancel};
-pub use control::{decode_control, decode_ping, encode_ping, encode_pong};
+pub use control::{
+    decode_control, decode_ping, encode_flow, encode_health, encode_ping, encode_pong,
+};
 pub use event::{decode_request_headers, encode_request_headers};
 pub use id::find_event_id;

@@ -10,10 +10,11 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use super::calls::CallId;
-use super::shared::{Phase, Shared, State, now_ms, wake};
+use super::shared::{Phase, Shared, State, wake};
 use super::{CloseReason, ConnectOptions, ConnectionDriver, PendingPong, connect};
 use crate::codec::frame::{self, MessageType};
 use crate::codec::{binary, json};
+use crate::transport::now_ms;
 use crate::{
     CallError, CallGuard, CancelReason, Capabilities, Condition, ConnectError, Decision, EventKind,
     Extensions, HealthState, RequestHeaders,

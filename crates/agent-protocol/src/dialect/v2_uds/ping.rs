@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use super::shared::{Phase, Shared, State, now_ms, wake};
+use super::shared::{Phase, Shared, State, wake};
 use crate::CallError;
 use crate::codec::frame::{self, MessageType};
 use crate::codec::json;
+use crate::transport::now_ms;
 
 /// How long the agent took to answer a ping.
 ///

@@ -1,0 +1,214 @@
+//! What an agent says without being asked: how it is, and whether it wants
+//! events.
+
+use std::task::{Context, Poll};
+
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use tokio::sync::watch;
+
+use crate::{FlowAction, HealthState};
+
+/// Tells all proxies how the agent is, on the connections that they have and
+/// on those that they will make. Clones tell the same. A proxy that has been
+/// told nothing takes the agent for healthy and willing.
+///
+/// What is told is the present state: of several changes at once, or while a
+/// proxy does not read, it learns the last.
+#[derive(Debug, Clone)]
+pub struct Reporter {
+    present: watch::Sender<Report>,
+}
+
+impl Default for Reporter {
+    fn default() -> Self {
+        Self {
+            present: watch::Sender::new(Report::WELL),
+        }
+    }
+}
+
+impl Reporter {
+    /// Says how the agent is. While it is being shut down, proxies are told
+    /// that it drains, whatever is said here.
+    /// [`Unknown`](HealthState::Unknown) cannot be told, and leaves the state
+    /// as it was.
+    pub fn health(&self, health: HealthState) {
+        if health != HealthState::Unknown {
+            self.change(|report| report.health = health);
+        }
+    }
+
+    /// Asks for no more events. Those that come all the same are worked on.
+    pub fn pause(&self) {
+        self.change(|report| report.paused = true);
+    }
+
+    /// Asks for events again.
+    pub fn resume(&self) {
+        self.change(|report| report.paused = false);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Report)) {
+        self.present.send_if_modified(|present| {
+            let before = *present;
+            change(present);
+            *present != before
+        });
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Report {
+    health: HealthState,
+    paused: bool,
+}
+
+impl Report {
+    /// What a proxy believes that has been told nothing.
+    const WELL: Self = Self {
+        health: HealthState::Healthy,
+        paused: false,
+    };
+}
+
+/// How far the end of a server has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// It has not begun.
+    Not,
+    /// Proxies are told, and what they send is still taken.
+    Announced,
+    /// Nothing more is read.
+    Now,
+}
+
+/// Something that a proxy has to be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum News {
+    Health(HealthState),
+    Flow(FlowAction),
+}
+
+/// What a session is told by its server and its agent, and what of it its
+/// proxy has been told.
+pub(super) struct Signals {
+    stops: BoxStream<'static, Stop>,
+    stop: Stop,
+    reports: BoxStream<'static, Report>,
+    present: Report,
+    told: Report,
+}
+
+impl Signals {
+    pub(super) fn new(stop: watch::Receiver<Stop>, reporter: &Reporter) -> Self {
+        let reports = reporter.present.subscribe();
+        let (present, stopping) = (*reports.borrow(), *stop.borrow());
+        Self {
+            stop: stopping,
+            stops: values(stop),
+            present,
+            reports: values(reports),
+            told: Report::WELL,
+        }
+    }
+
+    /// Takes note of what has changed, and says whether to stop.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Stop {
+        while self.stop != Stop::Now {
+            match self.stops.poll_next_unpin(cx) {
+                Poll::Ready(Some(stop)) => self.stop = stop,
+                // The whole server is gone.
+                Poll::Ready(None) => self.stop = Stop::Now,
+                Poll::Pending => break,
+            }
+        }
+        while let Poll::Ready(Some(report)) = self.reports.poll_next_unpin(cx) {
+            self.present = report;
+        }
+        self.stop
+    }
+
+    /// What the proxy has to be told next. It counts as told then.
+    pub(super) fn news(&mut self) -> Option<News> {
+        let health = match self.stop {
+            Stop::Not => self.present.health,
+            Stop::Announced | Stop::Now => HealthState::Draining,
+        };
+        if health != self.told.health {
+            self.told.health = health;
+            return Some(News::Health(health));
+        }
+        let paused = self.present.paused;
+        if paused == self.told.paused {
+            return None;
+        }
+        self.told.paused = paused;
+        Some(News::Flow(match paused {
+            true => FlowAction::Pause,
+            false => FlowAction::Resume,
+        }))
+    }
+}
+
+// The values that follow the present one, until the sender is gone.
+fn values<T: Copy + Send + Sync + 'static>(receiver: watch::Receiver<T>) -> BoxStream<'static, T> {
+    let next = |mut receiver: watch::Receiver<T>| async move {
+        receiver.changed().await.ok()?;
+        let value = *receiver.borrow_and_update();
+        Some((value, receiver))
+    };
+    stream::unfold(receiver, next).fuse().boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    #[test]
+    fn only_what_is_new_is_told() {
+        let reporter = Reporter::default();
+        let (stop, stopping) = watch::channel(Stop::Not);
+        let mut signals = Signals::new(stopping, &reporter);
+        let mut told = || {
+            let stop = signals.poll(&mut Context::from_waker(Waker::noop()));
+            (stop, [(); 3].map(|()| signals.news()))
+        };
+        assert_eq!(told(), (Stop::Not, [None; 3]));
+        reporter.pause();
+        reporter.resume();
+        reporter.health(HealthState::Unknown);
+        assert_eq!(told(), (Stop::Not, [None; 3]));
+        reporter.pause();
+        reporter.health(HealthState::Degraded);
+        let degraded = Some(News::Health(HealthState::Degraded));
+        assert_eq!(
+            told(),
+            (
+                Stop::Not,
+                [degraded, Some(News::Flow(FlowAction::Pause)), None]
+            )
+        );
+        stop.send_replace(Stop::Announced);
+        reporter.health(HealthState::Healthy);
+        reporter.resume();
+        let draining = Some(News::Health(HealthState::Draining));
+        let expected = [draining, Some(News::Flow(FlowAction::Resume)), None];
+        assert_eq!(told(), (Stop::Announced, expected));
+        drop(stop);
+        assert_eq!(told(), (Stop::Now, [None; 3]));
+        assert_eq!(told(), (Stop::Now, [None; 3]));
+    }
+
+    #[test]
+    fn a_new_session_is_told_the_present_state() {
+        let reporter = Reporter::default();
+        reporter.pause();
+        let (_stop, stopping) = watch::channel(Stop::Not);
+        let mut signals = Signals::new(stopping, &reporter);
+        assert_eq!(signals.news(), Some(News::Flow(FlowAction::Pause)));
+        assert_eq!(signals.news(), None);
+    }
+}
