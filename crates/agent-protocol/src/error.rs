@@ -130,3 +130,18 @@ impl From<NoDecision> for CallError {
         }
     }
 }
+
+/// Why an agent on an open connection has not taken another configuration.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigureError {
+    /// The agent refused it, and goes on with the one that it had.
+    #[error("the agent refused its configuration: {reason}")]
+    Refused {
+        /// What the agent said, at most 1 KiB of it.
+        reason: String,
+    },
+    /// There is no answer. When it was not even sent the agent goes on with
+    /// the one that it had, else it is not known with which.
+    #[error(transparent)]
+    Call(#[from] CallError),
+}

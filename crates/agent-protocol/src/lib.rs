@@ -38,8 +38,8 @@ pub use control::{Condition, ControlMessage, FlowAction, HealthState};
 pub use decision::{Audit, Decision, Verdict};
 pub use dialect::v2_uds::{
     CloseReason, ConnectOptions, Connection, ConnectionDriver, ControlHandler, Limits,
-    PendingAnswer, PendingPong,
+    PendingAnswer, PendingConfiguration, PendingPong,
 };
-pub use error::{CallError, ConnectError, ProtocolError};
+pub use error::{CallError, ConfigureError, ConnectError, ProtocolError};
 pub use event::{RequestHeaders, RequestMetadata};
 pub use header_op::HeaderOp;

@@ -31,7 +31,12 @@ const TARGETS: [(&str, Decoder, &[&str]); 8] = [
     (
         "handshake_request",
         decoders::handshake_request,
-        &["handshake-request", "configure", "configure-event-id"],
+        &[
+            "handshake-request",
+            "configure",
+            "configure-event-id",
+            "configure-later",
+        ],
     ),
     (
         "handshake_response",

@@ -13,7 +13,8 @@ pub const PROTOCOL_VERSION: u32 = 2;
 /// The encoding that every peer understands.
 pub const JSON: &str = "json";
 
-/// The id of the configuration among event ids; events begin above it.
+/// The id of a connection's first configuration among event ids; events and
+/// later configurations are above it.
 pub const CONFIGURE_EVENT_ID: u64 = 0;
 
 /// The first message of a connection, from the proxy.
@@ -126,13 +127,14 @@ pub fn decode_response(payload: &[u8], offered: Extensions) -> Result<Agreement,
 pub struct Configure<'a> {
     /// The configuration.
     pub config: Cow<'a, Value>,
-    /// Its version; we do not number them.
+    /// Its version, for people; `None` when the proxy does not say.
     #[serde(default)]
     pub config_version: Option<Cow<'a, str>>,
     /// What the answer names the message by.
     #[serde(default)]
     pub correlation_id: Cow<'a, str>,
-    /// The same for peers that know `event-id`: [`CONFIGURE_EVENT_ID`].
+    /// The same for peers that know `event-id`; while the connection opens it
+    /// is [`CONFIGURE_EVENT_ID`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub event_id: Option<u64>,
 }

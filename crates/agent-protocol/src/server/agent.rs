@@ -44,11 +44,13 @@ pub trait Agent: Send + Sync + 'static {
     /// Takes over the configuration that a proxy has for the agent.
     ///
     /// Each connection configures anew: a proxy has several, with the same
-    /// configuration, and reconnects. The default accepts anything.
+    /// configuration, and reconnects. It may also hand over another one at
+    /// any time, while events are worked on. The default accepts anything.
     ///
     /// # Errors
-    /// What is wrong with it, for the proxy's log. The proxy then does not
-    /// use the connection.
+    /// What is wrong with it, for the proxy's log. When it is the first of a
+    /// connection, the proxy does not use the connection; else the agent has
+    /// to go on with the one that it had.
     async fn configure(&self, config: &Value) -> Result<(), String> {
         let _ = config;
         Ok(())

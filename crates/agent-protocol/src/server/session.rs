@@ -160,6 +160,7 @@ impl<A: Agent + ?Sized> Session<A> {
         let mut capabilities = self.agent.capabilities();
         capabilities.features.concurrent_requests = announced(self.work.concurrency());
         capabilities.features.cancellation = !is_legacy(&self.options);
+        capabilities.features.config_push = true;
         capabilities.features.health_reporting = true;
         capabilities.features.flow_control = true;
         let max_concurrency = &mut capabilities.limits.max_concurrency;
@@ -269,11 +270,12 @@ impl<A: Agent + ?Sized> Session<A> {
         match kind {
             MessageType::RequestHeaders if self.wants_request_headers => {
                 let event = events::request_headers(agent, payload.clone(), self.extensions);
-                self.handle(cx, Some(&payload), Box::pin(event))
+                self.handle(cx, payload.len(), Some(&payload), Box::pin(event))
             }
             MessageType::Configure => {
+                let bytes = payload.len();
                 let event = events::configure(agent, payload, self.extensions);
-                self.handle(cx, None, Box::pin(event))
+                self.handle(cx, bytes, None, Box::pin(event))
             }
             MessageType::RequestHeaders
             | MessageType::RequestBodyChunk
@@ -309,11 +311,11 @@ impl<A: Agent + ?Sized> Session<A> {
     fn handle(
         &mut self,
         cx: &mut Context<'_>,
+        bytes: usize,
         payload: Option<&Bytes>,
         event: Handling,
     ) -> Result<(), SessionError> {
         let extensions = self.extensions;
-        let bytes = payload.map_or(0, Bytes::len);
         let id = || event_id(payload?, extensions);
         match self.work.add(cx, event, bytes, id) {
             Some(done) => self.answer(done?),

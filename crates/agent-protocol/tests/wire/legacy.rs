@@ -210,7 +210,7 @@ async fn legacy_proxy(served: &Served) -> RawPeer {
             "agent_id": "path", "name": "path", "version": env!("CARGO_PKG_VERSION"),
             "supported_events": [1],
             "features": {"streaming_body": false, "websocket": false, "guardrails": false,
-                "config_push": false, "metrics_export": false, "concurrent_requests": 100,
+                "config_push": true, "metrics_export": false, "concurrent_requests": 100,
                 "cancellation": true, "flow_control": true, "health_reporting": true},
             "limits": {"max_body_size": 10_485_760, "max_concurrency": 100,
                 "preferred_chunk_size": 65536}},

@@ -9,6 +9,7 @@ mod announced;
 mod cancel;
 mod codec;
 mod condition;
+mod configure;
 mod conversation;
 mod guard;
 mod hostile;

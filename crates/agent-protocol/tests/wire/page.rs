@@ -37,8 +37,9 @@ fn written() -> BTreeMap<&'static str, Vec<u8>> {
     let mut add = |name, bytes| assert_eq!(written.insert(name, bytes), None);
     add("handshake-request", handshake_request());
     add("handshake-response", handshake_response());
-    add("configure", configure(None));
-    add("configure-event-id", configure(Some(0)));
+    add("configure", configure(None, None));
+    add("configure-event-id", configure(None, Some(0)));
+    add("configure-later", configure(Some("7"), Some(NUMBER)));
     add("request-headers", request_headers());
     add("request-headers-event-id", request_headers_event_id());
     add("binary-request-headers", binary_request_headers());
@@ -95,6 +96,7 @@ fn handshake_response() -> Vec<u8> {
     let mut capabilities = Capabilities::new("echo", "1.0.0");
     capabilities.features.concurrent_requests = 100;
     capabilities.features.cancellation = true;
+    capabilities.features.config_push = true;
     capabilities.features.flow_control = true;
     capabilities.features.health_reporting = true;
     capabilities.limits.max_concurrency = 100;
@@ -112,10 +114,10 @@ fn handshake_response() -> Vec<u8> {
     })
 }
 
-fn configure(event_id: Option<u64>) -> Vec<u8> {
+fn configure(version: Option<&'static str>, event_id: Option<u64>) -> Vec<u8> {
     encoded(&Configure {
         config: std::borrow::Cow::Owned(value!({"level": 2})),
-        config_version: None,
+        config_version: version.map(Into::into),
         correlation_id: "configure-waf-1".into(),
         event_id,
     })

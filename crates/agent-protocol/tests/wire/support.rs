@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
 
 use http::HeaderMap;
@@ -99,6 +99,8 @@ pub(crate) struct PathAgent {
     /// Lets the requests to `/hold` go on.
     pub(crate) release: Notify,
     held: AtomicUsize,
+    /// The configuration that was taken last.
+    pub(crate) configured: Mutex<Value>,
 }
 
 impl PathAgent {
@@ -129,7 +131,10 @@ impl Agent for PathAgent {
     async fn configure(&self, config: &Value) -> Result<(), String> {
         match config["refuse"].as_str() {
             Some(reason) => Err(reason.to_owned()),
-            None => Ok(()),
+            None => {
+                *self.configured.lock().unwrap() = config.clone();
+                Ok(())
+            }
         }
     }
 

@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -12,18 +11,12 @@ use serde_json::Value;
 use tokio::net::UnixStream;
 
 use super::shared::Shared;
-use super::{ConnectOptions, Connection, ConnectionDriver, driver};
+use super::{ConnectOptions, Connection, ConnectionDriver, configure, driver};
 use crate::codec::frame::{self, MessageType};
-use crate::codec::handshake::{self, Agreement, Configure, HandshakeRequest};
-use crate::codec::{Answer, BadMessage, EventId, json};
+use crate::codec::handshake::{self, Agreement, HandshakeRequest};
+use crate::codec::{BadMessage, EventId, json};
 use crate::transport::{Inbound, Outbound};
-use crate::{ConnectError, Extensions, ProtocolError, Verdict};
-
-/// How much is kept of what an agent says when it refuses.
-const REASON_BYTES: usize = 1024;
-
-/// Numbers the configurations of this process.
-static CONFIGURATIONS: AtomicU64 = AtomicU64::new(1);
+use crate::{CallError, ConfigureError, ConnectError, Extensions, ProtocolError};
 
 /// Opens a connection, however long it takes.
 pub(super) async fn open(
@@ -49,17 +42,11 @@ pub(super) async fn open(
     {
         Agreement::Accepted(capabilities, extensions) => (capabilities, extensions),
         Agreement::Refused(reason) => {
-            let reason = shortened(reason);
+            let reason = configure::shortened(reason);
             return Err(ConnectError::Refused { reason });
         }
     };
-    let on_control = options.on_control.clone();
-    let shared = Arc::new(Shared::new(
-        capabilities,
-        extensions,
-        options.limits,
-        on_control,
-    ));
+    let shared = Arc::new(Shared::new(capabilities, extensions, options));
     if let Some(config) = &options.config {
         opening.configure(config, &shared).await?;
         shared.note_heard();
@@ -129,15 +116,10 @@ impl Opening<'_> {
 
     // Sends the configuration and waits until it is accepted.
     async fn configure(&mut self, config: &Value, shared: &Shared) -> Result<(), ConnectError> {
-        let number = CONFIGURATIONS.fetch_add(1, Ordering::Relaxed);
-        let correlation_id = format!("configure-{}-{number}", self.options.agent_name);
+        let correlation_id = configure::correlation_id(&self.options.agent_name);
         let by_number = shared.extensions.event_id;
-        let message = Configure {
-            config: Cow::Borrowed(config),
-            config_version: None,
-            correlation_id: Cow::Borrowed(&correlation_id),
-            event_id: by_number.then_some(handshake::CONFIGURE_EVENT_ID),
-        };
+        let number = by_number.then_some(handshake::CONFIGURE_EVENT_ID);
+        let message = configure::message(config, None, &correlation_id, number);
         self.send(MessageType::Configure, &message).await?;
         loop {
             let (kind, payload) = self.receive().await?;
@@ -166,39 +148,13 @@ fn acknowledged(
         }
         .into());
     }
-    match refusal(answer) {
-        Some(reason) => Err(ConnectError::ConfigurationRefused {
-            reason: shortened(reason),
-        }),
-        None => Ok(()),
-    }
-}
-
-// Anything but an allow is a refusal; the agent's own words are looked for
-// where agents of different makes put them.
-fn refusal(answer: Answer) -> Option<String> {
-    let decision = match answer {
-        Ok(decision) if decision.is_allow() => return None,
-        Ok(decision) => decision,
-        Err(reason) => return Some(reason.to_string()),
-    };
-    let audit = decision.audit.unwrap_or_default();
-    if let Some(Value::String(message)) = audit.custom.get("error") {
-        return Some(message.clone());
-    }
-    if let Verdict::Block {
-        body: Some(body), ..
-    } = &decision.verdict
-    {
-        return Some(String::from_utf8_lossy(body).into_owned());
-    }
-    match audit.reason_codes.as_slice() {
-        [] => Some("the agent did not accept its configuration".to_owned()),
-        codes => Some(codes.join(", ")),
-    }
-}
-
-fn shortened(mut reason: String) -> String {
-    reason.truncate(reason.floor_char_boundary(REASON_BYTES));
-    reason
+    configure::outcome(answer.map_err(CallError::from)).map_err(|error| {
+        ConnectError::ConfigurationRefused {
+            reason: match error {
+                ConfigureError::Refused { reason } => reason,
+                // It cannot take it now, which is no more use.
+                ConfigureError::Call(error) => error.to_string(),
+            },
+        }
+    })
 }

@@ -9,9 +9,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use serde_json::Value;
+
 use super::calls::CallId;
 use super::shared::{Phase, Shared, State, wake};
-use super::{CloseReason, ConnectOptions, ConnectionDriver, PendingPong, connect};
+use super::{
+    CloseReason, ConnectOptions, ConnectionDriver, PendingConfiguration, PendingPong, connect,
+};
 use crate::codec::frame::{self, MessageType};
 use crate::codec::{binary, json};
 use crate::transport::now_ms;
@@ -225,6 +229,21 @@ impl Connection {
         }
     }
 
+    /// Hands the agent another configuration, with a version for its logs.
+    /// The message is queued before this returns. Until the agent has taken
+    /// it, and when it refuses, the former one holds and the connection stays
+    /// as it is; events that are under way meanwhile may meet either. How
+    /// long to wait is for the caller to decide. Whether the agent is made
+    /// for it is announced in
+    /// [`config_push`](crate::Features::config_push).
+    ///
+    /// It fails with [`ConfigureError`](crate::ConfigureError), and as
+    /// [`request_headers`](Self::request_headers) does when it cannot be
+    /// queued.
+    pub fn configure(&self, config: &Value, version: Option<&str>) -> PendingConfiguration {
+        PendingConfiguration::new(self.shared(), config, version)
+    }
+
     /// Asks about the head of a request. The event is encoded and queued
     /// before this returns; it never waits. The guard is held as long as the
     /// agent may be working on the event; see [`CallGuard`].
@@ -268,7 +287,7 @@ impl Connection {
 }
 
 // Appends an event to the outbound buffer, or leaves everything as it was.
-fn queue(
+pub(super) fn queue(
     state: &mut State,
     shared: &Shared,
     kind: MessageType,
@@ -431,5 +450,6 @@ mod tests {
         shared::<ConnectionDriver>();
         shared::<PendingAnswer>();
         shared::<PendingPong>();
+        shared::<PendingConfiguration>();
     }
 }

@@ -9,6 +9,7 @@
 //! held for the time of an encoding and never over an await.
 
 mod calls;
+mod configure;
 mod connect;
 mod connection;
 mod driver;
@@ -17,6 +18,7 @@ mod ping;
 mod pings;
 mod shared;
 
+pub use configure::PendingConfiguration;
 pub use connection::{Connection, PendingAnswer};
 pub use driver::ConnectionDriver;
 pub use options::{ConnectOptions, ControlHandler, Limits};

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use super::calls::{CallTable, Ended, Outcome};
 use super::pings::Pings;
-use super::{ControlHandler, Limits};
+use super::{ConnectOptions, ControlHandler, Limits};
 use crate::codec::EventId;
 use crate::{CallError, Capabilities, Condition, ControlMessage, Extensions, ProtocolError};
 
@@ -52,6 +52,7 @@ pub(super) enum Phase {
 }
 
 pub(super) struct Shared {
+    pub(super) agent_name: String,
     pub(super) capabilities: Capabilities,
     pub(super) extensions: Extensions,
     pub(super) limits: Limits,
@@ -84,18 +85,19 @@ impl Shared {
     pub(super) fn new(
         capabilities: Capabilities,
         extensions: Extensions,
-        limits: Limits,
-        on_control: Option<ControlHandler>,
+        options: &ConnectOptions,
     ) -> Self {
+        let limits = options.limits;
         let cancellation = capabilities.features.cancellation;
         Self {
+            agent_name: options.agent_name.clone(),
             capabilities,
             extensions,
             limits,
             changed: Notify::new(),
             opened: Instant::now(),
             heard_ns: AtomicU64::new(0),
-            on_control,
+            on_control: options.on_control.clone(),
             control_messages: AtomicU64::new(0),
             state: Mutex::new(State {
                 outbound: Vec::new(),
