@@ -40,6 +40,12 @@ pub(super) struct Script {
     pub(super) refuse_marked: String,
     /// The kinds of events that a hand-written agent announces.
     pub(super) supports: Vec<u32>,
+    /// What it says without being asked, one word per line: a state of health, `pause` or `resume`.
+    pub(super) says: PathBuf,
+    /// A hand-written agent says it in numbers, and not in objects.
+    pub(super) in_numbers: bool,
+    /// How many calls a hand-written agent announces to bear at once.
+    pub(super) bears: u32,
     /// By path, without the query.
     pub(super) rules: Vec<(String, Reaction)>,
     pub(super) otherwise: Reaction,
@@ -78,6 +84,8 @@ pub(crate) enum Reaction {
     Late(Value),
     /// The process ends.
     Exit,
+    /// Says that it has too much to do, for so many milliseconds, by the library.
+    Overloaded(Option<u64>),
     /// Fails, by the library.
     Fail,
     /// Panics, by the library.
@@ -118,6 +126,9 @@ impl TestAgent {
                 refuse_config: None,
                 refuse_marked: String::new(),
                 supports: vec![1],
+                says: folder.path().join("says"),
+                in_numbers: false,
+                bears: 100,
                 rules: Vec::new(),
                 otherwise: Decision::allow().into(),
             },
@@ -154,6 +165,25 @@ impl TestAgent {
         self.script.dialect = Dialect::Legacy;
         self.script.supports = kinds.to_vec();
         self
+    }
+
+    /// A hand-written agent whose reports are numbers.
+    pub(crate) fn in_numbers(mut self) -> Self {
+        self.script.dialect = Dialect::Legacy;
+        self.script.in_numbers = true;
+        self
+    }
+
+    /// A hand-written agent that announces to bear so many calls at once.
+    pub(crate) fn bearing(mut self, calls: u32) -> Self {
+        self.script.dialect = Dialect::Legacy;
+        self.script.bears = calls;
+        self
+    }
+
+    /// Says something without being asked, on every connection: a state of health, `pause` or `resume`.
+    pub(crate) fn says(&self, word: &str) {
+        super::agent_process::append(&self.script.says, &format!("{word}\n"));
     }
 
     /// What it does with requests for this path.

@@ -6,11 +6,17 @@ use super::{
 };
 use async_trait::async_trait;
 use portcullis_agent_protocol::{
-    Decision, Extensions, RequestHeaders,
-    server::{self, Agent, AgentError, ServeOptions},
+    Decision, Extensions, HealthState, RequestHeaders,
+    server::{self, Agent, AgentError, Reporter, ServeOptions},
 };
 use serde_json::{Map, Value, json};
-use std::{fs::OpenOptions, io::Write, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs::OpenOptions,
+    io::Write,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 /// How often an answer that comes late looks whether it may.
 pub(super) const POLL: Duration = Duration::from_millis(5);
@@ -46,11 +52,38 @@ async fn serve(script: Script) {
         },
         ..ServeOptions::default()
     };
+    tokio::spawn(report(script.says.clone(), options.reporter.clone()));
     let listener = server::bind_socket(&script.socket).unwrap();
     let agent = Arc::new(Scripted(script));
     server::serve(agent, listener, options, std::future::pending())
         .await
         .unwrap();
+}
+
+/// Says what the test wants to be said.
+async fn report(says: PathBuf, reporter: Reporter) {
+    let mut said = 0;
+    loop {
+        for word in new_words(&says, &mut said) {
+            match word.as_str() {
+                "pause" => reporter.pause(),
+                "resume" => reporter.resume(),
+                "degraded" => reporter.health(HealthState::Degraded),
+                "draining" => reporter.health(HealthState::Draining),
+                "unhealthy" => reporter.health(HealthState::Unhealthy),
+                _ => reporter.health(HealthState::Healthy),
+            }
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// The words behind those that were said.
+pub(super) fn new_words(says: &Path, said: &mut usize) -> Vec<String> {
+    let text = std::fs::read_to_string(says).unwrap_or_default();
+    let words: Vec<String> = text.lines().skip(*said).map(str::to_owned).collect();
+    *said += words.len();
+    words
 }
 
 struct Scripted(Script);
@@ -98,6 +131,10 @@ impl Scripted {
                 Ok(from_json(answer))
             }
             Reaction::Exit => std::process::exit(1),
+            Reaction::Overloaded(rest) => {
+                let rest = rest.map(Duration::from_millis);
+                Err(AgentError::overloaded(rest))
+            }
             Reaction::Fail => Err(AgentError::new("the test wants it to fail")),
             Reaction::Panic => panic!("the test wants it to panic"),
             Reaction::Close | Reaction::Text(_) | Reaction::Bytes(_) => {
@@ -151,7 +188,7 @@ impl Script {
 }
 
 /// In one write, so that lines of several threads do not mix.
-fn append(path: &Path, line: &str) {
+pub(super) fn append(path: &Path, line: &str) {
     let mut file = OpenOptions::new()
         .append(true)
         .create(true)

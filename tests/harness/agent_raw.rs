@@ -2,7 +2,7 @@
 
 use super::{
     agent::{Handshake, Reaction, Script},
-    agent_process::POLL,
+    agent_process::{POLL, new_words},
 };
 use serde_json::{Value, json};
 use std::{
@@ -17,6 +17,8 @@ const HANDSHAKE_RESPONSE: u8 = 0x02;
 const REQUEST_HEADERS: u8 = 0x10;
 const CONFIGURE: u8 = 0x17;
 const AGENT_RESPONSE: u8 = 0x20;
+const HEALTH: u8 = 0x30;
+const FLOW_CONTROL: u8 = 0x33;
 const PING: u8 = 0x41;
 const PONG: u8 = 0x42;
 
@@ -32,7 +34,7 @@ pub(super) fn serve(script: &Arc<Script>) {
 }
 
 /// Until either side has had enough.
-fn converse(script: &Script, mut stream: UnixStream) -> io::Result<()> {
+fn converse(script: &Arc<Script>, mut stream: UnixStream) -> io::Result<()> {
     loop {
         let (kind, payload) = receive(&mut stream)?;
         let message: Value = serde_json::from_slice(&payload)?;
@@ -62,7 +64,44 @@ fn converse(script: &Script, mut stream: UnixStream) -> io::Result<()> {
     }
 }
 
-fn shake_hands(script: &Script, stream: &mut UnixStream) -> io::Result<()> {
+/// Says what the test wants to be said, for as long as the connection stands.
+fn report(script: &Script, mut stream: UnixStream) {
+    let mut said = 0;
+    loop {
+        for word in new_words(&script.says, &mut said) {
+            let (kind, payload) = report_frame(script, &word);
+            if send(&mut stream, kind, payload.to_string().as_bytes()).is_err() {
+                return;
+            }
+        }
+        thread::sleep(POLL);
+    }
+}
+
+/// Both shapes are in use.
+fn report_frame(script: &Script, word: &str) -> (u8, Value) {
+    let number = |words: &[&str]| {
+        words
+            .iter()
+            .position(|known| *known == word)
+            .map(|at| at + 1)
+    };
+    if let Some(action) = number(&["pause", "resume"]) {
+        let payload = match script.in_numbers {
+            true => json!({"action": action}),
+            false => json!({"correlation_id": null, "action": {"type": word}, "timestamp_ms": 1}),
+        };
+        return (FLOW_CONTROL, payload);
+    }
+    let state = number(&["healthy", "degraded", "draining", "unhealthy"]);
+    let payload = match script.in_numbers {
+        true => json!({"state": state}),
+        false => json!({"agent_id": script.name, "state": {"status": word}}),
+    };
+    (HEALTH, payload)
+}
+
+fn shake_hands(script: &Arc<Script>, stream: &mut UnixStream) -> io::Result<()> {
     let response = |success: bool, error: Option<&str>| {
         json!({
             "protocol_version": 2,
@@ -71,7 +110,7 @@ fn shake_hands(script: &Script, stream: &mut UnixStream) -> io::Result<()> {
                 "features": {"streaming_body": false, "websocket": false, "guardrails": false, "config_push": false,
                     "metrics_export": false, "concurrent_requests": 100, "cancellation": false, "flow_control": false,
                     "health_reporting": false},
-                "limits": {"max_body_size": 1_048_576, "max_concurrency": 100, "preferred_chunk_size": 65536},
+                "limits": {"max_body_size": 1_048_576, "max_concurrency": script.bears, "preferred_chunk_size": 65536},
             },
             "success": success,
             "error": error,
@@ -80,7 +119,12 @@ fn shake_hands(script: &Script, stream: &mut UnixStream) -> io::Result<()> {
         .to_string()
     };
     match script.handshake {
-        Handshake::Accept => send(stream, HANDSHAKE_RESPONSE, response(true, None).as_bytes()),
+        Handshake::Accept => {
+            send(stream, HANDSHAKE_RESPONSE, response(true, None).as_bytes())?;
+            let (script, stream) = (script.clone(), stream.try_clone()?);
+            thread::spawn(move || report(&script, stream));
+            Ok(())
+        }
         Handshake::Refuse => {
             let refusal = response(false, Some("not you"));
             send(stream, HANDSHAKE_RESPONSE, refusal.as_bytes())?;
@@ -115,7 +159,9 @@ fn react(script: &Script, stream: &mut UnixStream, mut message: Value) -> io::Re
             send(stream, AGENT_RESPONSE, text.as_bytes())
         }
         Reaction::Bytes(bytes) => stream.write_all(bytes),
-        Reaction::Fail | Reaction::Panic => Err(io::Error::other("only by the library")),
+        Reaction::Fail | Reaction::Panic | Reaction::Overloaded(_) => {
+            Err(io::Error::other("only by the library"))
+        }
     }
 }
 

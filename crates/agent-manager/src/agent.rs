@@ -2,12 +2,14 @@
 //! own, see [`crate::pool`].
 
 use crate::{
-    breaker::{BreakerSettings, BreakerState, SharedBreaker},
+    breaker::{BreakerSettings, SharedBreaker},
     headers::HeaderRules,
     permits::Permits,
+    quota::{OverloadSettings, Quota},
+    status::{AgentState, AgentStatus},
 };
 use http::HeaderMap;
-use portcullis_agent_protocol::{ConnectOptions, EventKind};
+use portcullis_agent_protocol::{Condition, ConnectOptions, Connection, EventKind, HealthState};
 use portcullis_config::AgentId;
 use serde_json::Value;
 use std::{
@@ -44,6 +46,8 @@ pub struct AgentSettings {
     pub breaker: BreakerSettings,
     /// Connections of each worker.
     pub pool: PoolSettings,
+    /// What is done when the agent says "not now".
+    pub overload: OverloadSettings,
     /// Which headers only this agent may set, and which it is told.
     pub headers: HeaderRules,
 }
@@ -62,6 +66,7 @@ impl AgentSettings {
             queue: 200,
             breaker: BreakerSettings::default(),
             pool: PoolSettings::default(),
+            overload: OverloadSettings::default(),
             headers: HeaderRules::default(),
         }
     }
@@ -82,87 +87,6 @@ impl Default for PoolSettings {
     }
 }
 
-/// Where an agent is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum AgentState {
-    /// No worker has ever been connected to it.
-    Starting,
-    /// Every worker is connected to it.
-    Ready,
-    /// It is asked, and not all is well: some workers have lost it.
-    Degraded,
-    /// It is taking its leave: calls under way finish, and there are no new ones.
-    Draining,
-    /// It was connected, and no worker is any longer.
-    Unhealthy,
-    /// All its connections were closed in order.
-    Stopped,
-}
-
-impl AgentState {
-    /// Every state, for tables in metrics and documents.
-    pub const ALL: [Self; 6] = [
-        Self::Starting,
-        Self::Ready,
-        Self::Degraded,
-        Self::Draining,
-        Self::Unhealthy,
-        Self::Stopped,
-    ];
-
-    /// The name in the status and in metrics.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Starting => "starting",
-            Self::Ready => "ready",
-            Self::Degraded => "degraded",
-            Self::Draining => "draining",
-            Self::Unhealthy => "unhealthy",
-            Self::Stopped => "stopped",
-        }
-    }
-}
-
-/// How an agent is doing, for probes and the admin listener.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AgentStatus {
-    /// The agent's name.
-    pub id: AgentId,
-    /// Where it is in its life.
-    pub state: AgentState,
-    /// How many workers want a connection to it.
-    pub wanted: usize,
-    /// How many workers have one that is ready for questions.
-    pub connected: usize,
-    /// Connections of all workers that are up, those beyond the wanted ones included.
-    pub connections: usize,
-    /// How often a connection had to be made again.
-    pub reconnects: u64,
-    /// Events that the agent has not answered.
-    pub in_flight: usize,
-    /// Calls that wait for one of these to end.
-    pub waiting: usize,
-    /// The state of its circuit breaker.
-    pub breaker: BreakerState,
-    /// Answers that were thrown away because of a change that agents may not make.
-    pub rejected: u64,
-    /// Why the last attempt to connect failed; `None` while connected.
-    pub last_error: Option<String>,
-}
-
-impl AgentStatus {
-    /// Whether every worker is connected to the agent.
-    pub const fn is_connected(&self) -> bool {
-        self.wanted > 0 && self.connected >= self.wanted
-    }
-
-    /// Why it is not connected, in few words.
-    pub fn problem(&self) -> String {
-        let error = self.last_error.as_deref();
-        error.unwrap_or("connecting").to_owned()
-    }
-}
-
 /// Shared by all workers.
 pub(crate) struct Agent {
     pub(crate) settings: AgentSettings,
@@ -170,12 +94,20 @@ pub(crate) struct Agent {
     pub(crate) breaker: SharedBreaker,
     pub(crate) permits: Permits,
     pub(crate) reconnects: AtomicU64,
+    pub(crate) quota: Arc<Quota>,
     wanted: AtomicUsize,
     connected: AtomicUsize,
     connections: AtomicUsize,
+    /// Connections on which the agent has said so.
+    degraded: AtomicUsize,
+    draining: AtomicUsize,
+    unhealthy: AtomicUsize,
+    paused: AtomicUsize,
     was_ready: AtomicBool,
     rejected: AtomicU64,
     trouble: Mutex<Trouble>,
+    /// What the agent was heard to say last, for the log.
+    heard: Mutex<String>,
     /// Told of every change of the counts of connections, and of trouble.
     changed: Notify,
     stop: watch::Sender<bool>,
@@ -211,6 +143,7 @@ impl Agent {
     pub(crate) fn new(
         settings: AgentSettings,
         proxy_id: &str,
+        quota: Arc<Quota>,
         on_wait: Option<WaitObserver>,
     ) -> Self {
         let connect = ConnectOptions {
@@ -224,12 +157,18 @@ impl Agent {
             breaker: SharedBreaker::new(settings.breaker),
             permits: Permits::new(settings.max_concurrent_calls, settings.queue),
             reconnects: AtomicU64::new(0),
+            quota,
+            degraded: AtomicUsize::new(0),
+            draining: AtomicUsize::new(0),
+            unhealthy: AtomicUsize::new(0),
+            paused: AtomicUsize::new(0),
             wanted: AtomicUsize::new(0),
             connected: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
             was_ready: AtomicBool::new(false),
             rejected: AtomicU64::new(0),
             trouble: Mutex::default(),
+            heard: Mutex::default(),
             changed: Notify::new(),
             stop: watch::Sender::new(false),
             end: watch::Sender::new(()),
@@ -252,6 +191,8 @@ impl Agent {
             reconnects: self.reconnects.load(Relaxed),
             in_flight: self.permits.in_use(),
             waiting: self.permits.waiting(),
+            most_calls: self.permits.limit(),
+            paused: self.paused.load(Relaxed),
             breaker: self.breaker.state(),
             rejected: self.rejected.load(Relaxed),
             last_error: self.trouble().error.clone(),
@@ -267,8 +208,19 @@ impl Agent {
                 _ => AgentState::Draining,
             };
         }
+        let some = |count: &AtomicUsize| count.load(Relaxed) > 0;
+        // The worst that it says of any connection is how it is.
+        if some(&self.unhealthy) {
+            return AgentState::Unhealthy;
+        }
+        if some(&self.draining) {
+            return AgentState::Draining;
+        }
         if status.is_connected() {
-            return AgentState::Ready;
+            return match some(&self.degraded) || some(&self.paused) {
+                true => AgentState::Degraded,
+                false => AgentState::Ready,
+            };
         }
         match (status.connected, self.was_ready.load(Relaxed)) {
             (0, false) => AgentState::Starting,
@@ -346,6 +298,36 @@ impl Agent {
         connected
     }
 
+    /// Counts what the agent says of a connection, for as long as it is so.
+    pub(crate) fn says(self: &Arc<Self>, condition: Condition) -> Said {
+        let counter: Option<fn(&Self) -> &AtomicUsize> = match condition.health {
+            HealthState::Degraded => Some(|agent| &agent.degraded),
+            HealthState::Draining => Some(|agent| &agent.draining),
+            HealthState::Unhealthy => Some(|agent| &agent.unhealthy),
+            HealthState::Healthy | HealthState::Unknown => None,
+        };
+        let health = counter.map(|counter| CountGuard::new(self.clone(), counter));
+        let paused = condition
+            .paused
+            .then(|| CountGuard::new(self.clone(), |agent| &agent.paused));
+        Said {
+            _health: health,
+            _paused: paused,
+        }
+    }
+
+    /// Obeys what the agent announces: it has no more calls at once than it says it bears.
+    pub(crate) fn obey_limits(&self, connection: &Connection) {
+        let configured = self.settings.max_concurrent_calls;
+        let announced = connection
+            .max_concurrency()
+            .and_then(|most| usize::try_from(most.get()).ok());
+        let limit = announced.map_or(configured, |most| most.min(configured));
+        if self.permits.set_limit(limit) && limit < configured {
+            tracing::info!(agent = %self.id(), limit, configured, "agent announces that it takes fewer calls at once than it might get, so it gets no more");
+        }
+    }
+
     /// Counts a connection to an agent that does not take events that it is needed for. It does not make the agent ready.
     pub(crate) fn connected_in_vain(self: &Arc<Self>, why: String) -> Connected {
         let up = CountGuard::new(self.clone(), |agent| &agent.connections);
@@ -385,6 +367,16 @@ impl Agent {
         news
     }
 
+    /// Whether the agent has said something else before, on whatever connection.
+    pub(crate) fn is_news(&self, said: &str) -> bool {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let news = *heard != said;
+        if news {
+            said.clone_into(&mut heard);
+        }
+        news
+    }
+
     fn trouble(&self) -> MutexGuard<'_, Trouble> {
         // What is in there is whole at every moment, so a poisoned lock loses nothing.
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
@@ -403,6 +395,12 @@ impl std::fmt::Debug for Agent {
 pub(crate) struct Connected {
     _up: CountGuard,
     _wanted: Option<CountGuard>,
+}
+
+/// What an agent says of a connection, counted as long as this lives.
+pub(crate) struct Said {
+    _health: Option<CountGuard>,
+    _paused: Option<CountGuard>,
 }
 
 /// Adds one to a counter of an agent for as long as it lives.

@@ -11,7 +11,7 @@ use crate::{
     failure::{Failure, FailureReason},
     operations,
     permits::QueueFull,
-    pool::{Link, Pool},
+    pool::{Link, Look, Pool, Waits},
 };
 use portcullis_agent_protocol::{
     CallError, CallGuard, CancelReason, Connection, Decision, EventKind, PendingAnswer,
@@ -68,6 +68,8 @@ pub(crate) struct Called {
 enum Stage {
     Permit,
     Connection,
+    /// There is a connection, and the agent wants no events on it for now.
+    Paused,
     Answer,
     /// The same, of an agent whose answers carry no event's number.
     LegacyAnswer,
@@ -90,7 +92,8 @@ impl Progress {
         match self.0.load(Relaxed) {
             0 => Stage::Permit,
             1 => Stage::Connection,
-            2 => Stage::Answer,
+            2 => Stage::Paused,
+            3 => Stage::Answer,
             _ => Stage::LegacyAnswer,
         }
     }
@@ -196,23 +199,66 @@ struct Asking<'a> {
     progress: &'a Progress,
 }
 
+/// Asks, and asks again when the agent says "not now" and there is time for it.
 async fn ask(
     pool: &Pool,
     event: &RequestHeaders<'_>,
     asking: &Asking<'_>,
 ) -> Result<Decision, Failure> {
     let agent: &Agent = &pool.agent;
-    let (permit, waited) = agent.permits.acquire().await.map_err(|QueueFull| {
-        Failure::new(
-            FailureReason::Saturated,
-            "it has as many calls as it may have, and the queue is full",
-        )
-    })?;
+    let overload = &agent.settings.overload;
+    let mut tries_left = overload.retries;
+    loop {
+        rest(agent, asking).await?;
+        let answer = match ask_once(pool, event, asking).await? {
+            Err(CallError::Overloaded { retry_after }) => retry_after.unwrap_or(overload.backoff),
+            answer => return answer.map_err(failure),
+        };
+        agent.quota.rest_until(Instant::now() + answer);
+        if tries_left == 0 {
+            return Err(Failure::overloaded(answer));
+        }
+        tries_left -= 1;
+        asking.progress.reach(Stage::Permit);
+    }
+}
+
+/// Waits while the agent wants to be left alone, if there is time for it.
+async fn rest(agent: &Agent, asking: &Asking<'_>) -> Result<(), Failure> {
+    loop {
+        let now = Instant::now();
+        let Some(rest) = agent.quota.rest(now) else {
+            return Ok(());
+        };
+        if now + rest >= asking.deadline {
+            return Err(Failure::overloaded(rest));
+        }
+        let _place = agent.permits.wait().map_err(queue_full)?;
+        tokio::time::sleep(rest).await;
+    }
+}
+
+async fn ask_once(
+    pool: &Pool,
+    event: &RequestHeaders<'_>,
+    asking: &Asking<'_>,
+) -> Result<Result<Decision, CallError>, Failure> {
+    let agent: &Agent = &pool.agent;
+    let (permit, waited) = agent.permits.acquire().await.map_err(queue_full)?;
     agent.observe_wait(waited);
     asking.progress.reach(Stage::Connection);
-    let connection = match pool.try_connection() {
-        Some(connection) => connection?,
-        None => pool.connection().await?,
+    let connection = match pool.look() {
+        Look::Ready(connection) => connection,
+        Look::Failed(failure) => return Err(failure),
+        Look::Wait(_) => {
+            let waits = |why| {
+                asking.progress.reach(match why {
+                    Waits::Connecting => Stage::Connection,
+                    Waits::Paused => Stage::Paused,
+                });
+            };
+            pool.connection(waits).await?
+        }
     };
     asking.progress.reach(if connection.extensions().event_id {
         Stage::Answer
@@ -230,7 +276,14 @@ async fn ask(
         deadline: asking.deadline,
         decided: asking.decided,
     };
-    answer.await.map_err(failure)
+    Ok(answer.await)
+}
+
+fn queue_full(QueueFull: QueueFull) -> Failure {
+    Failure::new(
+        FailureReason::Saturated,
+        "it has as many calls as it may have, and the queue is full",
+    )
 }
 
 fn send(
@@ -267,6 +320,10 @@ fn out_of_time(stage: Stage, limits: Limits) -> Failure {
             Failure::new(FailureReason::Budget, "the time of all agents is used up")
         }
         Stage::Permit => Failure::new(FailureReason::Saturated, "no permit became free in time"),
+        Stage::Paused => Failure::new(
+            FailureReason::Saturated,
+            format!("it has paused for longer than {timeout:?}"),
+        ),
         Stage::Connection => Failure::new(
             FailureReason::Unreachable,
             format!("no connection within {timeout:?}"),
@@ -281,7 +338,9 @@ fn out_of_time(stage: Stage, limits: Limits) -> Failure {
 fn failure(error: CallError) -> Failure {
     let reason = match &error {
         CallError::Closed => FailureReason::Unreachable,
-        CallError::OutboundFull | CallError::Overloaded { .. } => FailureReason::Saturated,
+        CallError::OutboundFull => FailureReason::Saturated,
+        // Seen to before; here it would be one of a kind of call that is not tried again.
+        CallError::Overloaded { .. } => FailureReason::Overloaded,
         CallError::DuplicateOutstanding
         | CallError::EventTooLarge { .. }
         | CallError::Protocol(_)

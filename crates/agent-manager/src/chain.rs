@@ -56,6 +56,8 @@ pub struct Refusal {
     pub reason: FailureReason,
     /// For the log.
     pub detail: String,
+    /// How long the client is told to stay away.
+    pub retry_after: Option<Duration>,
 }
 
 /// Asks one agent.
@@ -203,7 +205,11 @@ fn conclude(
     };
     let decision = match outcome {
         Ok(decision) => decision,
-        Err(Failure { reason, detail }) => {
+        Err(Failure {
+            reason,
+            detail,
+            retry_after,
+        }) => {
             let verdict = RecordedVerdict::Failed {
                 reason,
                 mode: used.failure_mode,
@@ -214,6 +220,7 @@ fn conclude(
                     agent: id.clone(),
                     reason,
                     detail: detail.clone(),
+                    retry_after,
                 }),
             };
             return (record(verdict, Some(detail), Vec::new()), answer);

@@ -14,6 +14,8 @@ pub enum FailureReason {
     Saturated,
     /// The agent has failed so often that it is not asked for a while.
     BreakerOpen,
+    /// The agent says "not now", and the call has been tried as often as it may be, or there is no time for another try.
+    Overloaded,
     /// No answer within the agent's timeout.
     Timeout,
     /// The request has used up the time that all its agents together may take.
@@ -26,10 +28,11 @@ pub enum FailureReason {
 
 impl FailureReason {
     /// Every reason, for tables in metrics and documents.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Unreachable,
         Self::Saturated,
         Self::BreakerOpen,
+        Self::Overloaded,
         Self::Timeout,
         Self::Budget,
         Self::ProtocolError,
@@ -42,6 +45,7 @@ impl FailureReason {
             Self::Unreachable => "unreachable",
             Self::Saturated => "saturated",
             Self::BreakerOpen => "breaker_open",
+            Self::Overloaded => "overloaded",
             Self::Timeout => "timeout",
             Self::Budget => "budget",
             Self::ProtocolError => "protocol_error",
@@ -52,7 +56,11 @@ impl FailureReason {
     /// The status that a client gets when the failure refuses its request.
     pub const fn status(self) -> u16 {
         match self {
-            Self::Unreachable | Self::Saturated | Self::BreakerOpen | Self::Unavailable => 503,
+            Self::Unreachable
+            | Self::Saturated
+            | Self::BreakerOpen
+            | Self::Overloaded
+            | Self::Unavailable => 503,
             Self::Timeout | Self::Budget => 504,
             Self::ProtocolError => 502,
         }
@@ -61,7 +69,11 @@ impl FailureReason {
     /// The status of a gRPC call that the failure refuses (<https://grpc.io/docs/guides/status-codes/>).
     pub const fn grpc_status(self) -> u8 {
         match self {
-            Self::Unreachable | Self::Saturated | Self::BreakerOpen | Self::Unavailable => 14,
+            Self::Unreachable
+            | Self::Saturated
+            | Self::BreakerOpen
+            | Self::Overloaded
+            | Self::Unavailable => 14,
             Self::Timeout | Self::Budget => 4,
             Self::ProtocolError => 13,
         }
@@ -72,18 +84,22 @@ impl FailureReason {
         match self {
             Self::Unreachable => Outcome::Lost,
             Self::Timeout | Self::ProtocolError => Outcome::Failed,
-            Self::Saturated | Self::BreakerOpen | Self::Budget | Self::Unavailable => {
-                Outcome::Neutral
-            }
+            Self::Saturated
+            | Self::BreakerOpen
+            | Self::Overloaded
+            | Self::Budget
+            | Self::Unavailable => Outcome::Neutral,
         }
     }
 
     /// How long the client is told to stay away (`Retry-After`), for failures that pass by themselves.
     pub const fn retry_after(self) -> Option<Duration> {
         match self {
-            Self::Unreachable | Self::Saturated | Self::BreakerOpen | Self::Unavailable => {
-                Some(Duration::from_secs(1))
-            }
+            Self::Unreachable
+            | Self::Saturated
+            | Self::BreakerOpen
+            | Self::Overloaded
+            | Self::Unavailable => Some(Duration::from_secs(1)),
             Self::Timeout | Self::Budget | Self::ProtocolError => None,
         }
     }
@@ -102,6 +118,8 @@ pub struct Failure {
     pub reason: FailureReason,
     /// For the log: what exactly went wrong. Never shown to a client and never parsed.
     pub detail: String,
+    /// How long the client is told to stay away.
+    pub retry_after: Option<Duration>,
 }
 
 impl Failure {
@@ -110,6 +128,18 @@ impl Failure {
         Self {
             reason,
             detail: detail.into(),
+            retry_after: reason.retry_after(),
+        }
+    }
+
+    /// The agent wants to be left alone for this long.
+    pub(crate) fn overloaded(rest: Duration) -> Self {
+        Self {
+            retry_after: Some(rest),
+            ..Self::new(
+                FailureReason::Overloaded,
+                format!("it wants to be left alone for {rest:?}"),
+            )
         }
     }
 }

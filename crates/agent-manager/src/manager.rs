@@ -2,15 +2,17 @@
 //! same: its breaker, its permits, its connections and its counters.
 
 use crate::{
-    agent::{Agent, AgentEnd, AgentSettings, AgentStatus, WaitObserver},
+    agent::{Agent, AgentEnd, AgentSettings, WaitObserver},
     chain::{self, Answer},
     conversation::Conversation,
     headers::OwnedHeaders,
     pool::Links,
+    quota::Quota,
+    status::AgentStatus,
 };
 use portcullis_agent_protocol::RequestHeaders;
 use portcullis_config::{AgentId, FailureMode};
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout_at};
 
 /// One agent in a step of a route's chain.
@@ -50,6 +52,8 @@ pub struct AgentManager {
     owned: OwnedHeaders,
     /// By position: what others own, which the agent must not set.
     foreign: Vec<Arc<OwnedHeaders>>,
+    /// By key; agents without one have their own.
+    quotas: BTreeMap<String, Arc<Quota>>,
 }
 
 /// An agent that could not be made ready, and why.
@@ -73,13 +77,17 @@ impl AgentManager {
         proxy_id: &str,
         on_wait: impl Fn(&AgentId) -> Option<WaitObserver>,
     ) -> Self {
+        let quotas = quotas(&agents, previous);
         let agents: Vec<Arc<Agent>> = agents
             .into_iter()
             .map(|settings| {
                 let kept = previous.and_then(|previous| previous.with(&settings));
                 kept.cloned().unwrap_or_else(|| {
                     let observer = on_wait(&settings.id);
-                    Arc::new(Agent::new(settings, proxy_id, observer))
+                    let key = settings.overload.quota_key.as_ref();
+                    let quota = key.and_then(|key| quotas.get(key)).cloned();
+                    let quota = quota.unwrap_or_default();
+                    Arc::new(Agent::new(settings, proxy_id, quota, observer))
                 })
             })
             .collect();
@@ -101,6 +109,7 @@ impl AgentManager {
             agents,
             owned,
             foreign,
+            quotas,
         }
     }
 
@@ -201,4 +210,19 @@ impl AgentManager {
         }
         if left.is_empty() { Ok(()) } else { Err(left) }
     }
+}
+
+/// The quotas that agents share. Those that were shared before are the same ones.
+fn quotas(
+    agents: &[AgentSettings],
+    previous: Option<&AgentManager>,
+) -> BTreeMap<String, Arc<Quota>> {
+    let keys = agents
+        .iter()
+        .filter_map(|settings| settings.overload.quota_key.as_ref());
+    keys.map(|key| {
+        let kept = previous.and_then(|previous| previous.quotas.get(key));
+        (key.clone(), kept.cloned().unwrap_or_default())
+    })
+    .collect()
 }

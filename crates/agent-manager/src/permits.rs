@@ -14,9 +14,17 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 #[derive(Debug)]
 pub(crate) struct Permits {
     semaphore: Arc<Semaphore>,
-    limit: usize,
+    bound: Arc<Bound>,
     waiting: AtomicUsize,
     queue: usize,
+}
+
+/// How many permits there are. It changes when the agent says how much it bears.
+#[derive(Debug)]
+struct Bound {
+    limit: AtomicUsize,
+    /// Permits that are out and do not come back, because there are fewer now.
+    surplus: AtomicUsize,
 }
 
 /// The queue is full.
@@ -27,7 +35,25 @@ pub(crate) struct QueueFull;
 /// the agent is still at work.
 #[derive(Debug)]
 pub(crate) struct Permit {
-    _permit: OwnedSemaphorePermit,
+    permit: Option<OwnedSemaphorePermit>,
+    bound: Arc<Bound>,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let Some(permit) = self.permit.take() else {
+            return;
+        };
+        let one_less = |surplus: usize| surplus.checked_sub(1);
+        if self
+            .bound
+            .surplus
+            .fetch_update(Relaxed, Relaxed, one_less)
+            .is_ok()
+        {
+            permit.forget();
+        }
+    }
 }
 
 impl Permits {
@@ -36,10 +62,32 @@ impl Permits {
         let limit = limit.clamp(1, Semaphore::MAX_PERMITS);
         Self {
             semaphore: Arc::new(Semaphore::new(limit)),
-            limit,
+            bound: Arc::new(Bound {
+                limit: AtomicUsize::new(limit),
+                surplus: AtomicUsize::new(0),
+            }),
             waiting: AtomicUsize::new(0),
             queue,
         }
+    }
+
+    /// From now on at most so many calls at once. Those beyond it that are under way finish. Returns whether that is a
+    /// change.
+    pub(crate) fn set_limit(&self, limit: usize) -> bool {
+        let limit = limit.clamp(1, Semaphore::MAX_PERMITS);
+        let before = self.bound.limit.swap(limit, Relaxed);
+        if limit < before {
+            let forgotten = self.semaphore.forget_permits(before - limit);
+            let out = before - limit - forgotten;
+            self.bound.surplus.fetch_add(out, Relaxed);
+        } else if limit > before {
+            let mut more = limit - before;
+            let pay = |surplus: usize| Some(surplus.saturating_sub(more));
+            let surplus = self.bound.surplus.fetch_update(Relaxed, Relaxed, pay);
+            more -= surplus.unwrap_or_default().min(more);
+            self.semaphore.add_permits(more);
+        }
+        limit != before
     }
 
     /// Takes a permit, in the order of asking, and says how long that took. The caller bounds the wait.
@@ -48,22 +96,35 @@ impl Permits {
     /// [`QueueFull`] at once when too many wait already.
     pub(crate) async fn acquire(&self) -> Result<(Permit, Duration), QueueFull> {
         match self.semaphore.clone().try_acquire_owned() {
-            Ok(permit) => return Ok((Permit { _permit: permit }, Duration::ZERO)),
+            Ok(permit) => return Ok((self.permit(permit), Duration::ZERO)),
             Err(TryAcquireError::NoPermits) => {}
             // Nobody closes the semaphore.
             Err(TryAcquireError::Closed) => return Err(QueueFull),
         }
-        let _waiting = self.enter()?;
+        let _waiting = self.wait()?;
         let since = Instant::now();
         match self.semaphore.clone().acquire_owned().await {
-            Ok(permit) => Ok((Permit { _permit: permit }, since.elapsed())),
+            Ok(permit) => Ok((self.permit(permit), since.elapsed())),
             Err(_) => Err(QueueFull),
+        }
+    }
+
+    fn permit(&self, permit: OwnedSemaphorePermit) -> Permit {
+        Permit {
+            permit: Some(permit),
+            bound: self.bound.clone(),
         }
     }
 
     /// Events that the agent is working on.
     pub(crate) fn in_use(&self) -> usize {
-        self.limit - self.semaphore.available_permits().min(self.limit)
+        let there = self.bound.limit.load(Relaxed) + self.bound.surplus.load(Relaxed);
+        there.saturating_sub(self.semaphore.available_permits())
+    }
+
+    /// How many there may be.
+    pub(crate) fn limit(&self) -> usize {
+        self.bound.limit.load(Relaxed)
     }
 
     /// Calls that wait for a permit.
@@ -71,7 +132,11 @@ impl Permits {
         self.waiting.load(Relaxed)
     }
 
-    fn enter(&self) -> Result<Waiting<'_>, QueueFull> {
+    /// A place in the queue.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) fn wait(&self) -> Result<Waiting<'_>, QueueFull> {
         if self.waiting.fetch_add(1, Relaxed) >= self.queue {
             self.waiting.fetch_sub(1, Relaxed);
             return Err(QueueFull);
@@ -81,7 +146,7 @@ impl Permits {
 }
 
 /// A place in the queue, however the wait ends.
-struct Waiting<'a>(&'a AtomicUsize);
+pub(crate) struct Waiting<'a>(&'a AtomicUsize);
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
@@ -107,6 +172,28 @@ mod tests {
         drop(held);
         assert!(waiting.now_or_never().unwrap().is_ok());
         assert_eq!((permits.waiting(), permits.in_use()), (0, 0));
+    }
+
+    #[test]
+    fn an_agent_that_bears_less_gets_less() {
+        let permits = Permits::new(3, 1);
+        let take = || permits.acquire().now_or_never().unwrap().unwrap().0;
+        let held = [take(), take()];
+        assert!(permits.set_limit(1));
+        assert_eq!(permits.in_use(), 2);
+        // What is out comes back, and stays away as far as it is too much.
+        drop(held);
+        assert_eq!(permits.in_use(), 0);
+        let one = take();
+        assert!(permits.acquire().now_or_never().is_none());
+        assert!(permits.set_limit(2));
+        let two = take();
+        assert!(permits.set_limit(1));
+        assert!(permits.set_limit(3));
+        let three = take();
+        assert!(permits.acquire().now_or_never().is_none());
+        drop((one, two, three));
+        assert_eq!((permits.in_use(), permits.set_limit(3)), (0, false));
     }
 
     proptest! {

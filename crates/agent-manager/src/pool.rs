@@ -7,7 +7,9 @@ use crate::{
     failure::{Failure, FailureReason},
     headers::OwnedHeaders,
 };
-use portcullis_agent_protocol::{ConnectError, Connection, ConnectionDriver};
+use portcullis_agent_protocol::{
+    Condition, ConnectError, Connection, ConnectionDriver, HealthState,
+};
 use std::{
     collections::hash_map::RandomState,
     hash::BuildHasher,
@@ -136,58 +138,123 @@ impl Pool {
         }
     }
 
-    /// A connection, after waiting for an attempt that is running, if there is none. The caller bounds the wait.
-    pub(crate) async fn connection(&self) -> Result<Connection, Failure> {
+    /// A connection for a new event, after waiting for an attempt that is running or for an agent that has paused, if there
+    /// is none. The caller bounds the wait and is told what is waited for.
+    pub(crate) async fn connection(&self, waits: impl Fn(Waits)) -> Result<Connection, Failure> {
         loop {
             // Registered before the look at the slots, so that a change in between is not missed.
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            if let Some(result) = self.try_connection() {
-                return result;
+            match self.look() {
+                Look::Ready(connection) => return Ok(connection),
+                Look::Failed(failure) => return Err(failure),
+                Look::Wait(why) => waits(why),
             }
             changed.await;
         }
     }
 
-    /// The connection that has the least to do; `None` while there is none but an attempt is running.
-    pub(crate) fn try_connection(&self) -> Option<Result<Connection, Failure>> {
-        let mut best: Option<(usize, Connection)> = None;
-        let mut asleep = None;
-        let mut connecting = false;
-        let mut error = None;
+    /// What there is now.
+    pub(crate) fn look(&self) -> Look {
+        let mut found = Found::default();
         for slot in &self.slots {
-            match &*slot.lock() {
-                State::Up(connection) if connection.is_open() => {
-                    let unanswered = connection.unanswered();
-                    if best.as_ref().is_none_or(|(least, _)| unanswered < *least) {
-                        best = Some((unanswered, connection.clone()));
-                    }
-                }
-                State::Up(_) | State::Connecting => connecting = true,
-                State::Asleep => asleep = Some(slot),
-                State::Down(reason) => error = Some(reason.clone()),
-            }
+            found.add(slot);
         }
-        if let Some((unanswered, connection)) = best {
-            let crowded = if connection.extensions().event_id {
-                CROWDED
-            } else {
-                CROWDED_LEGACY
-            };
-            if unanswered >= crowded
-                && !connecting
-                && let Some(slot) = asleep
+        if let Some((load, connection)) = found.best {
+            if load.unanswered >= crowded(&connection)
+                && !found.connecting
+                && let Some(slot) = found.asleep
             {
                 slot.wanted.notify_one();
             }
-            return Some(Ok(connection));
+            return Look::Ready(connection);
         }
-        if connecting {
-            return None;
+        if found.paused {
+            return Look::Wait(Waits::Paused);
         }
-        let reason = error.unwrap_or_else(|| "no connection".into());
-        Some(Err(Failure::new(FailureReason::Unreachable, reason)))
+        if found.connecting {
+            return Look::Wait(Waits::Connecting);
+        }
+        let reason = found.error.unwrap_or_else(|| "no connection".into());
+        Look::Failed(Failure::new(FailureReason::Unreachable, reason))
+    }
+}
+
+/// What a call finds that wants a connection.
+pub(crate) enum Look {
+    /// The one with the least to do, of an agent that is well rather than of one that is not.
+    Ready(Connection),
+    /// There is none yet.
+    Wait(Waits),
+    /// There is none, and nothing to wait for.
+    Failed(Failure),
+}
+
+/// What is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Waits {
+    /// An attempt to connect is running.
+    Connecting,
+    /// The agent wants no events for now.
+    Paused,
+}
+
+/// How much a connection is to be preferred: less is better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Load {
+    degraded: bool,
+    unanswered: usize,
+}
+
+/// What the slots of a pool have.
+#[derive(Default)]
+struct Found<'a> {
+    best: Option<(Load, Connection)>,
+    paused: bool,
+    connecting: bool,
+    asleep: Option<&'a Arc<Slot>>,
+    error: Option<String>,
+}
+
+impl<'a> Found<'a> {
+    fn add(&mut self, slot: &'a Arc<Slot>) {
+        match &*slot.lock() {
+            State::Up(connection) if connection.is_open() => self.add_open(connection),
+            State::Up(_) | State::Connecting => self.connecting = true,
+            State::Asleep => self.asleep = Some(slot),
+            State::Down(reason) => self.error = Some(reason.clone()),
+        }
+    }
+
+    fn add_open(&mut self, connection: &Connection) {
+        let condition = connection.condition();
+        match condition.health {
+            HealthState::Draining | HealthState::Unhealthy => {
+                self.error = Some(format!(
+                    "the agent says that it is {}",
+                    condition.health.name()
+                ));
+            }
+            _ if condition.paused => self.paused = true,
+            health => {
+                let load = Load {
+                    degraded: health == HealthState::Degraded,
+                    unanswered: connection.unanswered(),
+                };
+                if self.best.as_ref().is_none_or(|(least, _)| load < *least) {
+                    self.best = Some((load, connection.clone()));
+                }
+            }
+        }
+    }
+}
+
+/// With this many unanswered events on a connection it would be good to have another.
+fn crowded(connection: &Connection) -> usize {
+    match connection.extensions().event_id {
+        true => CROWDED,
+        false => CROWDED_LEGACY,
     }
 }
 
@@ -265,7 +332,10 @@ async fn keep_up(agent: Arc<Agent>, slot: Arc<Slot>, always: bool, mut ending: E
                 }
             }
             Err(error) => {
-                let refused = matches!(error, ConnectError::Refused { .. });
+                let refused = matches!(
+                    error,
+                    ConnectError::Refused { .. } | ConnectError::ConfigurationRefused { .. }
+                );
                 let error = error.to_string();
                 if agent.record_error(&error, refused) {
                     tracing::warn!(agent = %agent.id(), socket = %agent.settings.socket.display(), ?error, "agent cannot be connected, trying again");
@@ -296,10 +366,11 @@ async fn use_connection(
         None => agent.connected(always),
         Some(why) => agent.connected_in_vain(why),
     };
+    agent.obey_limits(&connection);
     log_connected(agent, &connection);
     tokio::spawn(drive(agent.clone(), driver));
     slot.set(State::Up(connection.clone()));
-    let ended = watch_over(agent, &connection, ending).await;
+    let ended = watch_over(agent, slot, &connection, ending).await;
     if let Ended::Stopping = ended {
         slot.set(State::Down("the proxy does without this agent".into()));
         connection.retire();
@@ -336,9 +407,16 @@ fn log_connected(agent: &Agent, connection: &Connection) {
 }
 
 /// Returns when the connection takes no new events. A connection whose agent is silent is asked for a sign of life; when
-/// none comes, it retires.
-async fn watch_over(agent: &Agent, connection: &Connection, ending: &mut Ending) -> Ended {
+/// none comes, it retires. What the agent says of itself is counted, and told to those who wait.
+async fn watch_over(
+    agent: &Arc<Agent>,
+    slot: &Slot,
+    connection: &Connection,
+    ending: &mut Ending,
+) -> Ended {
     let interval = agent.settings.ping_interval;
+    let mut condition = Condition::default();
+    let mut said = None;
     // The breaker wants to know whether the agent is well, not only whether its socket is.
     let mut missed = match check(connection, interval, ending).await {
         Some(true) => {
@@ -349,10 +427,20 @@ async fn watch_over(agent: &Agent, connection: &Connection, ending: &mut Ending)
         None => return Ended::Stopping,
     };
     loop {
-        tokio::select! {
-            () = connection.no_longer_open() => return Ended::Lost,
-            () = tokio::time::sleep(interval) => {}
-            () = ending.reached() => return Ended::Stopping,
+        let tick = tokio::time::sleep(interval);
+        tokio::pin!(tick);
+        loop {
+            tokio::select! {
+                () = connection.no_longer_open() => return Ended::Lost,
+                () = &mut tick => break,
+                () = ending.reached() => return Ended::Stopping,
+                Some(now) = connection.condition_changed(condition) => {
+                    condition = now;
+                    said = Some(agent.says(condition));
+                    log_condition(agent, condition);
+                    slot.changed.notify_waiters();
+                }
+            }
         }
         // A breaker that is not closed wants to know for certain.
         if connection.last_heard().elapsed() < interval
@@ -372,8 +460,18 @@ async fn watch_over(agent: &Agent, connection: &Connection, ending: &mut Ending)
         if missed >= MISSED_PINGS {
             tracing::warn!(agent = %agent.id(), missed, "agent does not answer pings, its connection retires");
             connection.retire();
+            drop(said);
             return Ended::Lost;
         }
+    }
+}
+
+/// Each worker hears it on each of its connections; the first is news.
+fn log_condition(agent: &Agent, condition: Condition) {
+    let (health, paused) = (condition.health.name(), condition.paused);
+    let news = format!("{health}, paused: {paused}");
+    if agent.is_news(&news) {
+        tracing::info!(agent = %agent.id(), health, paused, "agent says how it is");
     }
 }
 

@@ -84,6 +84,20 @@ impl Condition {
     }
 }
 
+impl HealthState {
+    /// The name, as in `degraded`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Degraded => "degraded",
+            Self::Draining => "draining",
+            Self::Unhealthy => "unhealthy",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// What an agent wants to happen to the flow of events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FlowAction {

@@ -127,7 +127,7 @@ fn upstream(written: ParsedUpstream, defaults: &Defaults, sources: &Sources) -> 
 }
 
 fn agent(written: ParsedAgent, defaults: &Defaults, sources: &Sources) -> Option<Agent> {
-    let policy = written.policy.or(defaults.agent);
+    let policy = written.policy.or(&defaults.agent);
     Some(Agent {
         id: written.id.value,
         transport: written.transport?,
@@ -138,6 +138,7 @@ fn agent(written: ParsedAgent, defaults: &Defaults, sources: &Sources) -> Option
         queue: policy.queue.unwrap_or(AGENT_QUEUE),
         circuit_breaker: policy.circuit_breaker.into_model(),
         pool: policy.pool.into_model(),
+        overload: policy.overload.into_model(),
         owns_headers: written
             .owns_headers
             .into_iter()

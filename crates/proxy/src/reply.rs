@@ -62,7 +62,8 @@ impl Reply {
         match after {
             Some(after) => self.with_header(
                 header::RETRY_AFTER,
-                HeaderValue::from(after.as_secs().max(1)),
+                // Whole seconds (RFC 9110 section 10.2.3), none too few.
+                HeaderValue::from(after.as_secs_f64().ceil().max(1.0) as u64),
             ),
             None => self,
         }

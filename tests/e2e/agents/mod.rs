@@ -1,6 +1,7 @@
 //! Agents decide: their verdicts, their order, their failures and their lives.
 
 mod chains;
+mod conditions;
 mod failures;
 mod lives;
 mod supervised;

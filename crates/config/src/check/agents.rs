@@ -3,7 +3,7 @@
 use crate::{
     diagnostic::{Diagnostic, Report, code},
     header_pattern,
-    kdl::{AgentPolicy, Parsed, ParsedChain, ParsedFilter},
+    kdl::{Parsed, ParsedChain, ParsedFilter, PartialPool},
     model::Pool,
 };
 use std::collections::{HashMap, HashSet};
@@ -49,18 +49,18 @@ pub(super) fn pools(parsed: &Parsed, report: &Report) {
     let shared = parsed
         .defaults
         .as_ref()
-        .map(|defaults| defaults.value.agent)
+        .map(|defaults| defaults.value.agent.pool)
         .unwrap_or_default();
-    pool(AgentPolicy::default(), shared, report);
+    pool(PartialPool::default(), shared, report);
     for agent in &parsed.agents {
-        pool(shared, agent.policy, report);
+        pool(shared, agent.policy.pool, report);
     }
 }
 
 /// `own` is looked at when it says something about the pool; else there is a better place to complain about it.
-fn pool(shared: AgentPolicy, own: AgentPolicy, report: &Report) {
-    let Some(span) = own.pool.span else { return };
-    let together = own.pool.or(shared.pool);
+fn pool(shared: PartialPool, own: PartialPool, report: &Report) {
+    let Some(span) = own.span else { return };
+    let together = own.or(shared);
     let Pool { min, max } = together.into_model();
     if min <= max {
         return;
@@ -75,14 +75,14 @@ fn pool(shared: AgentPolicy, own: AgentPolicy, report: &Report) {
         span,
         format!("this pool keeps {min} connections and has {max} at most{whence}"),
     )
-    .help(if own.pool.max.is_some() {
+    .help(if own.max.is_some() {
         format!("write `max={min}` or more, or a `min` of {max} or less")
     } else {
         format!("write `max={min}` or more here too, or a `min` of {max} or less")
     });
-    let from_defaults = (own.pool.min.is_none() && shared.pool.min.is_some())
-        || (own.pool.max.is_none() && shared.pool.max.is_some());
-    if let (Some(defaults), true) = (shared.pool.span, from_defaults) {
+    let from_defaults =
+        (own.min.is_none() && shared.min.is_some()) || (own.max.is_none() && shared.max.is_some());
+    if let (Some(defaults), true) = (shared.span, from_defaults) {
         diagnostic = diagnostic.also(defaults, "the other number is from here");
     }
     report.add(diagnostic);

@@ -6,13 +6,13 @@ use super::{
 };
 use crate::{
     diagnostic::code,
-    model::{CircuitBreaker, FailureMode, Pool},
+    model::{CircuitBreaker, FailureMode, Overload, Pool},
     source::Span,
 };
 use std::time::Duration;
 
 /// What was written; `None` is decided elsewhere: by `defaults`, then by the program.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct AgentPolicy {
     pub(crate) timeout: Option<Duration>,
     pub(crate) failure_mode: Option<FailureMode>,
@@ -20,6 +20,15 @@ pub(crate) struct AgentPolicy {
     pub(crate) queue: Option<usize>,
     pub(crate) circuit_breaker: PartialBreaker,
     pub(crate) pool: PartialPool,
+    pub(crate) overload: PartialOverload,
+}
+
+/// What is done about an agent that has too much to do, of which some may be written elsewhere.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct PartialOverload {
+    retries: Option<u32>,
+    backoff: Option<Duration>,
+    quota_key: Option<String>,
 }
 
 /// A circuit breaker of which some may be written elsewhere.
@@ -42,7 +51,7 @@ pub(crate) struct PartialPool {
 
 impl AgentPolicy {
     /// What holds when `shared` decides what this leaves open.
-    pub(crate) fn or(self, shared: Self) -> Self {
+    pub(crate) fn or(self, shared: &Self) -> Self {
         Self {
             timeout: self.timeout.or(shared.timeout),
             failure_mode: self.failure_mode.or(shared.failure_mode),
@@ -50,6 +59,27 @@ impl AgentPolicy {
             queue: self.queue.or(shared.queue),
             circuit_breaker: self.circuit_breaker.or(shared.circuit_breaker),
             pool: self.pool.or(shared.pool),
+            overload: self.overload.or(&shared.overload),
+        }
+    }
+}
+
+impl PartialOverload {
+    fn or(self, shared: &Self) -> Self {
+        Self {
+            retries: self.retries.or(shared.retries),
+            backoff: self.backoff.or(shared.backoff),
+            quota_key: self.quota_key.or_else(|| shared.quota_key.clone()),
+        }
+    }
+
+    /// With the program's defaults for what nobody has written.
+    pub(crate) fn into_model(self) -> Overload {
+        let program = Overload::default();
+        Overload {
+            retries: self.retries.unwrap_or(program.retries),
+            backoff: self.backoff.unwrap_or(program.backoff),
+            quota_key: self.quota_key,
         }
     }
 }
@@ -99,6 +129,8 @@ impl PartialPool {
 const MOST_CALLS: u32 = 1_000_000;
 /// The most that a counter of the circuit breaker goes up to.
 const MOST_COUNT: u32 = 1_000_000;
+/// More retries of one call would only keep an agent busy that has said to be busy.
+const MOST_RETRIES: u32 = 10;
 /// The most connections of one worker to one agent.
 const MOST_CONNECTIONS: u32 = 1024;
 
@@ -126,6 +158,22 @@ pub(super) fn policy(block: &mut Block<'_>) -> AgentPolicy {
             .one("circuit-breaker", |node| Some(circuit_breaker(node)))
             .unwrap_or_default(),
         pool: block.one("pool", pool).unwrap_or_default(),
+        overload: block
+            .one("overload", |node| Some(overload(node)))
+            .unwrap_or_default(),
+    }
+}
+
+fn overload(node: &mut Node<'_>) -> PartialOverload {
+    refuse_bare(node, "retries=1 backoff=\"2s\"");
+    PartialOverload {
+        retries: node
+            .property("retries")
+            .and_then(|value| value.integer(0..=MOST_RETRIES)),
+        backoff: node.property("backoff").and_then(|value| value.timeout()),
+        quota_key: node
+            .property("quota-key")
+            .and_then(|value| value.nonempty_text()),
     }
 }
 

@@ -8,7 +8,7 @@ use super::{
 };
 
 /// What was written; `None` is the program's own default.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Defaults {
     pub(crate) agent: AgentPolicy,
     pub(crate) upstream: PartialTimeouts,

@@ -23,7 +23,7 @@ mod upstream;
 mod value;
 
 pub(crate) use agent::ParsedAgent;
-pub(crate) use agent_policy::AgentPolicy;
+pub(crate) use agent_policy::PartialPool;
 pub(crate) use condition::ParsedMatch;
 pub(crate) use cursor::Context;
 pub(crate) use defaults::Defaults;

@@ -28,6 +28,8 @@ pub struct Agent {
     pub circuit_breaker: CircuitBreaker,
     /// How many connections to it each worker keeps.
     pub pool: Pool,
+    /// What is done when it says that it has too much to do.
+    pub overload: Overload,
     /// Header patterns that only this agent may set and no client may send. Default none. No header fits the patterns
     /// of two agents, and none is one of those that nobody may change. See [`SendHeaders`] for patterns.
     pub owns_headers: Vec<String>,
@@ -126,6 +128,27 @@ impl Default for CircuitBreaker {
             successes: 2,
             open_for: Duration::from_secs(30),
             probes: 1,
+        }
+    }
+}
+
+/// What is done when an agent says "not now".
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Overload {
+    /// How often one call is tried again, within its timeout and the request's budget. Default 1, 0 to 10.
+    pub retries: u32,
+    /// How long the agent is left alone when it does not say how long. Default 2 s, 1 ms to 24 h.
+    pub backoff: Duration,
+    /// Agents with the same key share the state: what one of them says holds for all. None: the agent is alone.
+    pub quota_key: Option<String>,
+}
+
+impl Default for Overload {
+    fn default() -> Self {
+        Self {
+            retries: 1,
+            backoff: Duration::from_secs(2),
+            quota_key: None,
         }
     }
 }

@@ -16,8 +16,8 @@ mod upstream;
 
 pub use admin::{Admin, AdminAddress, Probes};
 pub use agent::{
-    Agent, AgentTransport, BuiltinAgent, CircuitBreaker, FailureMode, Inspect, Json, Pool,
-    SendHeaders,
+    Agent, AgentTransport, BuiltinAgent, CircuitBreaker, FailureMode, Inspect, Json, Overload,
+    Pool, SendHeaders,
 };
 pub use condition::{
     HeaderCondition, HeaderConditionKind, HostPattern, Match, PathPattern, QueryCondition,

@@ -213,6 +213,8 @@ fn agent_status(status: &AgentStatus, process: Option<&ProcessStatus>) -> serde_
         "reconnects": status.reconnects,
         "in_flight": status.in_flight,
         "waiting": status.waiting,
+        "most_calls": status.most_calls,
+        "paused_connections": status.paused,
         "circuit_breaker": status.breaker.name(),
         "rejected_mutations": status.rejected,
         "last_error": status.last_error,

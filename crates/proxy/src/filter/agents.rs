@@ -65,12 +65,13 @@ pub(super) async fn ask(
             agent,
             reason,
             detail,
+            retry_after,
         }) => {
             tracing::debug!(%agent, %reason, detail, request_id = begun.identity.request_id(), "request refused: no verdict");
             agents.blocked_by = Some(agent);
             agents.reason = Some(reason.name().to_owned());
             let reply = Reply::status(reason.status())
-                .with_retry_after(reason.retry_after())
+                .with_retry_after(retry_after)
                 .with_grpc(reason.grpc_status(), reason.name());
             Ok(Flow::Reply(reply))
         }

@@ -1,8 +1,8 @@
 //! From the agents of a configuration to what the manager and the supervisor have to know about them.
 
 use portcullis_agent_manager::{
-    AgentSettings, BreakerSettings, HeaderRules, OwnedHeaders, PoolSettings, SendHeaders,
-    supervise::Launch,
+    AgentSettings, BreakerSettings, HeaderRules, OverloadSettings, OwnedHeaders, PoolSettings,
+    SendHeaders, supervise::Launch,
 };
 use portcullis_agent_protocol::EventKind;
 use portcullis_config::{AgentId, AgentTransport, Config, FailureMode};
@@ -96,6 +96,11 @@ fn agent_settings(agent: &portcullis_config::Agent, socket: PathBuf) -> AgentSet
         pool: PoolSettings {
             min: agent.pool.min,
             max: agent.pool.max,
+        },
+        overload: OverloadSettings {
+            retries: agent.overload.retries,
+            backoff: agent.overload.backoff,
+            quota_key: agent.overload.quota_key.clone(),
         },
         headers: HeaderRules {
             owns: patterns(&agent.owns_headers),

@@ -1,0 +1,89 @@
+//! How an agent is doing, for probes, metrics and the admin listener.
+
+use crate::breaker::BreakerState;
+use portcullis_config::AgentId;
+
+/// Where an agent is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AgentState {
+    /// No worker has ever been connected to it.
+    Starting,
+    /// Every worker is connected to it.
+    Ready,
+    /// It is asked, and not all is well: it says so or has paused, or some workers have lost it.
+    Degraded,
+    /// It is taking its leave, or the proxy is: calls under way finish, and there are no new ones.
+    Draining,
+    /// It was connected, and no worker is any longer; or it says that it does not work.
+    Unhealthy,
+    /// All its connections were closed in order.
+    Stopped,
+}
+
+impl AgentState {
+    /// Every state, for tables in metrics and documents.
+    pub const ALL: [Self; 6] = [
+        Self::Starting,
+        Self::Ready,
+        Self::Degraded,
+        Self::Draining,
+        Self::Unhealthy,
+        Self::Stopped,
+    ];
+
+    /// The name in the status and in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Degraded => "degraded",
+            Self::Draining => "draining",
+            Self::Unhealthy => "unhealthy",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// How an agent is doing, for probes and the admin listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentStatus {
+    /// The agent's name.
+    pub id: AgentId,
+    /// Where it is in its life.
+    pub state: AgentState,
+    /// How many workers want a connection to it.
+    pub wanted: usize,
+    /// How many workers have one that is ready for questions.
+    pub connected: usize,
+    /// Connections of all workers that are up, those beyond the wanted ones included.
+    pub connections: usize,
+    /// How often a connection had to be made again.
+    pub reconnects: u64,
+    /// Events that the agent has not answered.
+    pub in_flight: usize,
+    /// Calls that wait for one of these to end.
+    pub waiting: usize,
+    /// How many calls it may have at once: as configured, or fewer because it says that it bears no more.
+    pub most_calls: usize,
+    /// Connections on which it wants no events for now.
+    pub paused: usize,
+    /// The state of its circuit breaker.
+    pub breaker: BreakerState,
+    /// Answers that were thrown away because of a change that agents may not make.
+    pub rejected: u64,
+    /// Why the last attempt to connect failed; `None` while connected.
+    pub last_error: Option<String>,
+}
+
+impl AgentStatus {
+    /// Whether every worker is connected to the agent.
+    pub const fn is_connected(&self) -> bool {
+        self.wanted > 0 && self.connected >= self.wanted
+    }
+
+    /// Why it is not connected, in few words.
+    pub fn problem(&self) -> String {
+        let error = self.last_error.as_deref();
+        error.unwrap_or("connecting").to_owned()
+    }
+}
