@@ -123,7 +123,11 @@ fn files(folder: &str, ending: &str) -> Vec<PathBuf> {
         for entry in fs::read_dir(&folder).unwrap() {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            if path.is_dir() && name != "target" && name != ".git" {
+            // What others wrote, and what is no part of the sources; in a work tree of its own `.git` is a file.
+            if ["target", "vendor", ".git"].contains(&&*name) {
+                continue;
+            }
+            if path.is_dir() {
                 folders.push(path);
             } else if path.is_file() && name.ends_with(ending) {
                 found.push(path.strip_prefix(root()).unwrap().to_owned());
