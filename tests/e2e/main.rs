@@ -14,6 +14,7 @@ mod client_address;
 mod defects;
 mod drain;
 mod faults;
+mod healthcheck;
 mod http;
 mod limits;
 mod observability;

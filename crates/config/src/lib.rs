@@ -22,6 +22,7 @@ mod syntax;
 mod template;
 
 pub use diagnostic::{Code, Diagnostic, Diagnostics, Label, Severity, Style};
+pub use kdl::parse_duration;
 pub use load::{Loaded, load_file, load_str};
 pub use model::*;
 pub use source::Span;

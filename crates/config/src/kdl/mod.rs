@@ -39,7 +39,19 @@ use crate::{
 };
 use ::kdl::KdlDocument;
 use cursor::{Block, Node};
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
+
+/// A duration as the language writes it, such as `250ms`, for those who take one elsewhere. It is longer than nothing.
+///
+/// # Errors
+/// The text is not one; the error says why and what to do about it.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    match unit::duration(text) {
+        Ok(Duration::ZERO) => Err("it must be longer than nothing".to_owned()),
+        Ok(duration) => Ok(duration),
+        Err(wrong) => Err(format!("{}: {}", wrong.message, wrong.help)),
+    }
+}
 
 /// All files of a configuration, merged.
 #[derive(Default)]

@@ -1,11 +1,13 @@
 //! The command line. One file per command.
 
 mod check;
+mod healthcheck;
 mod run;
 mod spawn_agent;
 
 use crate::agents::{self, AgentArgs};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use healthcheck::HealthcheckArgs;
 use portcullis_config::{Diagnostics, Loaded, Style};
 use std::{ffi::OsString, io::IsTerminal, path::PathBuf, process::ExitCode};
 
@@ -45,6 +47,8 @@ enum Command {
         #[arg(long)]
         strict: bool,
     },
+    /// Ask a running proxy whether it is ready: 0 when it is, 1 when it is not
+    Healthcheck(HealthcheckArgs),
     /// Run an agent that is inside this binary
     Agent(AgentArgs),
     /// Become an agent that ends with the proxy
@@ -85,6 +89,7 @@ pub fn main() -> ExitCode {
         None => run::run(&cli.config),
         Some(Command::Run(config)) => run::run(&config),
         Some(Command::Check { config, strict }) => check::check(&config, strict),
+        Some(Command::Healthcheck(args)) => healthcheck::healthcheck(&args),
         Some(Command::Agent(command)) => agents::run(command),
         Some(Command::SpawnAgent { parent, command }) => spawn_agent::run(parent, &command),
     }
