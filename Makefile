@@ -3,7 +3,10 @@ export PATH := $(CURDIR)/target/tools/bin:$(PATH)
 PROXY := target/debug/portcullis
 FUZZ_SECONDS ?= 60
 
-.PHONY: build run test lint e2e faults bench test-interop fuzz
+IMAGE ?= portcullis:latest
+IMAGE_ARGS ?=
+
+.PHONY: build run test lint e2e faults bench test-interop fuzz vendor image
 
 build: ; @scripts/ensure-tools.sh cc cmake
 	cargo build --package portcullis
@@ -39,3 +42,14 @@ test-interop: build ; @scripts/ensure-tools.sh protoc
 # Each decoder of the agent protocol for FUZZ_SECONDS; what is found lands in target/fuzz, what fails in fuzz/artifacts.
 fuzz: ; @scripts/ensure-tools.sh cc c++ fuzz
 	scripts/fuzz.sh $(FUZZ_SECONDS)
+
+# The sources of all dependencies, for builds that fetch nothing.
+vendor:
+	mkdir -p target
+	cargo vendor --locked vendor >target/vendor.toml 2>target/vendor.log || { cat target/vendor.log >&2; exit 1; }
+	mv target/vendor.toml vendor/config.toml
+
+# Other base images: make image IMAGE_ARGS="--build-arg BUILDER_IMAGE=… --build-arg RUNTIME_IMAGE=…"
+image: vendor
+	docker build --tag $(IMAGE) --build-arg VERSION=$(shell cargo pkgid --package portcullis | sed 's/.*[\#@]//') \
+	    --build-arg REVISION=$(shell git rev-parse HEAD 2>/dev/null || echo unknown) $(IMAGE_ARGS) .

@@ -1,5 +1,5 @@
 //! What the documents say about the language is true: every block of KDL in them loads, every setting and every code is
-//! in the reference, and every sample is loaded and listed.
+//! in the reference, and every sample, those to deploy included, is loaded.
 #![expect(clippy::unwrap_used, reason = "a panic in here is a test that fails")]
 
 mod fixtures;
@@ -14,6 +14,7 @@ use std::{
 const ROOT: &str = "../..";
 const REFERENCE: &str = "../../docs/configuration.md";
 const SAMPLES: &str = "../../config";
+const DEPLOY: &str = "../../deploy";
 
 /// What fragments refer to, for those that do not define it themselves.
 const SUPPLIED: [(&str, &str); 4] = [
@@ -145,6 +146,33 @@ fn every_sample_loads_without_a_warning_and_is_listed() {
         samples.len(),
         "a sample is listed that is not there"
     );
+}
+
+#[test]
+fn every_configuration_to_deploy_loads_without_a_warning() {
+    let mut found = 0;
+    let mut folders = vec![PathBuf::from(DEPLOY)];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.display().to_string();
+            let extension = path.extension().unwrap_or_default();
+            let text = match extension.to_str().unwrap() {
+                "kdl" => fs::read_to_string(&path).unwrap(),
+                _ if path.is_dir() => {
+                    folders.push(path);
+                    continue;
+                }
+                _ => continue,
+            };
+            match load(&name, &text) {
+                Ok(loaded) => assert!(loaded.warnings.is_empty(), "{name}:\n{}", loaded.warnings),
+                Err(errors) => panic!("{name} does not load:\n{errors}"),
+            }
+            found += 1;
+        }
+    }
+    assert_eq!(found, 1, "configurations in {DEPLOY}");
 }
 
 fn load(name: &str, text: &str) -> Result<Loaded, portcullis_config::Diagnostics> {
