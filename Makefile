@@ -6,7 +6,7 @@ FUZZ_SECONDS ?= 60
 IMAGE ?= portcullis:latest
 IMAGE_ARGS ?=
 
-.PHONY: build run test lint e2e faults bench test-interop fuzz vendor image
+.PHONY: build run test lint e2e faults bench test-interop fuzz vendor image deploy-check
 
 build: ; @scripts/ensure-tools.sh cc cmake
 	cargo build --package portcullis
@@ -53,3 +53,7 @@ vendor:
 image: vendor
 	docker build --tag $(IMAGE) --build-arg VERSION=$(shell cargo pkgid --package portcullis | sed 's/.*[\#@]//') \
 	    --build-arg REVISION=$(shell git rev-parse HEAD 2>/dev/null || echo unknown) $(IMAGE_ARGS) .
+
+# Whether systemd and Kubernetes understand the files that are made for them.
+deploy-check: ; @scripts/ensure-tools.sh kubernetes-validate
+	scripts/deploy-check.sh

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what a build needs and the machine lacks: `ensure-tools.sh TOOL…` with cc, c++, cmake, protoc, fmt, deny, fuzz.
+# Installs what a build needs and the machine lacks: `ensure-tools.sh TOOL…` with cc, c++, cmake, protoc, fmt, deny, fuzz,
+# kubernetes-validate.
 # As root with apt-get: by the system's package manager. Else into target/tools, which the Makefile puts on PATH.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -59,6 +60,14 @@ cargo_install() {
     rm -rf "$tools/build"
 }
 
+python_install() {
+    say "installing $1 $2 from PyPI into target/tools"
+    python3 -m venv "$tools/$1" || return 1
+    "$tools/$1/bin/pip" install --quiet --disable-pip-version-check "$1==$2" >&2 || return 1
+    mkdir -p "$tools/bin"
+    ln -sf "../$1/bin/$1" "$tools/bin/$1"
+}
+
 for tool in "$@"; do
     case "$tool" in
     cc) have cc || apt gcc libc6-dev ||
@@ -69,6 +78,8 @@ for tool in "$@"; do
         die "no cmake, and neither apt-get as root nor pip could install it: install cmake and try again" ;;
     protoc) have protoc || apt protobuf-compiler ||
         die "no protoc: install it (Debian: apt install protobuf-compiler) and try again" ;;
+    kubernetes-validate) have kubernetes-validate || python_install kubernetes-validate 1.37.0 ||
+        die "no kubernetes-validate, and pip could not install it: it needs python3 with venv (Debian: python3-venv)" ;;
     fmt) cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 ||
         rustup component add rustfmt clippy ||
         die "no rustfmt or clippy for this toolchain, and rustup could not add them" ;;

@@ -159,6 +159,10 @@ fn every_configuration_to_deploy_loads_without_a_warning() {
             let extension = path.extension().unwrap_or_default();
             let text = match extension.to_str().unwrap() {
                 "kdl" => fs::read_to_string(&path).unwrap(),
+                "yaml" => match in_yaml(&fs::read_to_string(&path).unwrap()) {
+                    Some(text) => text,
+                    None => continue,
+                },
                 _ if path.is_dir() => {
                     folders.push(path);
                     continue;
@@ -172,7 +176,16 @@ fn every_configuration_to_deploy_loads_without_a_warning() {
             found += 1;
         }
     }
-    assert_eq!(found, 1, "configurations in {DEPLOY}");
+    assert_eq!(found, 3, "configurations in {DEPLOY}");
+}
+
+/// The text of `portcullis.kdl: |` in a ConfigMap.
+fn in_yaml(text: &str) -> Option<String> {
+    let block = text.split("  portcullis.kdl: |\n").nth(1)?;
+    let lines = block
+        .lines()
+        .take_while(|line| line.is_empty() || line.starts_with("    "));
+    Some(lines.map(|line| format!("{}\n", line.trim())).collect())
 }
 
 fn load(name: &str, text: &str) -> Result<Loaded, portcullis_config::Diagnostics> {
