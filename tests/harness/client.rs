@@ -92,6 +92,14 @@ impl RawClient {
         self.read_response(false)
     }
 
+    /// Whether there is something to be read, the end of the connection included.
+    pub(crate) fn is_readable(&self) -> bool {
+        self.stream.set_nonblocking(true).unwrap();
+        let peeked = self.stream.peek(&mut [0]);
+        self.stream.set_nonblocking(false).unwrap();
+        !matches!(peeked, Err(error) if error.kind() == ErrorKind::WouldBlock)
+    }
+
     /// Reads up to the end of the next head, as text.
     pub(crate) fn read_head(&mut self) -> Option<String> {
         loop {

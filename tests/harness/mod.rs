@@ -27,13 +27,22 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
 ///
 /// # Panics
 /// It did not within [`DEADLINE`].
-pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + DEADLINE;
+pub(crate) fn eventually<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
+    eventually_within(DEADLINE, what, condition)
+}
+
+/// The same for what takes longer.
+pub(crate) fn eventually_within<T>(
+    limit: Duration,
+    what: &str,
+    mut condition: impl FnMut() -> Option<T>,
+) -> T {
+    let end = Instant::now() + limit;
     loop {
         if let Some(value) = condition() {
             return value;
         }
-        assert!(Instant::now() < end, "not within {DEADLINE:?}: {what}");
+        assert!(Instant::now() < end, "not within {limit:?}: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

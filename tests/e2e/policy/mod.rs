@@ -2,6 +2,7 @@
 //! hear of headers.
 
 mod breaker;
+mod crowd;
 mod given_up;
 mod grpc;
 mod headers;
