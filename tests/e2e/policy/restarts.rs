@@ -1,6 +1,6 @@
 //! Agents that are killed, and agents that hang.
 
-use super::{FREE, all_quiet, all_up, route, routes};
+use super::{FREE, all_quiet, all_up, circuit, route, routes};
 use crate::harness::{Origin, Proxy, TestAgent, agent::Dialect, eventually};
 use portcullis_agent_protocol::Decision;
 use rustix::process::Signal;
@@ -86,23 +86,77 @@ fn d17_an_agent_that_is_killed_under_load_refuses_and_comes_back_at_once() {
         });
         println!("{dialect:?}: judged again {took:?} after its socket accepts");
         assert!(took < Duration::from_secs(2), "{took:?}");
-        let statuses = |seen: &Seen| {
-            let mut statuses: Vec<u16> = seen
-                .lock()
-                .unwrap()
-                .iter()
-                .map(|(_, status)| *status)
-                .collect();
-            statuses.sort_unstable();
-            statuses.dedup();
-            statuses
-        };
         assert_eq!(statuses(&seen[0]), [200, 503]);
         assert_eq!(statuses(&seen[1]), [200], "open loses no request");
         assert_eq!(statuses(&seen[2]), [200]);
         all_quiet(&proxy);
         assert_unasked_are_counted(&proxy, &origin);
     }
+}
+
+/// How often the agent is killed; in the variable another number.
+const RESTARTS: usize = 3;
+const RESTARTS_VARIABLE: &str = "RESTARTS";
+
+/// An agent that is gone for this long is dialled at the longest pauses that there are.
+const AWAY: Duration = Duration::from_millis(700);
+
+#[test]
+fn d17_a_killed_agent_is_asked_again_soon_after_each_return() {
+    let restarts =
+        std::env::var(RESTARTS_VARIABLE).map_or(RESTARTS, |number| number.parse().unwrap());
+    let origin = Origin::start();
+    let mut agent = judging("waf", Dialect::Binary).start();
+    let text = route("closed", r#"agent "waf""#, "")
+        + &route("open", r#"agent "waf" failure-mode="open""#, "")
+        + FREE;
+    let proxy = routes(&text, &origin)
+        .listener("limits { requests-per-connection 100000000 }")
+        .agent(&agent)
+        .start();
+    proxy.wait_ready();
+    let stop = AtomicBool::new(false);
+    let seen: [Seen; 3] = Default::default();
+    let [closed, open, free] = &seen;
+    let mut returns = Vec::new();
+    thread::scope(|scope| {
+        // One client of each, so that after a refusal there is no verdict from before the kill.
+        for (path, seen) in ["/closed", "/open", "/free"].into_iter().zip(&seen) {
+            scope.spawn(|| ask_on(&proxy, path, &stop, seen));
+        }
+        wait_for(closed, 200, Instant::now());
+        for _ in 0..restarts {
+            agent.kill();
+            let refused = wait_for(closed, 503, Instant::now());
+            wait_for(open, 200, refused + AWAY);
+            agent.start_again();
+            let accepting = Instant::now();
+            // It may have been asked before this thread knew.
+            let judged = wait_for(closed, 200, refused);
+            returns.push(judged.saturating_duration_since(accepting));
+            circuit(&proxy, "waf", "closed");
+        }
+        stop.store(true, SeqCst);
+    });
+    returns.sort_unstable();
+    let (median, worst) = (returns[restarts / 2], returns[restarts - 1]);
+    eprintln!("{restarts} restarts: judged again after {median:?} (median), {worst:?} (worst)");
+    assert!(median < Duration::from_millis(500), "{returns:?}");
+    assert!(worst < Duration::from_secs(2), "{returns:?}");
+    assert_eq!(statuses(closed), [200, 503]);
+    assert_eq!(statuses(open), [200], "open loses no request");
+    assert_eq!(statuses(free), [200]);
+    all_quiet(&proxy);
+    assert_unasked_are_counted(&proxy, &origin);
+}
+
+/// Which statuses were seen.
+fn statuses(seen: &Seen) -> Vec<u16> {
+    let seen = seen.lock().unwrap();
+    let mut statuses: Vec<u16> = seen.iter().map(|(_, status)| *status).collect();
+    statuses.sort_unstable();
+    statuses.dedup();
+    statuses
 }
 
 /// What went to the server unjudged is what the counter says, and what the log says.
@@ -119,6 +173,7 @@ fn assert_unasked_are_counted(proxy: &Proxy, origin: &Origin) {
     assert!(open > 0);
     let applied = r#"portcullis_agent_failures_applied_total{agent="waf",policy="open"}"#;
     proxy.wait_metric(applied, open as f64);
+    eprintln!("{open} requests went unasked, by the server and by the counter");
     eventually("the same number in the log", || {
         let lines = proxy.access_lines();
         let failed = lines
