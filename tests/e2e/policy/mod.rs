@@ -8,7 +8,9 @@ mod grpc;
 mod headers;
 mod late;
 mod load;
+mod modes;
 mod restarts;
+mod told;
 
 use crate::harness::{Origin, Proxy, TestAgent, eventually, proxy::Builder};
 use serde_json::Value;
