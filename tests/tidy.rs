@@ -2,6 +2,9 @@
 //! say what the code does. docs/ARCHITECTURE.md has the rules in words.
 #![expect(clippy::unwrap_used, reason = "a panic in here is a test that fails")]
 
+#[path = "tidy/defects.rs"]
+mod defects;
+
 use portcullis_agent_manager::FailureReason;
 use regex::Regex;
 use std::{

@@ -365,7 +365,7 @@ fn an_answer_may_end_with_the_connection() {
 }
 
 #[test]
-fn a_client_that_goes_away_ends_its_request() {
+fn d13_a_client_that_goes_away_ends_its_request() {
     let (gone, noticed) = mpsc::channel();
     let gone = std::sync::Mutex::new(gone);
     let origin = Origin::answering(move |_| {

@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_mode_alone_decides() {
+    fn d04_the_mode_alone_decides() {
         for reason in FailureReason::ALL {
             assert_eq!(on_failure(reason, FailureMode::Open), Consequence::GoOn);
             assert_eq!(

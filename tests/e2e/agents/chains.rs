@@ -179,7 +179,7 @@ fn parallel_agents_have_the_same_view() {
 }
 
 #[test]
-fn a_block_does_not_wait_for_the_others() {
+fn d11_a_block_does_not_wait_for_the_others() {
     let origin = Origin::start();
     let slow = TestAgent::named("slow").otherwise(Reaction::Hang).start();
     let fast = TestAgent::named("fast")
@@ -205,7 +205,7 @@ fn a_block_does_not_wait_for_the_others() {
 }
 
 #[test]
-fn what_others_said_before_a_block_is_kept() {
+fn d11_what_others_said_before_a_block_is_kept() {
     let origin = Origin::start();
     let first = TestAgent::named("first")
         .otherwise(Decision::allow().tag("seen"))

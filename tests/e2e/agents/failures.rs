@@ -68,7 +68,7 @@ fn assert_refused(proxy: &Proxy, response: &Response, agent: &str, failure: &str
 }
 
 #[test]
-fn an_agent_that_is_not_there_refuses_from_the_first_request() {
+fn d02_an_agent_that_is_not_there_refuses_from_the_first_request() {
     let started = Instant::now();
     fails(
         &TestAgent::named("absent"),
@@ -132,7 +132,7 @@ fn agent_is_up(proxy: &Proxy, agent: &str) {
 }
 
 #[test]
-fn a_late_answer_is_not_the_next_verdict() {
+fn d12_a_late_answer_is_not_the_next_verdict() {
     for dialect in [Dialect::Binary, Dialect::Json, Dialect::Legacy] {
         let agent = TestAgent::named("slow")
             .speaking(dialect)
@@ -158,7 +158,7 @@ fn a_late_answer_is_not_the_next_verdict() {
 }
 
 #[test]
-fn a_handshake_that_does_not_end_is_no_connection() {
+fn d17_a_handshake_that_does_not_end_is_no_connection() {
     let agent = TestAgent::named("mute")
         .at_handshake(Handshake::Hang)
         .start();
@@ -174,7 +174,7 @@ fn a_handshake_that_fails_is_no_connection() {
 }
 
 #[test]
-fn a_clean_close_is_not_an_allow() {
+fn d07_a_clean_close_is_not_an_allow() {
     let agent = TestAgent::named("closing")
         .speaking(Dialect::Legacy)
         .on("/close", Reaction::Close)
@@ -212,7 +212,7 @@ fn an_agent_that_dies_while_it_is_asked_is_not_an_allow() {
 }
 
 #[test]
-fn an_agent_that_cannot_decide_is_not_an_allow() {
+fn d08_an_agent_that_cannot_decide_is_not_an_allow() {
     let origin = Origin::start();
     for dialect in [Dialect::Binary, Dialect::Json] {
         let agent = TestAgent::named("failing")

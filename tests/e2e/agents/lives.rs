@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
 
 #[test]
-fn an_agent_may_come_back() {
+fn d17_an_agent_may_come_back() {
     for dialect in [Dialect::Binary, Dialect::Legacy] {
         let mut agent = TestAgent::named("waf")
             .speaking(dialect)
@@ -38,7 +38,7 @@ fn an_agent_may_come_back() {
 }
 
 #[test]
-fn an_agent_may_come_late() {
+fn d17_an_agent_may_come_late() {
     let mut agent = TestAgent::named("late");
     let origin = Origin::start();
     let proxy = asking(&agent, &origin).agent(&agent).start();

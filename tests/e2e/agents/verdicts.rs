@@ -100,7 +100,7 @@ fn an_allowed_request_goes_on() {
 }
 
 #[test]
-fn a_block_has_status_body_and_headers() {
+fn d01_a_block_has_status_body_and_headers() {
     in_every_dialect(|proxy, _, origin| {
         let response = proxy.get("/block");
         assert_eq!(response.status, 418);
@@ -162,7 +162,7 @@ fn a_block_keeps_the_connection_in_order() {
 }
 
 #[test]
-fn a_redirect_sends_the_client_elsewhere() {
+fn d01_a_redirect_sends_the_client_elsewhere() {
     in_every_dialect(|proxy, _, origin| {
         let response = proxy.get("/redirect");
         assert_eq!(response.status, 303);
@@ -181,7 +181,7 @@ fn a_redirect_sends_the_client_elsewhere() {
 }
 
 #[test]
-fn a_challenge_asks_for_proof() {
+fn d01_a_challenge_asks_for_proof() {
     in_every_dialect(|proxy, _, origin| {
         let param = proxy.get("/challenge-param");
         assert_eq!(param.status, 401);

@@ -182,7 +182,7 @@ async fn concurrency_of_a_connection_is_bounded() {
 }
 
 #[tokio::test]
-async fn a_failing_agent_never_allows() {
+async fn d08_a_failing_agent_never_allows() {
     for extensions in PEERS {
         let served = Served::with_extensions(extensions);
         let connection = connect(&served.path).await;
@@ -278,7 +278,7 @@ async fn an_event_that_is_too_large_is_refused() {
 }
 
 #[tokio::test]
-async fn a_legacy_connection_retires_after_a_late_answer_is_expected() {
+async fn d12_a_legacy_connection_retires_after_a_late_answer_is_expected() {
     let served = Served::with_extensions(PEERS[2]);
     let connection = connect(&served.path).await;
     let ask_held =

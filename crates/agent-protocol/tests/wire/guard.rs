@@ -127,7 +127,7 @@ async fn a_refused_event_holds_nothing() {
 }
 
 #[tokio::test]
-async fn a_call_that_timed_out_holds_it_until_the_late_answer() {
+async fn d13_a_call_that_timed_out_holds_it_until_the_late_answer() {
     for extensions in PEERS {
         let raw = RawListener::new();
         let (connection, mut peer) = raw.connected(extensions).await;
@@ -146,7 +146,7 @@ async fn a_call_that_timed_out_holds_it_until_the_late_answer() {
 }
 
 #[tokio::test]
-async fn the_end_of_the_connection_ends_all_guards() {
+async fn d13_the_end_of_the_connection_ends_all_guards() {
     enum End {
         Peer,
         Error,

@@ -156,7 +156,7 @@ async fn a_legacy_agent_cannot_say_not_now() {
 }
 
 #[tokio::test]
-async fn a_late_legacy_answer_is_given_to_nobody() {
+async fn d12_a_late_legacy_answer_is_given_to_nobody() {
     let raw = RawListener::new();
     let (connection, mut peer) = raw.connected(Extensions::NONE).await;
     let late = connection
@@ -261,7 +261,7 @@ async fn a_legacy_proxy_gets_legacy_answers() {
 }
 
 #[tokio::test]
-async fn what_a_legacy_proxy_sends_wrongly_is_never_allowed() {
+async fn d08_what_a_legacy_proxy_sends_wrongly_is_never_allowed() {
     let served = Served::new(ServeOptions::default());
     let mut proxy = legacy_proxy(&served).await;
     let mut undecodable = legacy_event("c-1", "/");

@@ -330,7 +330,7 @@ fn the_legacy_answer_has_every_member() {
 }
 
 #[test]
-fn a_failure_is_an_error_or_a_block_but_never_an_allow() {
+fn d08_a_failure_is_an_error_or_a_block_but_never_an_allow() {
     let id = EventId::Correlation("c-1".to_owned());
     let failure = failed("no idea");
     let mut out = Vec::new();

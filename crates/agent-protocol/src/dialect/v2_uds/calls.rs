@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn a_late_answer_is_counted_and_given_to_nobody() {
+    fn d12_a_late_answer_is_counted_and_given_to_nobody() {
         for by_number in [true, false] {
             let mut table = CallTable::new(by_number, false, 10);
             let late = table.insert("late").unwrap();
