@@ -319,6 +319,7 @@ mod tests {
         LoadReport {
             seconds: 2.0,
             requests: 1_000,
+            statuses: [(200, 1_000)].into(),
             errors: 0,
             first_error: None,
             latency: Latency::default(),

@@ -2,7 +2,7 @@
 
 use crate::error::BenchError;
 use rustix::{
-    process::{Signal, set_parent_process_death_signal},
+    process::{Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal, setrlimit},
     thread::{CpuSet, sched_setaffinity},
 };
 use std::{ffi::OsString, os::unix::process::CommandExt, process::Command};
@@ -18,8 +18,8 @@ pub(crate) struct Options {
     command: Vec<OsString>,
 }
 
-/// Binds this process and replaces it by the program. Affinity and death signal both survive the exec, so that no program
-/// needs to know of them and none outlives a driver that was killed.
+/// Binds this process, lets it have as many descriptors as it may, and replaces it by the program. All of this survives the
+/// exec, as the death signal does, so that no program needs to know of it and none outlives a driver that was killed.
 ///
 /// # Errors
 /// Always an error, if it returns: the processor does not exist, or the program cannot be executed.
@@ -32,6 +32,13 @@ pub(crate) fn run(options: &Options) -> Result<(), BenchError> {
         sched_setaffinity(None, &set)
             .map_err(|error| BenchError::io(format!("pin to processor {cpu}"))(error.into()))?;
     }
+    let descriptors = getrlimit(Resource::Nofile);
+    let all = Rlimit {
+        current: descriptors.maximum,
+        ..descriptors
+    };
+    setrlimit(Resource::Nofile, all)
+        .map_err(|error| BenchError::io("raise the number of descriptors")(error.into()))?;
     let Some((program, arguments)) = options.command.split_first() else {
         return Err(BenchError::Usage("pinned: no program".to_owned()));
     };

@@ -12,16 +12,33 @@ const BUFFER_BYTES: usize = 64 * 1024;
 
 /// What every answer must be.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Expected {
-    status: u16,
-    body_bytes: usize,
+pub(super) enum Expected {
+    /// With this status and a body of this many bytes.
+    Exactly { status: u16, body_bytes: usize },
+    /// Whole, whatever it says.
+    Any,
 }
 
 impl Expected {
     pub(super) fn of(options: &Options) -> Self {
-        Self {
+        if options.any_status {
+            return Self::Any;
+        }
+        Self::Exactly {
             status: options.expect_status,
             body_bytes: options.expect_bytes,
+        }
+    }
+
+    fn check(self, head: &Head) -> Result<(), Failure> {
+        match self {
+            Self::Exactly { status, .. } if head.status != status => {
+                Err(Failure::Status(head.status))
+            }
+            Self::Exactly { body_bytes, .. } if head.content_length != body_bytes => {
+                Err(Failure::Length(head.content_length))
+            }
+            Self::Exactly { .. } | Self::Any => Ok(()),
         }
     }
 }
@@ -61,8 +78,8 @@ impl Client {
         }
     }
 
-    /// Sends the request and reads the answer. After a failure the next call opens a new connection.
-    pub(super) async fn exchange(&mut self, request: &[u8]) -> Result<(), Failure> {
+    /// Sends the request and reads the answer, whose status it gives. After a failure the next call opens a new connection.
+    pub(super) async fn exchange(&mut self, request: &[u8]) -> Result<u16, Failure> {
         let mut stream = match self.stream.take() {
             Some(stream) => stream,
             None => {
@@ -72,13 +89,13 @@ impl Client {
             }
         };
         stream.write_all(request).await?;
-        let keep = self.answer(&mut stream).await?;
-        self.stream = keep.then_some(stream);
-        Ok(())
+        let head = self.answer(&mut stream).await?;
+        self.stream = head.keep_alive.then_some(stream);
+        Ok(head.status)
     }
 
-    /// Reads one answer; whether the connection may be used again.
-    async fn answer(&mut self, stream: &mut TcpStream) -> Result<bool, Failure> {
+    /// Reads one answer.
+    async fn answer(&mut self, stream: &mut TcpStream) -> Result<Head, Failure> {
         let mut filled = 0;
         let (head, head_bytes) = loop {
             let count = stream.read(&mut self.buffer[filled..]).await?;
@@ -90,12 +107,7 @@ impl Client {
                 break (Head::parse(&self.buffer[..end])?, end + 4);
             }
         };
-        if head.status != self.expected.status {
-            return Err(Failure::Status(head.status));
-        }
-        if head.content_length != self.expected.body_bytes {
-            return Err(Failure::Length(head.content_length));
-        }
+        self.expected.check(&head)?;
         let mut seen = filled - head_bytes;
         while seen < head.content_length {
             let count = stream.read(&mut self.buffer).await?;
@@ -107,7 +119,7 @@ impl Client {
         if seen > head.content_length {
             return Err(Failure::Malformed);
         }
-        Ok(head.keep_alive)
+        Ok(head)
     }
 }
 

@@ -17,6 +17,7 @@ use pace::Pace;
 use serde::{Deserialize, Serialize};
 use std::{
     cell::{Cell, RefCell},
+    collections::BTreeMap,
     io::Write as _,
     net::SocketAddr,
     rc::Rc,
@@ -50,6 +51,9 @@ pub(crate) struct Options {
     /// Requests per second of all connections together (open loop); without it each waits for its answer only.
     #[arg(long)]
     pub(crate) rate: Option<f64>,
+    /// With a rate: all connections are due at the same moment, and not one after the other.
+    #[arg(long, requires = "rate")]
+    pub(crate) together: bool,
     /// The method.
     #[arg(long, default_value = "GET")]
     pub(crate) method: String,
@@ -68,6 +72,9 @@ pub(crate) struct Options {
     /// The bytes that the body of every answer must have.
     #[arg(long, default_value_t = 1024)]
     pub(crate) expect_bytes: usize,
+    /// Every whole answer is right, and the report says how many there were of each status.
+    #[arg(long)]
+    pub(crate) any_status: bool,
     /// A process whose use of the machine is measured over the same time; may be repeated.
     #[arg(long = "watch")]
     pub(crate) watch: Vec<u32>,
@@ -80,6 +87,9 @@ pub(crate) struct LoadReport {
     pub(crate) seconds: f64,
     /// Right answers in that time.
     pub(crate) requests: u64,
+    /// The right answers by their status.
+    #[serde(default)]
+    pub(crate) statuses: BTreeMap<u16, u64>,
     /// Failures of every kind, those of the warm-up included.
     pub(crate) errors: u64,
     /// What the first failure was.
@@ -114,6 +124,7 @@ struct Shared {
     recording: Cell<bool>,
     requests: Cell<u64>,
     requests_wanted: Option<u64>,
+    statuses: RefCell<BTreeMap<u16, u64>>,
     errors: Cell<u64>,
     first_error: RefCell<Option<String>>,
     histogram: RefCell<Histogram>,
@@ -122,11 +133,12 @@ struct Shared {
 }
 
 impl Shared {
-    fn succeeded(&self, latency: Duration) {
+    fn succeeded(&self, status: u16, latency: Duration) {
         if !self.recording.get() {
             return;
         }
         self.requests.set(self.requests.get() + 1);
+        *self.statuses.borrow_mut().entry(status).or_default() += 1;
         self.histogram.borrow_mut().record(latency);
         if self.requests_wanted == Some(self.requests.get()) {
             self.recording.set(false);
@@ -150,6 +162,7 @@ async fn measure(options: &Options) -> Result<LoadReport, BenchError> {
         recording: Cell::new(false),
         requests: Cell::new(0),
         requests_wanted: options.requests,
+        statuses: RefCell::default(),
         errors: Cell::new(0),
         first_error: RefCell::new(None),
         histogram: RefCell::new(Histogram::new()),
@@ -159,7 +172,10 @@ async fn measure(options: &Options) -> Result<LoadReport, BenchError> {
     for index in 0..options.connections {
         let pace = options
             .rate
-            .map(|rate| Pace::new(rate, index, options.connections))
+            .map(|rate| {
+                let index = if options.together { 0 } else { index };
+                Pace::new(rate, index, options.connections)
+            })
             .transpose()
             .map_err(BenchError::io("make a timer"))?;
         let client = Client::new(options.target, Expected::of(options));
@@ -202,6 +218,7 @@ async fn measure(options: &Options) -> Result<LoadReport, BenchError> {
     Ok(LoadReport {
         seconds,
         requests: shared.requests.get(),
+        statuses: shared.statuses.take(),
         errors: shared.errors.get(),
         first_error,
         latency: shared.histogram.borrow().summary(),
@@ -248,7 +265,7 @@ impl Connection {
                 },
             };
             match self.client.exchange(&self.request).await {
-                Ok(()) => self.shared.succeeded(due.elapsed()),
+                Ok(status) => self.shared.succeeded(status, due.elapsed()),
                 Err(error) => {
                     self.shared.failed(&error);
                     // A refused connection fails without ever waiting; the controller must get its turn.
