@@ -56,27 +56,17 @@ pub(crate) fn run(options: &Options) -> Result<(), BenchError> {
     if options.list {
         return list();
     }
-    if cfg!(debug_assertions) {
-        return Err(BenchError::Usage(
-            "an unoptimised build measures nothing: use `make bench` or `cargo run --release -p portcullis-bench`".to_owned(),
-        ));
-    }
+    refuse_debug()?;
     if options.pairs == 0 {
         return Err(BenchError::Usage("at least one pair".to_owned()));
     }
     let chosen = choose(&options.scenarios)
         .map_err(|name| BenchError::Usage(format!("no scenario `{name}`; `--list` names them")))?;
-    let executable = env::current_exe().map_err(BenchError::io("find this program"))?;
-    let program = match &options.binary {
-        Some(path) => path.clone(),
-        None if chosen
-            .iter()
-            .any(|one| matches!(one.subject, Subject::Ours { .. })) =>
-        {
-            build()?;
-            executable.with_file_name("portcullis")
-        }
-        None => PathBuf::new(),
+    let executable = executable()?;
+    let mut subjects = chosen.iter().map(|one| &one.subject);
+    let program = match subjects.any(|subject| matches!(subject, Subject::Ours { .. })) {
+        true => program(options.binary.as_deref(), &executable)?,
+        false => PathBuf::new(),
     };
     let load = Load {
         connections: options.connections,
@@ -91,13 +81,7 @@ pub(crate) fn run(options: &Options) -> Result<(), BenchError> {
         .tempdir()
         .map_err(BenchError::io("make a directory"))?;
 
-    let machine = Machine::look();
-    if machine.load_before > 1.0 {
-        say(&format!(
-            "warning: the load average is {}; something else is running",
-            machine.load_before
-        ));
-    }
+    let machine = look_at_machine();
     let stage = Stage::set(
         executable.clone(),
         program,
@@ -116,6 +100,51 @@ pub(crate) fn run(options: &Options) -> Result<(), BenchError> {
     write!(io::stdout(), "{report}").map_err(BenchError::io("print the report"))?;
     save(&report, &executable)?;
     refuse_errors(&report)
+}
+
+/// Refuses to measure what nobody runs.
+///
+/// # Errors
+/// This is a debug build.
+pub(crate) fn refuse_debug() -> Result<(), BenchError> {
+    if cfg!(debug_assertions) {
+        return Err(BenchError::Usage(
+            "an unoptimised build measures nothing: use `make bench` or `cargo run --release -p portcullis-bench`".to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+/// This program.
+///
+/// # Errors
+/// The system does not tell.
+pub(crate) fn executable() -> Result<PathBuf, BenchError> {
+    env::current_exe().map_err(BenchError::io("find this program"))
+}
+
+/// The proxy to measure: this one, or a fresh build.
+///
+/// # Errors
+/// It does not build.
+pub(crate) fn program(binary: Option<&Path>, executable: &Path) -> Result<PathBuf, BenchError> {
+    if let Some(path) = binary {
+        return Ok(path.to_owned());
+    }
+    build()?;
+    Ok(executable.with_file_name("portcullis"))
+}
+
+/// What it is measured on. Says so when it has something else to do.
+pub(crate) fn look_at_machine() -> Machine {
+    let machine = Machine::look();
+    if machine.load_before > 1.0 {
+        say(&format!(
+            "warning: the load average is {}; something else is running",
+            machine.load_before
+        ));
+    }
+    machine
 }
 
 /// All scenarios up, without those that are optional and do not start.
@@ -163,7 +192,7 @@ fn rounds(
 }
 
 /// The first two processors that we may use: one for the proxy, one for all others. None on a machine with only one.
-fn processors() -> Result<Processors, BenchError> {
+pub(crate) fn processors() -> Result<Processors, BenchError> {
     let allowed = sched_getaffinity(None)
         .map_err(|error| BenchError::io("ask for the processors")(error.into()))?;
     let mut set = (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu));
@@ -207,7 +236,7 @@ fn build() -> Result<(), BenchError> {
 }
 
 /// A flag that the interrupt and termination signals set: every process then ends by the ordinary way out.
-fn watch_interrupts() -> Result<Arc<AtomicBool>, BenchError> {
+pub(crate) fn watch_interrupts() -> Result<Arc<AtomicBool>, BenchError> {
     use tokio::signal::unix::{SignalKind, signal};
     let flag = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&flag);
@@ -288,6 +317,6 @@ fn list() -> Result<(), BenchError> {
 }
 
 /// To the user, beside the report. Nothing can be done if they do not listen.
-fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }

@@ -5,6 +5,7 @@
 
 mod drive;
 mod error;
+mod isolation;
 mod process;
 mod report;
 mod roles;
@@ -14,7 +15,7 @@ mod statistics;
 mod usage;
 
 use clap::{Parser, Subcommand};
-use roles::{floor, load, origin, pinned};
+use roles::{agent, floor, load, origin, pinned};
 use std::{io::Write, process::ExitCode};
 
 #[derive(Parser)]
@@ -28,6 +29,10 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Role {
+    /// Measure whether a route without agents notices what is wrong with the agent of another one.
+    Isolation(isolation::Options),
+    /// Answer every request of an agent's events alike, at once, late, or never.
+    Agent(agent::Options),
     /// Serve a fixed answer.
     Origin(origin::Options),
     /// Proxy with bare Pingora.
@@ -43,6 +48,8 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match &cli.role {
         None => drive::run(&cli.driver),
+        Some(Role::Isolation(options)) => isolation::run(options),
+        Some(Role::Agent(options)) => agent::run(options),
         Some(Role::Origin(options)) => origin::run(options),
         Some(Role::Floor(options)) => floor::run(options),
         Some(Role::Load(options)) => load::run(options),

@@ -1,6 +1,7 @@
 //! Processes that end when their owner does.
 
 use crate::error::BenchError;
+use rustix::process::{Pid, Signal, kill_process};
 use std::{
     ffi::OsStr,
     fs::{self, File},
@@ -99,6 +100,15 @@ impl Process {
     /// Its id.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<(), BenchError> {
+        kill_process(Pid::from_child(&self.child), signal)
+            .map_err(|error| BenchError::io(format!("signal {}", self.name))(error.into()))
     }
 
     /// Waits until `ready` says so.

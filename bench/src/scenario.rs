@@ -226,13 +226,24 @@ pub(crate) struct Places {
     pub(crate) sockets: Vec<PathBuf>,
 }
 
-/// The configuration of our proxy for a scenario: one worker, everything on that a real one would have on.
-pub(crate) fn configuration(filters: &str, agents: &[Agent], places: &Places) -> String {
+/// A route for the paths below `prefix`. `filters` is the inside of its block; empty: no block.
+pub(crate) fn route(name: &str, prefix: &str, filters: &str) -> String {
     let filters = if filters.is_empty() {
         String::new()
     } else {
         format!("        filters {{ {filters} }}\n")
     };
+    format!(
+        r#"    route "{name}" {{
+        match {{ path-prefix "{prefix}" }}
+{filters}        upstream "origin"
+    }}
+"#
+    )
+}
+
+/// The configuration of our proxy with these routes: one worker, everything on that a real one would have on.
+pub(crate) fn configuration(routes: &str, agents: &[Agent], places: &Places) -> String {
     let mut agent_blocks = String::new();
     for (agent, socket) in agents.iter().zip(&places.sockets) {
         // The timeout is as in production in what it costs, and long enough for a machine that is shared.
@@ -257,15 +268,11 @@ listeners {{
     listener "http" {{
         address "{listener}"
         timeouts {{ request-header "10s"; keepalive "75s"; request-body-idle "30s"; response-write "30s" }}
-        limits {{ header-bytes "32KiB"; header-count 100; uri-bytes "8KiB"; body-bytes "100MiB"; connections-per-client 1000; requests-per-connection 1000000 }}
+        limits {{ header-bytes "32KiB"; header-count 100; uri-bytes "8KiB"; body-bytes "100MiB"; connections-per-client 10000; requests-per-connection 1000000 }}
     }}
 }}
 routes {{
-    route "all" {{
-        match {{ path-prefix "/" }}
-{filters}        upstream "origin"
-    }}
-}}
+{routes}}}
 upstreams {{
     upstream "origin" {{
         target "{origin}"
@@ -343,7 +350,7 @@ mod tests {
                     .map(|index| format!("/{index}").into())
                     .collect(),
             };
-            let text = configuration(filters, agents, &places);
+            let text = configuration(&route("all", "/", filters), agents, &places);
             let loaded =
                 portcullis_config::load_str(scenario.name, &text, Path::new("/"), &|_| None);
             let loaded = loaded.unwrap_or_else(|errors| panic!("{errors:?} in\n{text}"));

@@ -4,9 +4,10 @@ use crate::{
     error::BenchError,
     process::{Launcher, Process, accepts_tcp, accepts_unix, answers_ok, free_address},
     roles::load::LoadReport,
-    scenario::{Agent, Places, Scenario, Subject, configuration},
+    scenario::{Agent, Places, Scenario, Subject, configuration, route},
 };
 use std::{
+    ffi::OsStr,
     fs::{self, File},
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -120,7 +121,7 @@ impl Stage {
         agents: &'static [Agent],
     ) -> Result<Cast, BenchError> {
         let name = scenario.name;
-        let file = |suffix: &str| self.directory.join(format!("{name}{suffix}"));
+        let file = |suffix: &str| self.file(&format!("{name}{suffix}"));
         let mut agent_processes = Vec::new();
         let mut sockets = Vec::new();
         for agent in agents {
@@ -135,15 +136,9 @@ impl Stage {
             access_log: file(".access.json"),
             sockets,
         };
-        let path = file(".kdl");
-        fs::write(&path, configuration(filters, agents, &places))
-            .map_err(BenchError::file("write", &path))?;
-        let path = path.display().to_string();
-        let arguments = ["run", "-c", &path];
-        let mut proxy =
-            self.launcher
-                .start(name, self.processors.proxy, &self.program, &arguments)?;
-        proxy.wait_ready(|| answers_ok(places.probes, "/readyz"))?;
+        let routes = route("all", "/", filters);
+        let text = configuration(&routes, agents, &places);
+        let proxy = self.start_proxy(name, &text, places.probes)?;
         Ok(Cast {
             scenario,
             address: places.listener,
@@ -151,6 +146,50 @@ impl Stage {
             agents: agent_processes,
             access_log: Some(places.access_log),
         })
+    }
+
+    /// Starts our proxy with this configuration and waits until it is ready.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub(crate) fn start_proxy(
+        &self,
+        name: &str,
+        configuration: &str,
+        probes: SocketAddr,
+    ) -> Result<Process, BenchError> {
+        let path = self.file(&format!("{name}.kdl"));
+        fs::write(&path, configuration).map_err(BenchError::file("write", &path))?;
+        let path = path.display().to_string();
+        let arguments = ["run", "-c", &path];
+        let mut proxy =
+            self.launcher
+                .start(name, self.processors.proxy, &self.program, &arguments)?;
+        proxy.wait_ready(|| answers_ok(probes, "/readyz"))?;
+        Ok(proxy)
+    }
+
+    /// Starts a role of this program beside the proxy.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub(crate) fn start_role<A: AsRef<OsStr>>(
+        &self,
+        name: &str,
+        arguments: &[A],
+    ) -> Result<Process, BenchError> {
+        self.launcher
+            .start_role(name, self.processors.others, arguments)
+    }
+
+    /// Where the origin is.
+    pub(crate) fn origin(&self) -> SocketAddr {
+        self.origin
+    }
+
+    /// A path that belongs to this run.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
     }
 
     fn start_agent(

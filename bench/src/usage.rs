@@ -85,6 +85,64 @@ impl Sample {
     }
 }
 
+/// The resident memory of a process, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Memory {
+    /// Now.
+    pub(crate) resident_bytes: u64,
+    /// The most that it ever was.
+    pub(crate) peak_bytes: u64,
+}
+
+impl Memory {
+    /// That of process `pid`.
+    ///
+    /// # Errors
+    /// The process has ended.
+    pub(crate) fn of(pid: u32) -> Result<Self, BenchError> {
+        let path = Path::new("/proc").join(pid.to_string()).join("status");
+        let status = fs::read_to_string(&path).map_err(BenchError::file("read", &path))?;
+        let field = |name| status_field(&status, name).unwrap_or(0) * 1024;
+        Ok(Self {
+            resident_bytes: field("VmRSS"),
+            peak_bytes: field("VmHWM"),
+        })
+    }
+}
+
+/// What all processors of the machine have done since it started, in ticks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MachineTicks {
+    busy: u64,
+    all: u64,
+}
+
+impl MachineTicks {
+    /// Up to now. Nothing where the system does not tell.
+    pub(crate) fn take() -> Self {
+        let text = fs::read_to_string("/proc/stat").unwrap_or_default();
+        Self::parse(text.lines().next().unwrap_or_default())
+    }
+
+    /// The line of all processors: user, nice, system, idle, iowait, irq, softirq, steal; the guests' are in the user's.
+    fn parse(line: &str) -> Self {
+        let fields = line.split_ascii_whitespace().skip(1).take(8);
+        let ticks: Vec<u64> = fields.filter_map(|field| field.parse().ok()).collect();
+        let all = ticks.iter().sum();
+        let idle: u64 = ticks.iter().skip(3).take(2).sum();
+        Self {
+            busy: all - idle,
+            all,
+        }
+    }
+
+    /// The share of its processors that the machine has used since `earlier`, 0 to 1.
+    pub(crate) fn busy_since(self, earlier: Self) -> f64 {
+        let all = self.all.saturating_sub(earlier.all).max(1);
+        self.busy.saturating_sub(earlier.busy) as f64 / all as f64
+    }
+}
+
 fn thread_usage(task: &Path) -> io::Result<ThreadUsage> {
     let schedstat = fs::read_to_string(task.join("schedstat"))?;
     let status = fs::read_to_string(task.join("status"))?;
@@ -127,6 +185,15 @@ mod tests {
         ] {
             assert_eq!(status_field(status, name), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn ticks_of_the_machine() {
+        let before = MachineTicks::parse("cpu  10 0 10 70 10 0 0 0 0 0");
+        let after = MachineTicks::parse("cpu  30 0 20 130 20 0 0 0 5 0");
+        assert_eq!(after.busy_since(before), 0.3);
+        assert_eq!(before.busy_since(before), 0.0);
+        assert_eq!(MachineTicks::parse("").busy_since(before), 0.0);
     }
 
     #[test]
