@@ -26,12 +26,14 @@ lint: ; @scripts/ensure-tools.sh cc cmake fmt deny
 e2e: ; @scripts/ensure-tools.sh cc cmake
 	cargo test --package portcullis --test e2e
 
-# Much more of what `make test` asks a little of: verdicts while answers are spoilt, and then all faults once more.
+# Much more of what `make test` asks a little of: verdicts while answers are spoilt, an agent that is killed again and again,
+# and then all faults once more. About a quarter of an hour on two processors.
 faults: ; @scripts/ensure-tools.sh cc cmake
 	FAULT_REQUESTS=100000 cargo test --package portcullis --test e2e faults::crossing
+	RESTARTS=20 cargo test --package portcullis --test e2e soon_after_each_return -- --nocapture
 	cargo test --package portcullis --test e2e faults
 
-# More: make bench BENCH="--pairs 20 --scenarios floor,plain"
+# More: make bench BENCH="--pairs 20 --scenarios floor,plain", make bench BENCH=isolation
 bench: ; @scripts/ensure-tools.sh cc cmake
 	cargo run --release --package portcullis-bench -- $(BENCH)
 
