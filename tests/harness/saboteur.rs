@@ -242,7 +242,6 @@ impl Line {
 
     /// Returns when the connection has been cut, and does nothing until then.
     fn wait_end(&self) {
-        self.ruined.store(true, SeqCst);
         while !self.ended.load(SeqCst) {
             thread::park_timeout(Duration::from_millis(5));
         }
@@ -261,6 +260,18 @@ impl Shared {
         lines.clone()
     }
 
+    /// Marks a line that does not recover.
+    ///
+    /// # Errors
+    /// The saboteur has relented since he began with this line, and may not have seen the mark: it ends here.
+    fn ruin(&self, line: &Line) -> io::Result<()> {
+        line.ruined.store(true, SeqCst);
+        match *self.sabotage() {
+            Sabotage::Off => Err(ErrorKind::ConnectionAborted.into()),
+            _ => Ok(()),
+        }
+    }
+
     fn accept(self: &Arc<Self>, proxy: UnixStream) {
         self.accepted.fetch_add(1, SeqCst);
         let sabotage = self.sabotage().clone();
@@ -274,13 +285,16 @@ impl Shared {
             },
         };
         let line = Arc::new(Line {
-            ruined: AtomicBool::new(agent.is_none()),
+            ruined: AtomicBool::new(false),
             proxy,
             agent,
             writing: Mutex::new(()),
             ended: AtomicBool::new(false),
         });
         self.lines.lock().unwrap().push(line.clone());
+        if line.agent.is_none() && self.ruin(&line).is_err() {
+            line.cut();
+        }
         type Pump = fn(&Shared, &Arc<Line>) -> io::Result<()>;
         let pumps: [Pump; 2] = [Self::pump_events, Self::pump_answers];
         if line.agent.is_some() {
@@ -315,11 +329,10 @@ impl Shared {
             let sabotage = self.sabotage().clone();
             match sabotage {
                 Sabotage::SwallowEvents if kind == REQUEST_HEADERS => {}
-                Sabotage::Hang if kind != HANDSHAKE_REQUEST => {
-                    line.ruined.store(true, SeqCst);
-                }
+                Sabotage::Hang if kind != HANDSHAKE_REQUEST => self.ruin(line)?,
                 Sabotage::StopReading => {
                     agent.write_all(&frame)?;
+                    self.ruin(line)?;
                     line.wait_end();
                     return Ok(());
                 }
@@ -362,12 +375,16 @@ impl Shared {
                 }
                 Some(Tamper::Drip(pause)) => {
                     // A slow one is not through when it is wanted to end.
-                    line.ruined.fetch_or(pause > COMPANY / 10, SeqCst);
+                    if pause > COMPANY / 10 {
+                        self.ruin(line)?;
+                    }
                     line.drip(&frame, pause)?;
                     Then::GoOn
                 }
                 Some(tamper) => {
-                    line.ruined.fetch_or(tamper.ruins(), SeqCst);
+                    if tamper.ruins() {
+                        self.ruin(line)?;
+                    }
                     let (bytes, then) = tamper.spoil(&frame, last.as_deref());
                     line.tell_proxy(&bytes)?;
                     then
@@ -379,6 +396,7 @@ impl Shared {
             match then {
                 Then::GoOn => {}
                 Then::Stall => {
+                    self.ruin(line)?;
                     line.wait_end();
                     return Ok(());
                 }
