@@ -56,7 +56,8 @@ pub(crate) struct Options {
 /// Measures and reports: the verdicts to stdout, all else to stderr.
 ///
 /// # Errors
-/// A process does not come up or does not stay up, the route that asks nobody failed once, or a bar is not met.
+/// A process does not come up or does not stay up, the route that asks nobody failed once, or a bar is not met, or something
+/// else kept the machine too busy to tell.
 pub(crate) fn run(options: &Options) -> Result<(), BenchError> {
     if options.list {
         return list();
@@ -107,7 +108,7 @@ pub(crate) fn run(options: &Options) -> Result<(), BenchError> {
         return Ok(());
     }
     Err(BenchError::Usage(format!(
-        "the route that asks nobody has noticed: {}",
+        "the bar is not met, or the machine was too busy to tell: {}",
         missed.join(", ")
     )))
 }

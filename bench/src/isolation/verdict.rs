@@ -32,16 +32,25 @@ impl Measured {
     fn p99_us(&self) -> f64 {
         self.free.latency.p99_us
     }
+
+    /// The share of one processor that the proxy has used, 0 to 1.
+    fn proxy_busy(&self) -> f64 {
+        let used_ns = self.free.usage.first().map_or(0, |usage| usage.cpu_ns);
+        used_ns as f64 / 1e9 / self.free.seconds
+    }
 }
 
 impl fmt::Display for Pair {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "p99 {:.0} us well, {:.0} us ill",
-            self.well.p99_us(),
-            self.ill.p99_us()
-        )
+        let half = |half: &Measured| {
+            format!(
+                "{:.0} us (proxy {:.0} %, machine {:.0} % busy)",
+                half.p99_us(),
+                half.proxy_busy() * 100.0,
+                half.busy * 100.0
+            )
+        };
+        write!(f, "p99 well {}, ill {}", half(&self.well), half(&self.ill))
     }
 }
 
@@ -64,14 +73,21 @@ impl<'a> Verdict<'a> {
         }
     }
 
-    /// Whether the route that asks nobody is as quick as it was, and never failed.
+    /// Whether the route that asks nobody is as quick as it was, and never failed, on a machine that can tell.
     pub(super) fn is_met(&self) -> bool {
-        is_quick(self.ratio, self.difference_us) && self.errors() == 0
+        is_quick(self.ratio, self.difference_us) && self.errors() == 0 && !self.is_too_busy()
+    }
+
+    fn is_too_busy(&self) -> bool {
+        self.halves().any(|half| half.busy > BUSY)
+    }
+
+    fn halves(&self) -> impl Iterator<Item = &Measured> {
+        self.pairs.iter().flat_map(|pair| [&pair.well, &pair.ill])
     }
 
     fn errors(&self) -> u64 {
-        let halves = self.pairs.iter().flat_map(|pair| [&pair.well, &pair.ill]);
-        halves.map(|half| half.free.errors).sum()
+        self.halves().map(|half| half.free.errors).sum()
     }
 
     /// One half of all rounds: what both clients saw, and what the proxy and the machine did.
@@ -101,10 +117,9 @@ impl<'a> Verdict<'a> {
             of_halves(|half| half.asked.latency.p99_us),
         )?;
         let busiest = halves.iter().map(|half| half.busy).fold(0.0, f64::max);
-        let warning = if busiest > BUSY { " (too much)" } else { "" };
         writeln!(
             f,
-            "        RSS: {} at the start, {} after the first round, {} after the last, {} at most   machine: at most {:.0} % busy{warning}",
+            "        RSS: {} at the start, {} after the first round, {} after the last, {} at most   machine: at most {:.0} % busy",
             mebibytes(first.before.resident_bytes),
             mebibytes(first.after.resident_bytes),
             mebibytes(last.after.resident_bytes),
@@ -118,7 +133,11 @@ impl fmt::Display for Verdict<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.line(f, "well", |pair| &pair.well)?;
         self.line(f, "ill", |pair| &pair.ill)?;
-        let verdict = if self.is_met() { "met" } else { "NOT met" };
+        let verdict = match self.is_met() {
+            true => "met",
+            false if self.is_too_busy() => "the machine was too busy to tell",
+            false => "NOT met",
+        };
         writeln!(
             f,
             "  ill = {:.2} x well, {:+.0} us (medians of {} pairs), {} failed  bar: at most {RATIO} x or {DIFFERENCE_US:+} us: {verdict}",
