@@ -1,6 +1,9 @@
 //! Who the client is, and what the origin is told about it.
 
-use crate::harness::{Origin, Proxy, Recorded, TestAgent};
+use crate::harness::{
+    Origin, Proxy, Recorded, TestAgent,
+    agent::{Dialect, Reaction},
+};
 use portcullis_agent_protocol::Decision;
 
 /// Everything that a client can claim about where a request comes from.
@@ -278,4 +281,37 @@ fn a_listener_has_its_own_trusted_proxies() {
         let line = proxy.access_line(|line| line["listener"] == listener);
         assert_eq!(line["client_ip"], client, "{listener}");
     }
+}
+
+#[test]
+fn an_id_that_a_proxy_sends_twice_is_two_requests_for_agents() {
+    let agent = TestAgent::named("waf")
+        .speaking(Dialect::Legacy)
+        .on("/slow", Reaction::late(&Decision::allow()))
+        .start();
+    let origin = Origin::start();
+    let proxy =
+        Proxy::builder(r#"routes { route "all" { filters { agent "waf" }; upstream "origin" } }"#)
+            .listener(r#"trusted-proxies "127.0.0.1""#)
+            .origin(&origin)
+            .agent_with(&agent, "timeout \"10s\"; pool min=2")
+            .start();
+    proxy.wait_ready();
+    let mut clients = [proxy.client(), proxy.client()];
+    for client in &mut clients {
+        client.send("GET /slow HTTP/1.1\r\nhost: a\r\nx-request-id: twice\r\n\r\n");
+    }
+    proxy.wait_metric("portcullis_agent_in_flight", 2.0);
+    agent.release();
+    for client in &mut clients {
+        let response = client.response();
+        assert_eq!(response.status, 200);
+        assert_eq!(response.header("x-request-id"), Some("twice"));
+    }
+    let asked = agent.requests();
+    assert_eq!(
+        (&asked[0]["request_id"], &asked[1]["request_id"]),
+        (&"twice".into(), &"twice".into())
+    );
+    assert_ne!(asked[0]["correlation_id"], asked[1]["correlation_id"]);
 }

@@ -7,6 +7,7 @@ use super::{
 use serde_json::{Value, json};
 use std::{
     io::{self, Read, Write},
+    net::Shutdown,
     os::unix::net::{UnixListener, UnixStream},
     sync::Arc,
     thread,
@@ -29,19 +30,24 @@ pub(super) fn serve(script: &Arc<Script>) {
     let listener = UnixListener::bind(&script.socket).unwrap();
     for stream in listener.incoming() {
         let script = script.clone();
-        thread::spawn(move || converse(&script, stream.unwrap()));
+        thread::spawn(move || {
+            let mut stream = stream.unwrap();
+            // However it ends, the connection ends; another thread may hold it as well.
+            let _ = converse(&script, &mut stream);
+            let _ = stream.shutdown(Shutdown::Both);
+        });
     }
 }
 
 /// Until either side has had enough.
-fn converse(script: &Arc<Script>, mut stream: UnixStream) -> io::Result<()> {
+fn converse(script: &Arc<Script>, stream: &mut UnixStream) -> io::Result<()> {
     loop {
-        let (kind, payload) = receive(&mut stream)?;
+        let (kind, payload) = receive(stream)?;
         let message: Value = serde_json::from_slice(&payload)?;
         match kind {
             HANDSHAKE_REQUEST => {
                 script.note("handshake", message);
-                shake_hands(script, &mut stream)?;
+                shake_hands(script, stream)?;
             }
             CONFIGURE => {
                 let id = message["correlation_id"].clone();
@@ -51,14 +57,10 @@ fn converse(script: &Arc<Script>, mut stream: UnixStream) -> io::Result<()> {
                     Some(reason) => json!({"block": {"status": 400, "body": reason}}),
                     None => json!("allow"),
                 };
-                answer(
-                    &mut stream,
-                    &json!({"version": 2, "decision": decision}),
-                    &id,
-                )?;
+                answer(stream, &json!({"version": 2, "decision": decision}), &id)?;
             }
-            REQUEST_HEADERS => react(script, &mut stream, message)?,
-            PING => send(&mut stream, PONG, &payload)?,
+            REQUEST_HEADERS => react(script, stream, message)?,
+            PING => send(stream, PONG, &payload)?,
             _ => {}
         }
     }

@@ -34,6 +34,8 @@ pub(crate) struct Limits {
     pub(crate) own: Instant,
     /// When the request's budget ends.
     pub(crate) budget: Option<Instant>,
+    /// No agent has taken any of the budget before.
+    pub(crate) whole_budget: bool,
     /// The agent is not asked about this request any more.
     pub(crate) given_up: bool,
 }
@@ -49,6 +51,7 @@ impl Limits {
             timeout,
             own: now + timeout,
             budget: conversation.deadline(now),
+            whole_budget: conversation.is_fresh(),
             given_up: conversation.has_given_up(agent),
         }
     }
@@ -96,6 +99,13 @@ impl Progress {
             3 => Stage::Answer,
             _ => Stage::LegacyAnswer,
         }
+    }
+}
+
+impl Progress {
+    /// Whether the agent has the event.
+    fn is_answering(&self) -> bool {
+        matches!(self.stage(), Stage::Answer | Stage::LegacyAnswer)
     }
 }
 
@@ -185,6 +195,11 @@ pub(crate) async fn call(
     };
     let outcome = match &result {
         Ok(_) => Outcome::Success,
+        // An agent that had all of the budget and does not answer is too slow, whatever its own timeout would be.
+        Err(Failure {
+            reason: FailureReason::Budget,
+            ..
+        }) if limits.whole_budget && progress.is_answering() => Outcome::Failed,
         Err(failure) => failure.reason.outcome(),
     };
     admitted.record(outcome, Instant::now());

@@ -32,6 +32,11 @@ impl Conversation {
             .map(|budget| now + budget.saturating_sub(self.spent))
     }
 
+    /// Whether no agent has taken any of the budget yet.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.spent.is_zero()
+    }
+
     pub(crate) fn spend(&mut self, time: Duration) {
         self.spent += time;
     }

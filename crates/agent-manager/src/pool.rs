@@ -23,6 +23,9 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// A connection on which this many pings went unanswered takes no more events.
 const MISSED_PINGS: u32 = 2;
+/// Events that nobody waits for any longer hold their permits until they are answered. A connection that has had such events
+/// for this long is replaced, because their answers do not seem to come.
+const GIVEN_UP_FOR: Duration = Duration::from_secs(30);
 /// With this many unanswered events on every connection another one is made, if the pool may grow. A legacy agent handles one
 /// message at a time, so for it every event counts.
 const CROWDED: usize = 64;
@@ -417,6 +420,7 @@ async fn watch_over(
     let interval = agent.settings.ping_interval;
     let mut condition = Condition::default();
     let mut said = None;
+    let mut given_up = GivenUp::default();
     // The breaker wants to know whether the agent is well, not only whether its socket is.
     let mut missed = match check(connection, interval, ending).await {
         Some(true) => {
@@ -442,6 +446,11 @@ async fn watch_over(
                 }
             }
         }
+        if given_up.too_long(connection, Instant::now()) {
+            tracing::warn!(agent = %agent.id(), "agent leaves events unanswered, its connection retires");
+            connection.retire();
+            return Ended::Lost;
+        }
         // A breaker that is not closed wants to know for certain.
         if connection.last_heard().elapsed() < interval
             && agent.breaker.state() == BreakerState::Closed
@@ -463,6 +472,20 @@ async fn watch_over(
             drop(said);
             return Ended::Lost;
         }
+    }
+}
+
+/// Since when there have been events that nobody waits for any longer.
+#[derive(Default)]
+struct GivenUp(Option<Instant>);
+
+impl GivenUp {
+    fn too_long(&mut self, connection: &Connection, now: Instant) -> bool {
+        if connection.unanswered() <= connection.in_flight() {
+            self.0 = None;
+            return false;
+        }
+        now.duration_since(*self.0.get_or_insert(now)) >= GIVEN_UP_FOR
     }
 }
 

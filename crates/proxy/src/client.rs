@@ -29,6 +29,8 @@ pub(crate) struct Identity {
     /// The client's port; 0 when a proxy stands in between.
     pub(crate) port: u16,
     request_id: HeaderValue,
+    /// What agents know the request by, where that is not its id: a proxy before us may send one id twice at a time.
+    correlation_id: Option<HeaderValue>,
     /// The host that was asked for: lower case, without port and final dot.
     pub(crate) host: String,
     pub(crate) scheme: &'static str,
@@ -45,15 +47,20 @@ impl Identity {
         let peer = connection.peer;
         let trusted = connection.listener.trusts(peer.ip());
         let forwarded = trusted.then(|| walk(head, connection)).flatten();
-        let request_id = trusted
+        let given = trusted
             .then(|| head.headers.get(X_REQUEST_ID))
             .flatten()
-            .filter(|id| is_request_id(id.as_bytes()))
-            .map_or_else(|| new_request_id(now), HeaderValue::clone);
+            .filter(|id| is_request_id(id.as_bytes()));
+        let own = new_request_id(now);
+        let (request_id, correlation_id) = match given {
+            Some(given) => (given.clone(), Some(own)),
+            None => (own, None),
+        };
         Self {
             ip: forwarded.unwrap_or_else(|| peer.ip()),
             port: if forwarded.is_none() { peer.port() } else { 0 },
             request_id,
+            correlation_id,
             host,
             scheme: "http",
         }
@@ -65,9 +72,15 @@ impl Identity {
         self.request_id.to_str().unwrap_or_default()
     }
 
-    /// The same as a header's value.
+    /// The id of the request as a header's value.
     pub(crate) fn request_id_value(&self) -> HeaderValue {
         self.request_id.clone()
+    }
+
+    /// What agents know the request by. No two requests share it.
+    pub(crate) fn correlation_id(&self) -> &str {
+        let id = self.correlation_id.as_ref().unwrap_or(&self.request_id);
+        id.to_str().unwrap_or_default()
     }
 
     /// Writes into the request's head what the next hop may believe, and takes out what the client made up.

@@ -202,7 +202,7 @@ fn an_agent_that_says_not_now_is_left_alone_for_as_long() {
 }
 
 #[test]
-fn a_call_is_tried_again_when_there_is_time() {
+fn d24_a_call_is_tried_again_as_often_as_it_may_be_and_when_there_is_time() {
     let agent = TestAgent::named("waf")
         .on("/busy", Reaction::Overloaded(Some(20)))
         .on("/silent", Reaction::Overloaded(None))

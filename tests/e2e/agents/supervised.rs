@@ -111,6 +111,23 @@ fn one_that_ends_at_its_start_is_tried_again_and_why_is_said() {
 }
 
 #[test]
+fn d30_one_that_cannot_make_its_socket_refuses_and_is_not_ready() {
+    let origin = Origin::start();
+    let program = env!("CARGO_BIN_EXE_portcullis");
+    let agent = format!(
+        "command \"{program}\" \"agent\" \"echo\" \"--socket\" \"/no/such/folder/echo.sock\""
+    );
+    let proxy = needing(&origin, &agent);
+    proxy.log_line(|line| {
+        let said = line["message"].as_str().unwrap_or_default();
+        line["agent"] == "own" && said.contains("/no/such/folder/echo.sock")
+    });
+    assert_eq!(proxy.probe("/readyz").status, 503);
+    assert_eq!(proxy.get("/").status, 503);
+    assert_eq!(origin.requests().len(), 0);
+}
+
+#[test]
 fn one_that_is_not_there_is_said() {
     let origin = Origin::start();
     let proxy = needing(&origin, "command \"/no/such/agent\"");

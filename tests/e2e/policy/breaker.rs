@@ -190,3 +190,20 @@ fn blocks_and_clients_that_go_away_do_not_open_it() {
     circuit(&proxy, "strict", "closed");
     assert_eq!(proxy.get("/asked").status, 200);
 }
+
+#[test]
+fn an_agent_that_has_all_of_a_short_budget_and_does_not_answer_has_failed() {
+    let origin = Origin::start();
+    let agent = TestAgent::named("weak")
+        .on("/asked", Reaction::Hang)
+        .start();
+    let text = route("asked", "agent \"weak\"", "agent-budget \"50ms\"") + FREE;
+    let settings = "timeout \"10s\"; circuit-breaker failures=2 open-for=\"1h\"";
+    let proxy = routes(&text, &origin).agent_with(&agent, settings).start();
+    proxy.wait_ready();
+    for _ in 0..2 {
+        assert_eq!(proxy.get("/asked").status, 504);
+    }
+    circuit(&proxy, "weak", "open");
+    assert_eq!(proxy.get("/asked").status, 503);
+}

@@ -151,7 +151,9 @@ fn an_agent_that_refuses_its_new_configuration_keeps_the_old_one() {
         proxy.reload_in_vain(&with(REFUSED));
         let log = proxy.log_text();
         assert!(
-            log.contains("agent \\\"waf\\\" refuses: the agent refused: no such greeting"),
+            log.contains(
+                "agent \\\"waf\\\" refuses: the agent refused its configuration: no such greeting"
+            ),
             "{log}"
         );
         assert_eq!(proxy.get("/").status, 200);
@@ -189,7 +191,7 @@ const STRICTER: &str =
     "builtin \"denylist\"; timeout \"10s\"; config { paths \"/secret\" \"/more\" }";
 
 #[test]
-fn d30_supervised_agents_are_started_adopted_and_ended() {
+fn supervised_agents_are_started_adopted_and_ended() {
     let origin = Origin::start();
     let with = |agent: &str| asking(&origin, &["guard"]).agent_block("guard", agent);
     let proxy = asking(&origin, &[]).start();

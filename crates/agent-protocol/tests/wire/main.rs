@@ -15,6 +15,7 @@ mod guard;
 mod hostile;
 mod legacy;
 mod life;
+mod overloaded;
 mod page;
 mod report;
 mod support;

@@ -1,7 +1,5 @@
 //! Exact bytes: what others have to be able to rely on.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use http::HeaderMap;
 use portcullis_agent_protocol::codec::{Answer, EventId, NoDecision, binary, json};
@@ -13,12 +11,6 @@ use crate::support::{Request, block, edit, legacy_answer};
 const ERRORS: Extensions = Extensions {
     error: true,
     ..Extensions::NONE
-};
-
-/// What is known to peers of ours that are older than `overloaded`.
-const WITHOUT_OVERLOADED: Extensions = Extensions {
-    overloaded: false,
-    ..Extensions::ALL
 };
 
 fn vector_request() -> Request {
@@ -194,24 +186,6 @@ fn binary_answers() {
 }
 
 #[test]
-fn a_binary_overload() {
-    let table = [
-        (
-            overloaded(Some(1500)),
-            "0000000000000007050001000000090100000000000005dc",
-        ),
-        (overloaded(None), "00000000000000070500010000000100"),
-    ];
-    for (answer, expected) in table {
-        let mut out = Vec::new();
-        binary::encode_answer(&mut out, 7, &answer, Extensions::ALL).unwrap();
-        assert_eq!(hex(&out), expected, "{answer:?}");
-        let decoded = binary::decode_answer(&out, Extensions::ALL);
-        assert_eq!(decoded, Ok((EventId::Number(7), answer)));
-    }
-}
-
-#[test]
 fn what_a_later_version_appends_is_passed_over() {
     // A redirect with a longer first section, an unknown section, and an
     // unknown flag.
@@ -300,11 +274,6 @@ fn binary_answers_that_are_refused_but_have_an_id() {
         binary::decode_answer(&error, Extensions::NONE).is_err(),
         "`error` must be negotiated"
     );
-    let overloaded = unhex("00000000000000070500010000000100");
-    let bad = binary::decode_answer(&overloaded, WITHOUT_OVERLOADED).unwrap_err();
-    assert_eq!(bad.id, Some(EventId::Number(7)));
-    let expected = "the verdict `overloaded` was not negotiated";
-    assert!(bad.error.to_string().ends_with(expected), "{}", bad.error);
 }
 
 #[test]
@@ -359,57 +328,8 @@ fn d08_a_failure_is_an_error_or_a_block_but_never_an_allow() {
     assert_eq!(audit.custom["error"], "no idea");
 }
 
-#[test]
-fn an_overload_is_read_in_json_when_it_was_negotiated() {
-    let hour = 3_600_000;
-    let table = [
-        (json!({"retry_after_ms": 1500}), Some(Some(1500))),
-        (json!({"retry_after_ms": null}), Some(None)),
-        (json!({}), Some(None)),
-        (json!({"retry_after_ms": 0, "why": "later"}), Some(Some(0))),
-        (json!({"retry_after_ms": hour + 1}), Some(Some(hour))),
-        (json!({"retry_after_ms": u64::MAX}), Some(Some(hour))),
-        (json!({"retry_after_ms": -1}), None),
-        (json!({"retry_after_ms": 1.5}), None),
-        (json!({"retry_after_ms": "1500"}), None),
-        (json!(null), None),
-        (json!("soon"), None),
-    ];
-    for (details, expected) in table {
-        let mut message = legacy_answer("c-1", &json!({"overloaded": details}));
-        message["event_id"] = json!(7);
-        let text = message.to_string();
-        let decoded = json::decode_answer(text.as_bytes(), Extensions::ALL);
-        match expected {
-            Some(retry_after) => {
-                let expected = (EventId::Number(7), overloaded(retry_after));
-                assert_eq!(decoded, Ok(expected), "{text}");
-            }
-            None => assert_eq!(decoded.unwrap_err().id, Some(EventId::Number(7)), "{text}"),
-        }
-        for extensions in [WITHOUT_OVERLOADED, Extensions::NONE] {
-            let bad = json::decode_answer(text.as_bytes(), extensions).unwrap_err();
-            assert!(bad.id.is_some(), "{text}");
-        }
-    }
-}
-
-#[test]
-fn an_overload_is_a_failure_for_who_does_not_know_it() {
-    let mut out = Vec::new();
-    binary::encode_answer(&mut out, 7, &overloaded(Some(1)), WITHOUT_OVERLOADED).unwrap();
-    let decoded = binary::decode_answer(&out, Extensions::ALL);
-    let expected = (EventId::Number(7), failed("the agent is overloaded"));
-    assert_eq!(decoded, Ok(expected));
-}
-
-fn failed(message: &str) -> Answer {
+pub(crate) fn failed(message: &str) -> Answer {
     Err(NoDecision::Failed(message.to_owned()))
-}
-
-fn overloaded(retry_after_ms: Option<u64>) -> Answer {
-    let retry_after = retry_after_ms.map(Duration::from_millis);
-    Err(NoDecision::Overloaded { retry_after })
 }
 
 #[test]
@@ -554,11 +474,11 @@ fn events_that_are_refused_keep_their_id_when_it_can_be_read() {
     assert_eq!(bad.id, Some(EventId::Number(7)));
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn unhex(text: &str) -> Vec<u8> {
+pub(crate) fn unhex(text: &str) -> Vec<u8> {
     (0..text.len())
         .step_by(2)
         .map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap())

@@ -105,7 +105,7 @@ fn event<'a>(
     let identity = &begun.identity;
     RequestHeaders {
         metadata: RequestMetadata {
-            correlation_id: identity.request_id(),
+            correlation_id: identity.correlation_id(),
             request_id: identity.request_id(),
             client_ip: identity.ip,
             client_port: identity.port,
