@@ -6,7 +6,7 @@ FUZZ_SECONDS ?= 60
 IMAGE ?= portcullis:latest
 IMAGE_ARGS ?=
 
-.PHONY: build run test lint e2e faults bench test-interop fuzz vendor image deploy-check
+.PHONY: build run test lint e2e faults soak bench test-interop fuzz vendor image deploy-check
 
 build: ; @scripts/ensure-tools.sh cc cmake
 	cargo build --package portcullis
@@ -32,6 +32,10 @@ faults: ; @scripts/ensure-tools.sh cc cmake
 	FAULT_REQUESTS=100000 cargo test --package portcullis --test e2e faults::crossing
 	RESTARTS=20 cargo test --package portcullis --test e2e soon_after_each_return -- --nocapture
 	cargo test --package portcullis --test e2e faults
+
+# Much more of what `make test` asks a little of: reloads, ends and killed agents under load.
+soak: ; @scripts/ensure-tools.sh cc cmake
+	RELOADS=100 SIGTERMS=20 AGENT_KILLS=20 cargo test --package portcullis --test e2e -- under_load drain:: killed --nocapture
 
 # More: make bench BENCH="--pairs 20 --scenarios floor,plain", make bench BENCH=isolation
 bench: ; @scripts/ensure-tools.sh cc cmake

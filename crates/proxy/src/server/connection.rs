@@ -65,6 +65,8 @@ pub(crate) struct Connection {
     serving: AtomicBool,
     /// Something of a head has come, and not yet all of it.
     head_begun: AtomicBool,
+    /// A request has come to its end.
+    used: AtomicBool,
     /// Whether the listener or the process takes its leave.
     ending: watch::Receiver<bool>,
     /// A request is over, and the stream does not know yet.
@@ -93,6 +95,7 @@ impl Connection {
             telemetry,
             serving: AtomicBool::new(false),
             head_begun: AtomicBool::new(false),
+            used: AtomicBool::new(false),
             ending,
             head_due: AtomicBool::new(false),
             answer_within_ms: AtomicU64::new(0),
@@ -175,6 +178,11 @@ impl Connection {
         !self.is_serving() && !self.head_begun.load(Relaxed)
     }
 
+    /// Whether a request has come to its end.
+    pub(crate) fn was_used(&self) -> bool {
+        self.used.load(Relaxed)
+    }
+
     /// Whether the connection is to end after the request that is being served.
     pub(crate) fn is_ending(&self) -> bool {
         *self.ending.borrow()
@@ -182,6 +190,7 @@ impl Connection {
 
     /// What comes next on the socket is the head of a request.
     pub(crate) fn expect_head(&self) {
+        self.used.store(true, Relaxed);
         self.head_begun.store(false, Relaxed);
         self.head_due.store(true, Relaxed);
         self.expect_answer(None);

@@ -61,7 +61,9 @@ fn remove_left_behind(parent: &Path) {
             .and_then(|(pid, unique)| Some((pid.parse::<u32>().ok()?, unique)));
         let Some((pid, unique)) = owner else { continue };
         let ours = unique.len() == 16 && unique.bytes().all(|byte| byte.is_ascii_hexdigit());
-        if ours && !Path::new("/proc").join(pid.to_string()).exists() {
+        // This process has made none yet. In a container every process of this program has the same number.
+        let dead = pid == std::process::id() || !Path::new("/proc").join(pid.to_string()).exists();
+        if ours && dead {
             // Another process may be removing the same one.
             let _ = fs::remove_dir_all(entry.path());
         }
@@ -97,16 +99,26 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         // Process ids end well below this.
         let dead = parent.path().join("portcullis-4000000001-0123456789abcdef");
-        let alive = format!("portcullis-{}-0123456789abcdef", std::process::id());
-        let alive = parent.path().join(alive);
+        let of = |pid: u32| {
+            parent
+                .path()
+                .join(format!("portcullis-{pid}-0123456789abcdef"))
+        };
+        let alive = of(std::os::unix::process::parent_id());
+        let restarted = of(std::process::id());
         let other = parent.path().join("portcullis-4000000001-notes");
-        for folder in [&dead, &alive, &other] {
+        for folder in [&dead, &alive, &restarted, &other] {
             fs::create_dir(folder).unwrap();
         }
         let _folder = PrivateDir::create_in(parent.path()).unwrap();
         assert_eq!(
-            [dead.exists(), alive.exists(), other.exists()],
-            [false, true, true]
+            [
+                dead.exists(),
+                alive.exists(),
+                restarted.exists(),
+                other.exists()
+            ],
+            [false, true, false, true]
         );
     }
 }

@@ -30,6 +30,10 @@ use tokio::{
     task::JoinHandle,
 };
 
+/// A connection that was made just before its listener takes its leave has this long to begin with a request. Its client could
+/// not know better; who is silent for longer is not about to ask.
+const FIRST_REQUEST_WITHIN: Duration = Duration::from_millis(50);
+
 /// What all workers share.
 pub(crate) struct Shared {
     pub(crate) telemetry: Arc<Telemetry>,
@@ -359,12 +363,26 @@ async fn speaks_http2(
     let begins = tokio::select! {
         biased;
         begins = &mut begins => begins,
-        () = told(&mut leaving) => match connection.is_idle() {
-            true => return None,
-            false => begins.await,
-        },
+        () = told(&mut leaving) => last_request(&mut begins, connection).await?,
     };
     begins.ok()
+}
+
+/// What becomes of a connection whose listener or process takes its leave: a client that has asked for something has its
+/// answer first, and one that has just come has a moment to ask. `None`: there is nothing to wait for.
+async fn last_request<F: Future + Unpin>(serving: F, connection: &Connection) -> Option<F::Output> {
+    if !connection.is_idle() {
+        return Some(serving.await);
+    }
+    if connection.was_used() {
+        return None;
+    }
+    let mut serving = serving;
+    match tokio::time::timeout(FIRST_REQUEST_WITHIN, &mut serving).await {
+        Ok(served) => Some(served),
+        Err(_) if connection.is_idle() => None,
+        Err(_) => Some(serving.await),
+    }
 }
 
 /// Waits until the listener or the process takes its leave.
@@ -392,11 +410,7 @@ async fn serve_http1(
             // First, so that a request that has come already is seen before the connection counts as idle.
             biased;
             served = &mut serving => served,
-            // A client that has asked for something has its answer first.
-            () = told(&mut leaving) => match connection.is_idle() {
-                true => return,
-                false => serving.await,
-            },
+            () = told(&mut leaving) => last_request(&mut serving, connection).await.flatten(),
         };
         let Some(reused) = served else {
             return;
