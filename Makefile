@@ -5,8 +5,10 @@ FUZZ_SECONDS ?= 60
 
 IMAGE ?= portcullis:latest
 IMAGE_ARGS ?=
+TEST_BUILDER := portcullis-test-builder:1.95.0
+TEST_RUNTIME := portcullis-test-runtime:1
 
-.PHONY: build run test lint e2e faults soak bench test-interop fuzz vendor image deploy-check
+.PHONY: build run test lint e2e faults soak bench test-interop fuzz vendor image docker-test deploy-check
 
 build: ; @scripts/ensure-tools.sh cc cmake
 	cargo build --package portcullis
@@ -59,6 +61,13 @@ vendor:
 image: vendor
 	docker build --tag $(IMAGE) --build-arg VERSION=$(shell cargo pkgid --package portcullis | sed 's/.*[\#@]//') \
 	    --build-arg REVISION=$(shell git rev-parse HEAD 2>/dev/null || echo unknown) $(IMAGE_ARGS) .
+
+# The image on base images made here, because it has to work where none can be pulled; then what it does, as containers.
+docker-test: ; @scripts/ensure-tools.sh cc debootstrap
+	scripts/docker-bases.sh $(TEST_BUILDER) $(TEST_RUNTIME)
+	$(MAKE) image IMAGE=portcullis:test \
+	    IMAGE_ARGS="--build-arg BUILDER_IMAGE=$(TEST_BUILDER) --build-arg RUNTIME_IMAGE=$(TEST_RUNTIME)"
+	IMAGE=portcullis:test BASE=$(TEST_RUNTIME) cargo test --manifest-path tests/docker/Cargo.toml --locked -- --nocapture
 
 # Whether systemd and Kubernetes understand the files that are made for them.
 deploy-check: ; @scripts/ensure-tools.sh kubernetes-validate

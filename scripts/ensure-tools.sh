@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what a build needs and the machine lacks: `ensure-tools.sh TOOL…` with cc, c++, cmake, protoc, fmt, deny, fuzz,
-# kubernetes-validate.
+# debootstrap, kubernetes-validate.
 # As root with apt-get: by the system's package manager. Else into target/tools, which the Makefile puts on PATH.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -78,6 +78,8 @@ for tool in "$@"; do
         die "no cmake, and neither apt-get as root nor pip could install it: install cmake and try again" ;;
     protoc) have protoc || apt protobuf-compiler ||
         die "no protoc: install it (Debian: apt install protobuf-compiler) and try again" ;;
+    debootstrap) have debootstrap || apt debootstrap ||
+        die "no debootstrap: install it (Debian: apt install debootstrap) and try again" ;;
     kubernetes-validate) have kubernetes-validate || python_install kubernetes-validate 1.37.0 ||
         die "no kubernetes-validate, and pip could not install it: it needs python3 with venv (Debian: python3-venv)" ;;
     fmt) cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 ||
