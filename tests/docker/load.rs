@@ -2,7 +2,7 @@
 
 use super::docker::get;
 use std::{
-    io::ErrorKind,
+    io::{self, ErrorKind},
     net::SocketAddr,
     sync::{
         Arc,
@@ -12,14 +12,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-const CLIENTS: usize = 4;
+pub const CLIENTS: usize = 4;
 /// They end then, whatever happens.
 const LONGEST: Duration = Duration::from_secs(60);
+
+/// Requests of one client that got no good answer.
+#[derive(Debug, Default)]
+pub struct Missed {
+    /// An answer was begun and not finished, or was not the right one.
+    pub lost: Vec<String>,
+    /// Not a byte came: the proxy had not taken the connection any more, which is as good as a refusal.
+    pub unheard: usize,
+}
 
 pub struct Load {
     answered: Arc<AtomicUsize>,
     over: Arc<AtomicBool>,
-    clients: Vec<JoinHandle<Vec<String>>>,
+    clients: Vec<JoinHandle<Missed>>,
 }
 
 impl Load {
@@ -44,27 +53,40 @@ impl Load {
         self.answered.load(Relaxed)
     }
 
-    /// Waits for the clients; what became of requests that had a connection and got no good answer.
-    pub fn end(self) -> Vec<String> {
+    /// Waits for the clients.
+    pub fn end(self) -> Missed {
         self.over.store(true, Relaxed);
-        let ended = self.clients.into_iter().map(JoinHandle::join);
-        ended.flat_map(Result::unwrap).collect()
+        let mut all = Missed::default();
+        for client in self.clients {
+            let missed = client.join().unwrap();
+            all.lost.extend(missed.lost);
+            all.unheard += missed.unheard;
+        }
+        all
     }
 }
 
 /// A connection that is refused is the end: the listener is gone.
-fn ask(address: SocketAddr, answered: &AtomicUsize, over: &AtomicBool) -> Vec<String> {
-    let mut lost = Vec::new();
+fn ask(address: SocketAddr, answered: &AtomicUsize, over: &AtomicBool) -> Missed {
+    let mut missed = Missed::default();
     let end = Instant::now() + LONGEST;
     while !over.load(Relaxed) && Instant::now() < end {
         match get(address, "/hello") {
             Ok(response) if response.status == 200 => {
                 answered.fetch_add(1, Relaxed);
             }
-            Ok(response) => lost.push(format!("status {}", response.status)),
+            Ok(response) => missed.lost.push(format!("status {}", response.status)),
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => break,
-            Err(error) => lost.push(error.to_string()),
+            Err(error) if is_unheard(&error) => missed.unheard += 1,
+            Err(error) => missed.lost.push(error.to_string()),
         }
     }
-    lost
+    missed
+}
+
+fn is_unheard(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
+    )
 }

@@ -225,8 +225,14 @@ pub fn get(address: SocketAddr, path: &str) -> io::Result<Response> {
     stream.write_all(
         format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n").as_bytes(),
     )?;
-    let mut text = String::new();
-    stream.take(1 << 20).read_to_string(&mut text)?;
+    let mut bytes = Vec::new();
+    let read = stream.take(1 << 20).read_to_end(&mut bytes);
+    if bytes.is_empty() {
+        // The connection was not taken, or closed before the request had arrived.
+        return Err(io::ErrorKind::ConnectionAborted.into());
+    }
+    read.map_err(|_| io::Error::from(io::ErrorKind::UnexpectedEof))?;
+    let text = String::from_utf8_lossy(&bytes);
     let cut = || io::Error::from(io::ErrorKind::UnexpectedEof);
     let (head, body) = text.split_once("\r\n\r\n").ok_or_else(cut)?;
     let head = head.to_ascii_lowercase();
