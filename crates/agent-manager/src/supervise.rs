@@ -32,7 +32,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// An agent that ran this long did not fail at its start: its next pause is the first one again.
 const STEADY_AFTER: Duration = Duration::from_secs(2);
 /// How long an agent may take to end when it is asked to, before it is killed.
-const STOP_GRACE: Duration = Duration::from_secs(3);
+pub const STOP_GRACE: Duration = Duration::from_secs(3);
 
 /// A way to start an agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,7 +89,8 @@ struct Entry(Mutex<ProcessStatus>);
 struct Running {
     launch: Launch,
     socket: PathBuf,
-    stop: watch::Sender<bool>,
+    /// How long the agent may take to end, once it shall.
+    stop: watch::Sender<Option<Duration>>,
     task: JoinHandle<()>,
     entry: Arc<Entry>,
 }
@@ -125,7 +126,7 @@ impl Supervisor {
         let name = format!("agent-{}.sock", self.sockets_made);
         self.sockets_made += 1;
         let socket = self.folder.join(name);
-        let (stop, stopping) = watch::channel(false);
+        let (stop, stopping) = watch::channel(None);
         let entry = self.board.add(&launch.id);
         let supervised = Supervised {
             launch: launch.clone(),
@@ -166,28 +167,33 @@ impl Supervisor {
                         tracing::warn!(agent = %id, "requests of an old configuration still use the agent, it is ended all the same");
                     }
                 }
-                running.end(&board).await;
+                running.end(&board, STOP_GRACE).await;
             });
         }
         // Those that have left are not remembered.
         while self.leaving.try_join_next().is_some() {}
     }
 
-    /// Asks all agents to end, kills those that do not, and returns when none is left.
-    pub async fn stop(mut self) {
+    /// Asks all agents to end, kills those that have not ended after `grace`, and returns when none is left.
+    pub async fn stop(mut self, grace: Duration) {
         self.hurry.send_replace(true);
         let board = self.board.clone();
-        let ends = self.running.drain(..).map(|running| running.end(&board));
+        let ends = self
+            .running
+            .drain(..)
+            .map(|running| running.end(&board, grace));
         futures::future::join_all(ends).await;
         while self.leaving.join_next().await.is_some() {}
     }
 }
 
 impl Running {
-    async fn end(mut self, board: &Board) {
-        self.stop.send_replace(true);
+    async fn end(mut self, board: &Board, grace: Duration) {
+        self.stop.send_replace(Some(grace));
         // An error means that the task has panicked; its child is killed with it.
         let _ = (&mut self.task).await;
+        // The agent may have removed it itself.
+        let _ = std::fs::remove_file(&self.socket);
         board.remove(&self.entry);
     }
 }
@@ -273,7 +279,7 @@ struct Supervised {
 }
 
 impl Supervised {
-    async fn keep_running(self, mut stop: watch::Receiver<bool>) {
+    async fn keep_running(self, mut stop: watch::Receiver<Option<Duration>>) {
         let mut pause = FIRST_PAUSE;
         loop {
             let started = Instant::now();
@@ -294,7 +300,7 @@ impl Supervised {
     }
 
     /// Runs the agent once. How it ended by itself; `None` when it was stopped.
-    async fn run(&self, stop: &mut watch::Receiver<bool>) -> Option<String> {
+    async fn run(&self, stop: &mut watch::Receiver<Option<Duration>>) -> Option<String> {
         let id = &self.launch.id;
         let mut child = match self.spawn() {
             Ok(child) => child,
@@ -308,7 +314,8 @@ impl Supervised {
             status = child.wait() => status,
             // An error means that the supervisor is gone, which is an end as well.
             _ = stop.changed() => {
-                end(id, &mut child).await;
+                let grace = stop.borrow().unwrap_or(STOP_GRACE);
+                end(id, &mut child, grace).await;
                 return None;
             }
         };
@@ -343,17 +350,14 @@ impl Supervised {
 }
 
 /// Ends an agent and everything it started: asked first, killed when it does not listen.
-async fn end(id: &AgentId, child: &mut Child) {
+async fn end(id: &AgentId, child: &mut Child, grace: Duration) {
     let pid = child.id();
     let Some(group) = group(pid) else {
         return; // It has ended already.
     };
     // An error means that the group is gone, which is what is wanted.
     let _ = rustix::process::kill_process_group(group, Signal::TERM);
-    if tokio::time::timeout(STOP_GRACE, child.wait())
-        .await
-        .is_err()
-    {
+    if tokio::time::timeout(grace, child.wait()).await.is_err() {
         tracing::warn!(agent = %id, "agent does not end when asked, killing it");
     }
     kill_group(pid);

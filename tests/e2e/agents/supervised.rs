@@ -172,3 +172,23 @@ fn one_that_does_not_want_to_end_is_killed() {
         (ended(shell) && ended(family)).then_some(())
     });
 }
+
+#[test]
+fn nobody_waits_for_one_that_does_not_want_to_end() {
+    for signals in [&[Signal::INT][..], &[Signal::TERM, Signal::TERM]] {
+        let origin = Origin::start();
+        let stubborn = "trap '' TERM; while :; do sleep 0.1; done";
+        let agent = format!("command \"/bin/sh\" \"-c\" \"{stubborn}\"; failure-mode \"open\"");
+        let mut proxy = needing(&origin, &agent);
+        let shell = proxy.children()[0];
+        for (number, signal) in signals.iter().enumerate() {
+            if number > 0 {
+                proxy.log_line(|line| line["message"] == "ending: draining");
+            }
+            proxy.signal(*signal);
+        }
+        assert_eq!(proxy.wait_end().code(), Some(0));
+        let left = processes();
+        assert!(!left.iter().any(|(process, _)| *process == shell));
+    }
+}

@@ -20,7 +20,10 @@ use crate::{
 };
 use limits::ConnectionLimits;
 use listeners::Listeners;
-use portcullis_agent_manager::{AgentManager, supervise::Supervisor};
+use portcullis_agent_manager::{
+    AgentManager,
+    supervise::{STOP_GRACE, Supervisor},
+};
 use portcullis_config::{AgentId, Config, System};
 use private_dir::PrivateDir;
 use signals::{End, Signals, Wanted};
@@ -190,14 +193,19 @@ impl Process {
     async fn end(self, end: End, signals: &mut Signals) {
         notify::stopping();
         self.health.drain();
+        let mut agents_grace = Duration::ZERO;
         if end == End::InOrder {
             tokio::select! {
-                () = self.drain() => {}
+                () = self.drain() => agents_grace = STOP_GRACE,
                 _ = signals.end() => tracing::warn!("second signal, ending at once"),
             }
         }
         self.workers.end();
-        self.supervisor.stop().await;
+        tokio::select! {
+            () = self.supervisor.stop(agents_grace) => {}
+            // Agents are killed with their parent.
+            _ = signals.end() => tracing::warn!("second signal, not waiting for agents"),
+        }
         self.telemetry.access_log.flush(Duration::from_secs(1));
         tracing::info!("ended");
     }
