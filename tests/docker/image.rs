@@ -133,6 +133,8 @@ fn a_changed_file_takes_effect_at_sighup() {
         proxy.logs().contains("nonsense").then_some(())
     });
     assert_eq!(get(address, "/after").unwrap().status, 403);
+    // And the proxy is as healthy as before.
+    proxy.exec("healthcheck");
 }
 
 /// In the network of the host: between Docker's port forwarder and the container a connection can be lost that the proxy has

@@ -74,6 +74,11 @@ impl Container {
         });
     }
 
+    /// Runs a command of the binary beside the proxy; fails when that fails.
+    pub fn exec(&self, command: &str) -> String {
+        docker(&["exec", &self.id, "/usr/local/bin/portcullis", command])
+    }
+
     pub fn is_running(&self) -> bool {
         self.inspect("{{.State.Running}}") == "true"
     }

@@ -19,6 +19,8 @@ use tokio::net::{TcpStream, UnixStream};
 
 /// What is asked for. In this form the answer says what is missing, if the listener allows it.
 const PATH: &[u8] = b"/readyz?verbose";
+/// Where the probes of the samples and of the container image are.
+const USUAL_PROBES: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9902);
 /// How much of an answer is read; more than the names of many agents and what is wrong with each.
 const LONGEST_ANSWER: usize = 4096;
 
@@ -40,6 +42,8 @@ pub(super) struct HealthcheckArgs {
 enum Target {
     /// The first that takes a connection.
     Addresses(Vec<SocketAddr>),
+    /// Where probes usually are, because this file cannot be used.
+    Usual(String),
     /// To be resolved.
     Name(String),
     Socket(PathBuf),
@@ -48,8 +52,6 @@ enum Target {
 /// Why the proxy does not count as ready.
 #[derive(Debug, thiserror::Error)]
 enum Unhealthy {
-    #[error("{0} is not usable, so that nobody knows whom to ask; see portcullis check")]
-    Config(String),
     #[error("{0} has neither probes nor admin; give --address")]
     NobodyToAsk(String),
     #[error("{0}: the configuration lets the system choose the port; give --address")]
@@ -98,7 +100,8 @@ fn target(args: &HealthcheckArgs) -> Result<Target, Unhealthy> {
     let (loaded, name) = args.config.load();
     match loaded {
         Ok(loaded) => Target::of(&loaded.config.probes, &loaded.config.admin, name),
-        Err(_) => Err(Unhealthy::Config(name)),
+        // A proxy that runs keeps its configuration when the file is spoilt, and is as healthy as before.
+        Err(_) => Ok(Target::Usual(name)),
     }
 }
 
@@ -133,6 +136,7 @@ impl Target {
     fn host(&self) -> String {
         match self {
             Self::Addresses(_) | Self::Name(_) => self.to_string(),
+            Self::Usual(_) => USUAL_PROBES.to_string(),
             Self::Socket(_) => "localhost".to_owned(),
         }
     }
@@ -140,6 +144,7 @@ impl Target {
     async fn connect(&self) -> io::Result<Stream> {
         Ok(match self {
             Self::Addresses(addresses) => TcpStream::connect(addresses.as_slice()).await?.into(),
+            Self::Usual(_) => TcpStream::connect(USUAL_PROBES).await?.into(),
             Self::Name(name) => TcpStream::connect(name).await?.into(),
             Self::Socket(path) => UnixStream::connect(path).await?.into(),
         })
@@ -149,6 +154,10 @@ impl Target {
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Usual(file) => write!(
+                f,
+                "{file} is not usable, see portcullis check; {USUAL_PROBES}"
+            ),
             Self::Addresses(addresses) => match addresses.first() {
                 Some(first) => first.fmt(f),
                 None => f.write_str("nowhere"),
