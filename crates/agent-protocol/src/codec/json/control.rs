@@ -52,37 +52,35 @@ pub fn encode_pong(out: &mut Vec<u8>, sequence: u64, timestamp_ms: u64) {
     encode_ping(out, sequence, timestamp_ms);
 }
 
-/// Appends the payload of a health message. Beside the state it has every
-/// member that readers of other makes may insist on.
+/// Appends the payload of a health message, with the state as a number, which
+/// is the shape that published proxies read on a Unix socket.
 pub fn encode_health(out: &mut Vec<u8>, agent_id: &str, state: HealthState, timestamp_ms: u64) {
     out.extend_from_slice(b"{\"agent_id\":");
     write::string(out, agent_id);
-    out.extend_from_slice(b",\"state\":{\"status\":");
-    let state: &[u8] = match state {
-        HealthState::Healthy => br#""healthy"}"#,
-        HealthState::Degraded => br#""degraded","disabled_features":[],"timeout_multiplier":1.0}"#,
-        HealthState::Draining => br#""draining","eta_ms":null}"#,
-        HealthState::Unhealthy => br#""unhealthy","reason":"","recoverable":true}"#,
-        HealthState::Unknown => br#""unknown"}"#,
+    out.extend_from_slice(b",\"state\":");
+    let number = match state {
+        HealthState::Unknown => 0,
+        HealthState::Healthy => 1,
+        HealthState::Degraded => 2,
+        HealthState::Draining => 3,
+        HealthState::Unhealthy => 4,
     };
-    out.extend_from_slice(state);
-    out.extend_from_slice(
-        br#","message":null,"load":null,"resources":null,"valid_until_ms":null,"timestamp_ms":"#,
-    );
+    write::number(out, number);
+    out.extend_from_slice(b",\"message\":null,\"timestamp_ms\":");
     write::number(out, timestamp_ms);
     out.push(b'}');
 }
 
-/// Appends the payload of a flow control message.
+/// Appends the payload of a flow control message, with the action as a number.
 pub fn encode_flow(out: &mut Vec<u8>, action: FlowAction, timestamp_ms: u64) {
-    let action = match action {
-        FlowAction::Pause => "pause",
-        FlowAction::Resume => "resume",
-        FlowAction::Unknown => "unknown",
+    let number = match action {
+        FlowAction::Unknown => 0,
+        FlowAction::Pause => 1,
+        FlowAction::Resume => 2,
     };
-    out.extend_from_slice(b"{\"correlation_id\":null,\"action\":{\"type\":");
-    write::string(out, action);
-    out.extend_from_slice(b"},\"timestamp_ms\":");
+    out.extend_from_slice(b"{\"correlation_id\":null,\"action\":");
+    write::number(out, number);
+    out.extend_from_slice(b",\"timestamp_ms\":");
     write::number(out, timestamp_ms);
     out.push(b'}');
 }
