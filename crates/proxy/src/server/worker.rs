@@ -23,7 +23,7 @@ use pingora::{
     proxy::HttpProxy,
     server::{ShutdownWatch, configuration::ServerConf},
 };
-use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{future::poll_fn, io, net::SocketAddr, pin::pin, sync::Arc, task::Poll, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{mpsc, oneshot, watch},
@@ -404,13 +404,24 @@ async fn serve_http1(
     let reuses = listener.limits.requests_per_connection.saturating_sub(1);
     session.set_keepalive_reuses_remaining(Some(u32::try_from(reuses).unwrap_or(u32::MAX)));
     let mut leaving = shutdown.clone();
+    let mut told = pin!(told(&mut leaving));
     loop {
         let mut serving = pin!(proxy.process_new_http(session, shutdown));
-        let served = tokio::select! {
+        let served = poll_fn(|cx| {
             // First, so that a request that has come already is seen before the connection counts as idle.
-            biased;
-            served = &mut serving => served,
-            () = told(&mut leaving) => last_request(&mut serving, connection).await.flatten(),
+            if let Poll::Ready(served) = serving.as_mut().poll(cx) {
+                return Poll::Ready(Some(served));
+            }
+            // Who waits for an answer gets it, so there is nothing to be told before the next time that this is idle.
+            if !connection.is_idle() {
+                return Poll::Pending;
+            }
+            told.as_mut().poll(cx).map(|()| None)
+        });
+        let Some(served) = served.await else {
+            // Whatever comes of it is the last of this connection.
+            last_request(&mut serving, connection).await;
+            return;
         };
         let Some(reused) = served else {
             return;
