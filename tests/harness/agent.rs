@@ -2,7 +2,7 @@
 
 use super::eventually;
 use portcullis_agent_protocol::{Audit, Decision, Verdict};
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, waitid};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::{
@@ -235,10 +235,17 @@ impl TestAgent {
         }
     }
 
-    /// Sends the process a signal.
+    /// Sends the process a signal; after STOP, none of its threads runs any more.
     pub(crate) fn signal(&self, signal: Signal) {
         let process = Pid::from_child(self.process.as_ref().unwrap());
         rustix::process::kill_process(process, signal).unwrap();
+        if signal == Signal::STOP {
+            // Threads on other processors run on for a moment, long enough for an answer.
+            let stopped = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG;
+            eventually("the process stops", || {
+                waitid(WaitId::Pid(process), stopped).unwrap()
+            });
+        }
     }
 
     /// Lets answers go that come late.
