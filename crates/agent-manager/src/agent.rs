@@ -4,6 +4,7 @@
 use crate::{
     breaker::{BreakerSettings, SharedBreaker},
     headers::HeaderRules,
+    observer::AgentObserver,
     permits::Permits,
     quota::{OverloadSettings, Quota},
     status::{AgentState, AgentStatus},
@@ -50,6 +51,17 @@ pub struct AgentSettings {
     pub overload: OverloadSettings,
     /// Which headers only this agent may set, and which it is told.
     pub headers: HeaderRules,
+    /// How it is told that requests are over; `None`: it is not.
+    pub completions: Option<CompletionSettings>,
+}
+
+/// How an agent is told that requests are over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CompletionSettings {
+    /// Events of each worker that may wait; what comes when there are as many is dropped and counted.
+    pub queue: usize,
+    /// The agent has this long to take one of them.
+    pub timeout: Duration,
 }
 
 impl AgentSettings {
@@ -68,6 +80,7 @@ impl AgentSettings {
             pool: PoolSettings::default(),
             overload: OverloadSettings::default(),
             headers: HeaderRules::default(),
+            completions: None,
         }
     }
 }
@@ -110,10 +123,12 @@ pub(crate) struct Agent {
     heard: Mutex<String>,
     /// Told of every change of the counts of connections, and of trouble.
     changed: Notify,
+    /// What the agent says suits it, in bytes.
+    preferred_chunk: AtomicUsize,
     stop: watch::Sender<bool>,
     /// Nothing is ever sent: its end is that of the agent.
     end: watch::Sender<()>,
-    on_wait: Option<WaitObserver>,
+    pub(crate) observer: Option<Arc<dyn AgentObserver>>,
 }
 
 /// Why there is no connection.
@@ -136,15 +151,18 @@ impl AgentEnd {
     }
 }
 
-/// Is told how long a call waited for its permit.
-pub type WaitObserver = Arc<dyn Fn(Duration) + Send + Sync>;
+/// The size of a piece of a body before the agent has said what suits it, and the bounds of what is obeyed. The largest fits a
+/// frame also when it is written as text.
+const FIRST_CHUNK: usize = 64 << 10;
+const SMALLEST_CHUNK: u64 = 1 << 10;
+const LARGEST_CHUNK: u64 = 8 << 20;
 
 impl Agent {
     pub(crate) fn new(
         settings: AgentSettings,
         proxy_id: &str,
         quota: Arc<Quota>,
-        on_wait: Option<WaitObserver>,
+        observer: Option<Arc<dyn AgentObserver>>,
     ) -> Self {
         let connect = ConnectOptions {
             proxy_id: proxy_id.to_owned(),
@@ -172,7 +190,8 @@ impl Agent {
             changed: Notify::new(),
             stop: watch::Sender::new(false),
             end: watch::Sender::new(()),
-            on_wait,
+            preferred_chunk: AtomicUsize::new(FIRST_CHUNK),
+            observer,
             settings,
         }
     }
@@ -316,8 +335,19 @@ impl Agent {
         }
     }
 
-    /// Obeys what the agent announces: it has no more calls at once than it says it bears.
+    /// The most bytes of a body that the agent is shown at a time.
+    pub(crate) fn preferred_chunk(&self) -> usize {
+        self.preferred_chunk.load(Relaxed)
+    }
+
+    /// Obeys what the agent announces: it has no more calls at once than it says it bears, and no larger pieces of bodies than
+    /// it likes.
     pub(crate) fn obey_limits(&self, connection: &Connection) {
+        let preferred = connection.capabilities().limits.preferred_chunk_size;
+        let preferred = preferred.clamp(SMALLEST_CHUNK, LARGEST_CHUNK);
+        if let Ok(preferred) = usize::try_from(preferred) {
+            self.preferred_chunk.store(preferred, Relaxed);
+        }
         let configured = self.settings.max_concurrent_calls;
         let announced = connection
             .max_concurrency()
@@ -348,8 +378,8 @@ impl Agent {
     }
 
     pub(crate) fn observe_wait(&self, waited: Duration) {
-        if let Some(observer) = &self.on_wait {
-            observer(waited);
+        if let Some(observer) = &self.observer {
+            observer.waited(waited);
         }
     }
 

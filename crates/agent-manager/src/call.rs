@@ -7,6 +7,7 @@ use crate::{
     agent::Agent,
     breaker::Outcome,
     clock,
+    chain::Ask,
     conversation::Conversation,
     failure::{Failure, FailureReason},
     operations,
@@ -14,8 +15,7 @@ use crate::{
     pool::{Link, Look, Pool, Waits},
 };
 use portcullis_agent_protocol::{
-    CallError, CallGuard, CancelReason, Connection, Decision, EventKind, PendingAnswer,
-    RequestHeaders,
+    CallError, CallGuard, CancelReason, Connection, Decision, Event, PendingAnswer, RequestHeaders,
 };
 use std::{
     future::Future,
@@ -36,23 +36,15 @@ pub(crate) struct Limits {
     pub(crate) budget: Option<Instant>,
     /// No agent has taken any of the budget before.
     pub(crate) whole_budget: bool,
-    /// The agent is not asked about this request any more.
-    pub(crate) given_up: bool,
 }
 
 impl Limits {
-    pub(crate) fn new(
-        timeout: Duration,
-        agent: usize,
-        conversation: &Conversation,
-        now: Instant,
-    ) -> Self {
+    pub(crate) fn new(timeout: Duration, conversation: &Conversation, now: Instant) -> Self {
         Self {
             timeout,
             own: now + timeout,
             budget: conversation.deadline(now),
             whole_budget: conversation.is_fresh(),
-            given_up: conversation.has_given_up(agent),
         }
     }
 }
@@ -144,12 +136,12 @@ impl Drop for Awaited<'_> {
     }
 }
 
-/// Asks an agent about the head of a request. `decided` says, when the call is dropped, whether that is because another
-/// agent has decided.
+/// Asks an agent. `decided` says, when the call is dropped, whether that is because another agent has decided.
 pub(crate) async fn call(
     link: &Link,
-    event: &RequestHeaders<'_>,
+    ask: &Ask<'_>,
     limits: Limits,
+    conversation: &Conversation,
     decided: &AtomicBool,
 ) -> Called {
     let pool = &*link.pool;
@@ -159,7 +151,15 @@ pub(crate) async fn call(
         result: Err(Failure::new(reason, detail)),
         give_up: false,
     };
-    if limits.given_up {
+    let deadline = limits
+        .budget
+        .map_or(limits.own, |budget| budget.min(limits.own));
+    // A turn ends with the call before it, which has a deadline of its own.
+    let Some(_turn) = clock::until(deadline, conversation.turn(ask.used.agent)).await else {
+        let failure = out_of_time(Stage::Permit, limits);
+        return refused(failure.reason, "it was still busy with this request");
+    };
+    if conversation.has_given_up(ask.used.agent) {
         return refused(
             FailureReason::Timeout,
             "it did not answer an earlier event of this request",
@@ -171,9 +171,6 @@ pub(crate) async fn call(
     let Some(admitted) = agent.breaker.admit(now) else {
         return refused(FailureReason::BreakerOpen, "it failed too often");
     };
-    let deadline = limits
-        .budget
-        .map_or(limits.own, |budget| budget.min(limits.own));
     let progress = Progress::new();
     let asking = Asking {
         limits,
@@ -181,10 +178,10 @@ pub(crate) async fn call(
         decided,
         progress: &progress,
     };
-    let result = clock::until(deadline, ask(pool, event, &asking)).await;
+    let result = clock::until(deadline, try_on(pool, ask.event, &asking)).await;
     let give_up = result.is_none() && progress.stage() == Stage::LegacyAnswer;
     let result = match result {
-        Some(Ok(decision)) => operations::validate(&decision, &link.foreign)
+        Some(Ok(decision)) => operations::validate(&decision, ask.event.kind(), &link.foreign)
             .map(|()| decision)
             .map_err(|problem| {
                 agent.count_rejected();
@@ -215,9 +212,9 @@ struct Asking<'a> {
 }
 
 /// Asks, and asks again when the agent says "not now" and there is time for it.
-async fn ask(
+async fn try_on(
     pool: &Pool,
-    event: &RequestHeaders<'_>,
+    event: &Event<'_>,
     asking: &Asking<'_>,
 ) -> Result<Decision, Failure> {
     let agent: &Agent = &pool.agent;
@@ -255,7 +252,7 @@ async fn rest(agent: &Agent, asking: &Asking<'_>) -> Result<(), Failure> {
 
 async fn ask_once(
     pool: &Pool,
-    event: &RequestHeaders<'_>,
+    event: &Event<'_>,
     asking: &Asking<'_>,
 ) -> Result<Result<Decision, CallError>, Failure> {
     let agent: &Agent = &pool.agent;
@@ -282,10 +279,9 @@ async fn ask_once(
     });
     let now = Instant::now();
     let left = |budget: Instant| budget.saturating_duration_since(now);
-    let told = RequestHeaders {
-        budget_left: asking.limits.budget.map(left),
-        ..event.clone()
-    };
+    let told = event
+        .clone()
+        .with_budget_left(asking.limits.budget.map(left));
     let answer = Awaited {
         answer: Some(send(&connection, agent, &told, CallGuard::new(permit))?),
         deadline: asking.deadline,
@@ -304,24 +300,28 @@ fn queue_full(QueueFull: QueueFull) -> Failure {
 fn send(
     connection: &Connection,
     agent: &Agent,
-    event: &RequestHeaders<'_>,
+    event: &Event<'_>,
     permit: CallGuard,
 ) -> Result<PendingAnswer, Failure> {
-    if !connection.supports(EventKind::RequestHeaders) {
+    if !connection.supports(event.kind()) {
         return Err(Failure::new(
             FailureReason::Unavailable,
-            "the agent does not take request headers",
+            format!("the agent does not take {}", event.kind().name()),
         ));
     }
-    let sent = match agent.told(event.headers) {
-        None => connection.request_headers(event, permit),
-        Some(headers) => connection.request_headers(
-            &RequestHeaders {
-                headers: &headers,
-                ..event.clone()
-            },
-            permit,
-        ),
+    let filtered = match event {
+        Event::RequestHeaders(head) => agent.told(head.headers).map(|headers| (head, headers)),
+        _ => None,
+    };
+    let sent = match &filtered {
+        None => connection.send(event, permit),
+        Some((head, headers)) => {
+            let head = RequestHeaders {
+                headers,
+                ..(*head).clone()
+            };
+            connection.send(&Event::RequestHeaders(head), permit)
+        }
     };
     sent.map_err(failure)
 }

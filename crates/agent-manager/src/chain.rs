@@ -9,8 +9,9 @@ use crate::{
     pool::Links,
     record::{Phase, Record, RecordedVerdict},
 };
+use bytes::Bytes;
 use futures::{StreamExt, stream::FuturesUnordered};
-use portcullis_agent_protocol::{Audit, Decision, HeaderOp, RequestHeaders, Verdict};
+use portcullis_agent_protocol::{Audit, Decision, Event, HeaderOp, Verdict};
 use portcullis_config::AgentId;
 use smallvec::SmallVec;
 use std::{
@@ -18,13 +19,29 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Changes of headers, in the order in which they apply. They have been checked: none of them can break a message.
+/// A question to one agent.
+#[derive(Debug, Clone, Copy)]
+pub struct Ask<'a> {
+    /// Who is asked.
+    pub used: &'a AgentUse,
+    /// What about.
+    pub event: &'a Event<'a>,
+    /// The agent gets more of this message, so that a verdict which it calls provisional ends nothing yet.
+    pub more: bool,
+    /// It is about a piece of a stream. The budget of the request bounds the wait for this piece and is not lessened by it,
+    /// because a stream has any number of them.
+    pub streamed: bool,
+}
+
+/// What agents want changed. It has been checked: none of it can break a message.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Changes {
-    /// For the request on its way to the upstream.
+    /// Headers of the request on its way to the upstream, in the order in which the changes apply.
     pub request: Vec<HeaderOp>,
-    /// For the response on its way to the client.
+    /// Headers of the response on its way to the client, in that order.
     pub response: Vec<HeaderOp>,
+    /// What takes the place of the pieces of a body that were shown, by the position of the question. Empty: the piece goes.
+    pub pieces: SmallVec<[(usize, Bytes); 1]>,
 }
 
 /// What the proxy has to do after a step of the chain.
@@ -61,17 +78,12 @@ pub struct Refusal {
 }
 
 /// Asks one agent.
-pub(crate) async fn ask_one(
-    links: &Links,
-    used: &AgentUse,
-    event: &RequestHeaders<'_>,
-    conversation: &mut Conversation,
-) -> Answer {
+pub(crate) async fn ask_one(links: &Links, ask: &Ask<'_>, conversation: &Conversation) -> Answer {
     let started = Instant::now();
-    let link = links.link(used.agent);
-    let mut asked = Asked::new(links, std::slice::from_ref(used), conversation);
-    let limits = Limits::new(used.timeout, used.agent, asked.conversation, started);
-    let called = call(link, event, limits, &AtomicBool::new(false)).await;
+    let link = links.link(ask.used.agent);
+    let mut asked = Asked::new(links, std::slice::from_ref(ask), conversation);
+    let limits = Limits::new(ask.used.timeout, conversation, started);
+    let called = call(link, ask, limits, conversation, &AtomicBool::new(false)).await;
     asked.ended(0, called, started.elapsed())
 }
 
@@ -80,26 +92,26 @@ pub(crate) async fn ask_one(
 /// are their changes put together, in the order of the configuration.
 pub(crate) async fn ask_parallel(
     links: &Links,
-    uses: &[AgentUse],
-    event: &RequestHeaders<'_>,
-    conversation: &mut Conversation,
+    asks: &[Ask<'_>],
+    conversation: &Conversation,
 ) -> Answer {
     let started = Instant::now();
-    let mut asked = Asked::new(links, uses, conversation);
+    let mut asked = Asked::new(links, asks, conversation);
     let decided = AtomicBool::new(false);
     let decided = &decided;
-    let mut waiting: FuturesUnordered<_> = uses
+    let mut waiting: FuturesUnordered<_> = asks
         .iter()
         .enumerate()
-        .map(|(position, used)| {
-            let limits = Limits::new(used.timeout, used.agent, asked.conversation, started);
+        .map(|(position, ask)| {
+            let limits = Limits::new(ask.used.timeout, conversation, started);
             async move {
-                let called = call(links.link(used.agent), event, limits, decided).await;
+                let link = links.link(ask.used.agent);
+                let called = call(link, ask, limits, conversation, decided).await;
                 (position, called, started.elapsed())
             }
         })
         .collect();
-    let mut allowed: Vec<Option<Changes>> = vec![None; uses.len()];
+    let mut allowed: Vec<Option<Changes>> = vec![None; asks.len()];
     while let Some((position, called, duration)) = waiting.next().await {
         match asked.ended(position, called, duration) {
             Answer::Continue(changes) => allowed[position] = Some(changes),
@@ -112,16 +124,20 @@ pub(crate) async fn ask_parallel(
             }
         }
     }
+    drop(waiting);
     drop(asked);
-    let parts = uses
+    let parts = asks
         .iter()
         .zip(allowed)
-        .filter_map(|(used, changes)| Some((links.pool(used.agent).agent.id().clone(), changes?)))
+        .filter_map(|(ask, changes)| {
+            Some((links.pool(ask.used.agent).agent.id().clone(), changes?))
+        })
         .collect();
     let (changes, conflicts) = merge(parts);
     for conflict in conflicts {
-        tracing::warn!(header = %conflict.header, lost = %conflict.lost, won = %conflict.won,
-            request_id = event.metadata.request_id, "two agents of a parallel group set the same header");
+        let correlation_id = asks.first().map(|ask| ask.event.correlation_id());
+        tracing::warn!(header = %conflict.header, lost = %conflict.lost, won = %conflict.won, correlation_id,
+            "two agents of a parallel group set the same header");
     }
     Answer::Continue(changes)
 }
@@ -130,33 +146,33 @@ pub(crate) async fn ask_parallel(
 /// client goes away, the rest is written down as such.
 struct Asked<'a> {
     links: &'a Links,
-    uses: &'a [AgentUse],
-    conversation: &'a mut Conversation,
+    asks: &'a [Ask<'a>],
+    conversation: &'a Conversation,
     started: Instant,
     unanswered: SmallVec<[usize; 4]>,
 }
 
 impl<'a> Asked<'a> {
-    fn new(links: &'a Links, uses: &'a [AgentUse], conversation: &'a mut Conversation) -> Self {
+    fn new(links: &'a Links, asks: &'a [Ask<'a>], conversation: &'a Conversation) -> Self {
         Self {
             links,
-            uses,
+            asks,
             conversation,
             started: Instant::now(),
-            unanswered: (0..uses.len()).collect(),
+            unanswered: (0..asks.len()).collect(),
         }
     }
 
     /// Writes down how a question ended and says what it means.
     fn ended(&mut self, position: usize, called: Called, duration: Duration) -> Answer {
         self.unanswered.retain(|waiting| *waiting != position);
-        let used = &self.uses[position];
+        let ask = &self.asks[position];
         if called.give_up {
-            self.conversation.give_up(used.agent);
+            self.conversation.give_up(ask.used.agent);
         }
-        let id = self.links.pool(used.agent).agent.id();
-        let (record, answer) = conclude(id, used, called.result, duration);
-        self.conversation.records.push(record);
+        let id = self.links.pool(ask.used.agent).agent.id();
+        let (record, answer) = conclude(id, ask, position, called.result, duration);
+        self.conversation.note(record);
         answer
     }
 
@@ -164,15 +180,16 @@ impl<'a> Asked<'a> {
     /// taken for that to another event.
     fn abandon(&mut self, verdict: RecordedVerdict) {
         for position in std::mem::take(&mut self.unanswered) {
-            let used = &self.uses[position];
-            self.conversation.give_up(used.agent);
-            self.conversation.records.push(Record {
-                agent: self.links.pool(used.agent).agent.id().clone(),
-                phase: Phase::RequestHeaders,
+            let ask = &self.asks[position];
+            self.conversation.give_up(ask.used.agent);
+            self.conversation.note(Record {
+                agent: self.links.pool(ask.used.agent).agent.id().clone(),
+                phase: Phase::of(ask.event.kind()),
                 verdict,
                 reason: None,
                 tags: Vec::new(),
                 duration: self.started.elapsed(),
+                calls: 1,
             });
         }
     }
@@ -182,26 +199,30 @@ impl Drop for Asked<'_> {
     fn drop(&mut self) {
         self.abandon(RecordedVerdict::ClientGone);
         // By how much a timer is late is not taken off the time of the agents that follow.
-        let most = self.uses.iter().map(|used| used.timeout).max();
+        let most = self.asks.iter().map(|ask| ask.used.timeout).max();
         let spent = self.started.elapsed().min(most.unwrap_or_default());
-        self.conversation.spend(spent);
+        let streamed = self.asks.iter().all(|ask| ask.streamed);
+        self.conversation.spend(spent, streamed);
     }
 }
 
 /// What one outcome means for the request, and what is written down about it.
 fn conclude(
     id: &AgentId,
-    used: &AgentUse,
+    ask: &Ask<'_>,
+    position: usize,
     outcome: Result<Decision, Failure>,
     duration: Duration,
 ) -> (Record, Answer) {
+    let mode = ask.used.failure_mode;
     let record = |verdict, reason, tags| Record {
         agent: id.clone(),
-        phase: Phase::RequestHeaders,
+        phase: Phase::of(ask.event.kind()),
         verdict,
         reason,
         tags,
         duration,
+        calls: 1,
     };
     let decision = match outcome {
         Ok(decision) => decision,
@@ -210,11 +231,8 @@ fn conclude(
             detail,
             retry_after,
         }) => {
-            let verdict = RecordedVerdict::Failed {
-                reason,
-                mode: used.failure_mode,
-            };
-            let answer = match on_failure(reason, used.failure_mode) {
+            let verdict = RecordedVerdict::Failed { reason, mode };
+            let answer = match on_failure(reason, mode) {
                 Consequence::GoOn => Answer::Continue(Changes::default()),
                 Consequence::Refuse(reason) => Answer::Refused(Refusal {
                     agent: id.clone(),
@@ -228,15 +246,19 @@ fn conclude(
     };
     let (reason, tags) = decision.audit.map(|audit| said(*audit)).unwrap_or_default();
     let verdict = match &decision.verdict {
+        // What an agent says before it has seen the whole message decides nothing.
+        _ if decision.needs_more && ask.more => RecordedVerdict::Allow,
         Verdict::Allow => RecordedVerdict::Allow,
         Verdict::Block { .. } => RecordedVerdict::Block,
         Verdict::Redirect { .. } => RecordedVerdict::Redirect,
         Verdict::Challenge { .. } => RecordedVerdict::Challenge,
     };
     let answer = if verdict == RecordedVerdict::Allow {
+        let piece = decision.request_body.or(decision.response_body);
         Answer::Continue(Changes {
             request: decision.request_headers,
             response: decision.response_headers,
+            pieces: piece.map(|piece| (position, piece)).into_iter().collect(),
         })
     } else {
         Answer::Final {

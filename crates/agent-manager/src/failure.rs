@@ -1,7 +1,7 @@
 //! What a failure means. This is the only place that decides between open and closed, and the only one that knows which
 //! status a failure has.
 
-use crate::breaker::Outcome;
+use crate::{breaker::Outcome, record::Phase};
 use portcullis_config::FailureMode;
 use std::{fmt, time::Duration};
 
@@ -24,11 +24,19 @@ pub enum FailureReason {
     ProtocolError,
     /// The agent does not take part in the phase that the route needs it for.
     Unavailable,
+    /// The body is larger than the agent is shown.
+    Oversize,
+    /// The body cannot be decoded for the agent, or would become too large.
+    Undecodable,
+    /// The body has a content coding that the proxy does not know, or several.
+    UnknownCoding,
+    /// All bodies that are held for agents take up as much memory as they may.
+    BufferFull,
 }
 
 impl FailureReason {
-    /// Every reason, for tables in metrics and documents.
-    pub const ALL: [Self; 8] = [
+    /// Every reason with a name of its own, for tables in metrics and documents.
+    pub const ALL: [Self; 11] = [
         Self::Unreachable,
         Self::Saturated,
         Self::BreakerOpen,
@@ -37,6 +45,9 @@ impl FailureReason {
         Self::Budget,
         Self::ProtocolError,
         Self::Unavailable,
+        Self::Oversize,
+        Self::Undecodable,
+        Self::BufferFull,
     ];
 
     /// The name in logs and metrics.
@@ -50,19 +61,35 @@ impl FailureReason {
             Self::Budget => "budget",
             Self::ProtocolError => "protocol_error",
             Self::Unavailable => "unavailable",
+            Self::Oversize => "oversize",
+            Self::Undecodable | Self::UnknownCoding => "undecodable",
+            Self::BufferFull => "buffer_full",
         }
     }
 
-    /// The status that a client gets when the failure refuses its request.
-    pub const fn status(self) -> u16 {
+    /// Whether a body could not be shown to an agent, in contrast to an agent that failed.
+    pub const fn is_of_body(self) -> bool {
+        matches!(
+            self,
+            Self::Oversize | Self::Undecodable | Self::UnknownCoding | Self::BufferFull
+        )
+    }
+
+    /// The status that a client gets when the failure refuses its request in this phase.
+    pub const fn status(self, phase: Phase) -> u16 {
         match self {
             Self::Unreachable
             | Self::Saturated
             | Self::BreakerOpen
             | Self::Overloaded
-            | Self::Unavailable => 503,
+            | Self::Unavailable
+            | Self::BufferFull => 503,
             Self::Timeout | Self::Budget => 504,
             Self::ProtocolError => 502,
+            // The upstream is to blame for its own bodies.
+            Self::Oversize | Self::Undecodable | Self::UnknownCoding if phase.is_response() => 502,
+            Self::Oversize | Self::Undecodable => 413,
+            Self::UnknownCoding => 415,
         }
     }
 
@@ -73,9 +100,11 @@ impl FailureReason {
             | Self::Saturated
             | Self::BreakerOpen
             | Self::Overloaded
-            | Self::Unavailable => 14,
+            | Self::Unavailable
+            | Self::BufferFull => 14,
             Self::Timeout | Self::Budget => 4,
-            Self::ProtocolError => 13,
+            Self::Oversize => 8,
+            Self::ProtocolError | Self::Undecodable | Self::UnknownCoding => 13,
         }
     }
 
@@ -88,7 +117,11 @@ impl FailureReason {
             | Self::BreakerOpen
             | Self::Overloaded
             | Self::Budget
-            | Self::Unavailable => Outcome::Neutral,
+            | Self::Unavailable
+            | Self::Oversize
+            | Self::Undecodable
+            | Self::UnknownCoding
+            | Self::BufferFull => Outcome::Neutral,
         }
     }
 
@@ -99,8 +132,14 @@ impl FailureReason {
             | Self::Saturated
             | Self::BreakerOpen
             | Self::Overloaded
-            | Self::Unavailable => Some(Duration::from_secs(1)),
-            Self::Timeout | Self::Budget | Self::ProtocolError => None,
+            | Self::Unavailable
+            | Self::BufferFull => Some(Duration::from_secs(1)),
+            Self::Timeout
+            | Self::Budget
+            | Self::ProtocolError
+            | Self::Oversize
+            | Self::Undecodable
+            | Self::UnknownCoding => None,
         }
     }
 }
@@ -153,11 +192,12 @@ pub enum Consequence {
     Refuse(FailureReason),
 }
 
-/// The rule: no verdict means failure, and the failure mode of the agent on this route decides, in every phase the same.
+/// The rule: no verdict means failure, and the failure mode of the agent on this route decides, in every phase the same. It
+/// does not decide about bodies that the agent cannot be shown, because then whoever sends them would.
 pub const fn on_failure(reason: FailureReason, mode: FailureMode) -> Consequence {
     match mode {
-        FailureMode::Open => Consequence::GoOn,
-        FailureMode::Closed => Consequence::Refuse(reason),
+        FailureMode::Open if !reason.is_of_body() => Consequence::GoOn,
+        FailureMode::Open | FailureMode::Closed => Consequence::Refuse(reason),
     }
 }
 
@@ -166,9 +206,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn d04_the_mode_alone_decides() {
+    fn d04_the_mode_alone_decides_about_agents_and_never_about_bodies() {
         for reason in FailureReason::ALL {
-            assert_eq!(on_failure(reason, FailureMode::Open), Consequence::GoOn);
+            let open = match reason.is_of_body() {
+                false => Consequence::GoOn,
+                true => Consequence::Refuse(reason),
+            };
+            assert_eq!(on_failure(reason, FailureMode::Open), open);
             assert_eq!(
                 on_failure(reason, FailureMode::Closed),
                 Consequence::Refuse(reason)
@@ -179,7 +223,11 @@ mod tests {
     #[test]
     fn a_failure_never_looks_like_a_policy_block() {
         for reason in FailureReason::ALL {
-            assert!(reason.status() >= 500, "{reason}");
+            for phase in Phase::ALL {
+                let status = reason.status(phase);
+                let is_clients_fault = reason.is_of_body() && !phase.is_response();
+                assert!(status >= 500 || is_clients_fault && [413, 415].contains(&status), "{reason}");
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! [`AgentManager`] is the only public type with state. It belongs to a configuration, and what it knows of agents that stay
 //! the same goes over to the next one. Each worker of the proxy [attaches](AgentManager::attach) to it once and gets
-//! [`Links`], its own connections, so that a call never leaves the worker's thread. A step of a route's filter chain is asked with [`AgentManager::ask`], which answers with what the
+//! [`Links`], its own connections, so that a call never leaves the worker's thread. Agents are asked with [`AgentManager::ask`], in every phase of a request alike, which answers with what the
 //! proxy has to do and never with an error: a failure has already become a decision in [`failure`].
 #![warn(missing_docs)]
 
@@ -11,11 +11,13 @@ mod breaker;
 mod call;
 mod chain;
 mod clock;
+mod completions;
 mod conversation;
 pub mod failure;
 mod headers;
 mod manager;
 mod merge;
+mod observer;
 mod operations;
 mod permits;
 mod pool;
@@ -24,13 +26,15 @@ mod record;
 mod status;
 pub mod supervise;
 
-pub use agent::{AgentEnd, AgentSettings, PoolSettings, WaitObserver};
+pub use agent::{AgentEnd, AgentSettings, CompletionSettings, PoolSettings};
 pub use breaker::{BreakerSettings, BreakerState};
-pub use chain::{Answer, Changes, Refusal};
+pub use chain::{Answer, Ask, Changes, Refusal};
+pub use completions::Completed;
 pub use conversation::Conversation;
 pub use failure::FailureReason;
 pub use headers::{HeaderRules, OwnedHeaders, SendHeaders};
-pub use manager::{AgentManager, AgentUse, Step, Unsettled};
+pub use manager::{AgentManager, AgentUse, Unsettled};
+pub use observer::AgentObserver;
 pub use pool::Links;
 pub use quota::OverloadSettings;
 pub use record::{Phase, Record, RecordedVerdict};

@@ -2,20 +2,21 @@
 //! same: its breaker, its permits, its connections and its counters.
 
 use crate::{
-    agent::{Agent, AgentEnd, AgentSettings, WaitObserver},
-    chain::{self, Answer},
+    agent::{Agent, AgentEnd, AgentSettings},
+    chain::{self, Answer, Ask},
+    completions::{self, Completed},
     conversation::Conversation,
     headers::OwnedHeaders,
+    observer::AgentObserver,
     pool::Links,
     quota::Quota,
     status::AgentStatus,
 };
-use portcullis_agent_protocol::RequestHeaders;
 use portcullis_config::{AgentId, FailureMode};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout_at};
 
-/// One agent in a step of a route's chain.
+/// An agent as a route uses it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentUse {
     /// The agent's position in what the manager was made with, see [`AgentManager::position`].
@@ -24,25 +25,6 @@ pub struct AgentUse {
     pub timeout: Duration,
     /// What a failure of this agent means on this route.
     pub failure_mode: FailureMode,
-}
-
-/// A step of a route's chain that asks agents.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
-    /// One agent, which sees what earlier steps changed.
-    One(AgentUse),
-    /// Several at once, all with the same view.
-    Parallel(Vec<AgentUse>),
-}
-
-impl Step {
-    /// The agents that the step asks.
-    pub fn uses(&self) -> &[AgentUse] {
-        match self {
-            Self::One(used) => std::slice::from_ref(used),
-            Self::Parallel(uses) => uses,
-        }
-    }
 }
 
 /// Knows every agent of a configuration and asks them. Workers [attach](Self::attach) to it.
@@ -68,14 +50,14 @@ pub struct Unsettled {
 }
 
 impl AgentManager {
-    /// A manager of these agents. Nothing is connected before a worker attaches. `on_wait` makes, for the agent of each
-    /// name, what is told how long calls waited for a permit. An agent whose settings are those that it has in `previous`
+    /// A manager of these agents. Nothing is connected before a worker attaches. `observer` makes, for the agent of each
+    /// name, what is told of that which no request sees. An agent whose settings are those that it has in `previous`
     /// is that agent: it keeps its connections, its breaker, its permits and its counters.
     pub fn new(
         agents: Vec<AgentSettings>,
         previous: Option<&Self>,
         proxy_id: &str,
-        on_wait: impl Fn(&AgentId) -> Option<WaitObserver>,
+        observer: impl Fn(&AgentId) -> Option<Arc<dyn AgentObserver>>,
     ) -> Self {
         let quotas = quotas(&agents, previous);
         let agents: Vec<Arc<Agent>> = agents
@@ -83,7 +65,7 @@ impl AgentManager {
             .map(|settings| {
                 let kept = previous.and_then(|previous| previous.with(&settings));
                 kept.cloned().unwrap_or_else(|| {
-                    let observer = on_wait(&settings.id);
+                    let observer = observer(&settings.id);
                     let key = settings.overload.quota_key.as_ref();
                     let quota = key.and_then(|key| quotas.get(key)).cloned();
                     let quota = quota.unwrap_or_default();
@@ -164,18 +146,35 @@ impl AgentManager {
         unsettled
     }
 
-    /// Asks the agents of a step about the head of a request and says what to do. A record of each question is added to
-    /// the conversation.
+    /// Asks one agent, or several at once that all have the same view, and says what to do. A record of each question is
+    /// added to the conversation.
     pub async fn ask(
         &self,
         links: &Links,
-        step: &Step,
-        event: &RequestHeaders<'_>,
-        conversation: &mut Conversation,
+        asks: &[Ask<'_>],
+        conversation: &Conversation,
     ) -> Answer {
-        match step {
-            Step::One(used) => chain::ask_one(links, used, event, conversation).await,
-            Step::Parallel(uses) => chain::ask_parallel(links, uses, event, conversation).await,
+        match asks {
+            [ask] => chain::ask_one(links, ask, conversation).await,
+            asks => chain::ask_parallel(links, asks, conversation).await,
+        }
+    }
+
+    /// The most bytes of a body that the agent at this position is shown at a time.
+    pub fn preferred_chunk(&self, agent: usize) -> usize {
+        self.agents[agent].preferred_chunk()
+    }
+
+    /// The name of the agent at this position.
+    pub fn name(&self, agent: usize) -> &AgentId {
+        self.agents[agent].id()
+    }
+
+    /// Tells these agents that a request is over, those of them that want to know it. Never waits: what they do not keep up
+    /// with is dropped and counted.
+    pub fn completed(&self, links: &Links, agents: &[usize], completed: &Arc<Completed>) {
+        for agent in agents {
+            completions::tell(links.pool(*agent), completed);
         }
     }
 

@@ -45,6 +45,7 @@ pub(crate) fn merge(parts: Vec<(AgentId, Changes)>) -> (Changes, Vec<Conflict>) 
         }
         merged.request.extend(changes.request);
         merged.response.extend(changes.response);
+        merged.pieces.extend(changes.pieces);
     }
     (merged, conflicts)
 }
@@ -64,7 +65,7 @@ mod tests {
     fn request(operations: Vec<HeaderOp>) -> Changes {
         Changes {
             request: operations,
-            response: Vec::new(),
+            ..Changes::default()
         }
     }
 
@@ -92,8 +93,8 @@ mod tests {
             (
                 "b".into(),
                 Changes {
-                    request: vec![],
                     response: vec![set("x", "3")],
+                    ..Changes::default()
                 },
             ),
         ]);

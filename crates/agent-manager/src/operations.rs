@@ -2,7 +2,7 @@
 //! applied.
 
 use crate::headers::OwnedHeaders;
-use portcullis_agent_protocol::{Decision, HeaderOp, Verdict};
+use portcullis_agent_protocol::{Decision, EventKind, HeaderOp, Verdict};
 
 /// Headers that frame a message, route it or say where it came from. Nobody may set or remove them: a change would make
 /// the proxy, the upstream and other agents disagree on what the message is (RFC 9110 section 7.6.1, RFC 9112 section 6).
@@ -33,8 +33,13 @@ const MOST_HEADER_BYTES: usize = 64 * 1024;
 ///
 /// # Errors
 /// What is wrong, for the log.
-pub(crate) fn validate(decision: &Decision, foreign: &OwnedHeaders) -> Result<(), String> {
+pub(crate) fn validate(
+    decision: &Decision,
+    kind: EventKind,
+    foreign: &OwnedHeaders,
+) -> Result<(), String> {
     validate_size(decision)?;
+    validate_phase(decision, kind)?;
     for operation in &decision.request_headers {
         validate_operation(operation)?;
         validate_owner(operation, foreign)?;
@@ -65,6 +70,22 @@ pub(crate) fn validate(decision: &Decision, foreign: &OwnedHeaders) -> Result<()
             })
             .try_for_each(|(name, value)| validate_header(name, value)),
     }
+}
+
+/// What was not shown cannot be changed, and what has gone on its way cannot either.
+fn validate_phase(decision: &Decision, kind: EventKind) -> Result<(), String> {
+    use EventKind::{RequestBodyChunk, ResponseBodyChunk, ResponseHeaders};
+    if decision.request_body.is_some() && kind != RequestBodyChunk {
+        return Err("a change of the request's body, which was not asked about".into());
+    }
+    if decision.response_body.is_some() && kind != ResponseBodyChunk {
+        return Err("a change of the response's body, which was not asked about".into());
+    }
+    let is_response = matches!(kind, ResponseHeaders | ResponseBodyChunk);
+    if is_response && !decision.request_headers.is_empty() {
+        return Err("a change of the request's headers when the response is here".into());
+    }
+    Ok(())
 }
 
 /// A message has room for so much; what is more would fail it later, or burden the next hop.

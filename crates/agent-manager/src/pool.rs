@@ -5,6 +5,7 @@ mod keep_up;
 
 use crate::{
     agent::Agent,
+    completions,
     failure::{Failure, FailureReason},
     headers::OwnedHeaders,
 };
@@ -44,7 +45,7 @@ impl Links {
                 .cloned()
         };
         let links = agents.iter().zip(foreign).map(|(agent, foreign)| Link {
-            pool: kept(agent).unwrap_or_else(|| Arc::new(Pool::start(agent))),
+            pool: kept(agent).unwrap_or_else(|| Pool::start(agent)),
             foreign: foreign.clone(),
         });
         Self(links.collect())
@@ -73,6 +74,8 @@ pub(crate) struct Pool {
     slots: Vec<Arc<Slot>>,
     /// Something has changed in a slot.
     changed: Arc<Notify>,
+    /// Where it is told that requests are over, if it wants to be.
+    pub(crate) completions: Option<completions::Queue>,
     /// Nothing is ever sent: the tasks end when the pool is dropped.
     _alive: watch::Sender<()>,
 }
@@ -96,7 +99,7 @@ enum State {
 }
 
 impl Pool {
-    fn start(agent: &Arc<Agent>) -> Self {
+    fn start(agent: &Arc<Agent>) -> Arc<Self> {
         let changed = Arc::new(Notify::new());
         let alive = watch::Sender::new(());
         let bounds = agent.settings.pool;
@@ -120,12 +123,14 @@ impl Pool {
                 slot
             })
             .collect();
-        Self {
+        let completions = agent.settings.completions;
+        Arc::new_cyclic(|pool| Self {
             agent: agent.clone(),
             slots,
             changed,
+            completions: completions.map(|it| completions::start(pool.clone(), it.queue)),
             _alive: alive,
-        }
+        })
     }
 
     /// A connection for a new event, after waiting for an attempt that is running or for an agent that has paused, if there

@@ -1,6 +1,7 @@
 //! What is written down about each question to an agent; the access log, the metrics and the trace read it.
 
 use crate::failure::FailureReason;
+use portcullis_agent_protocol::EventKind;
 use portcullis_config::{AgentId, FailureMode};
 use std::time::Duration;
 
@@ -9,14 +10,58 @@ use std::time::Duration;
 pub enum Phase {
     /// The head of the request is complete; nothing has gone to the upstream.
     RequestHeaders,
+    /// The body of the request, or a piece of it.
+    RequestBody,
+    /// The head of the response is complete; nothing has gone to the client.
+    ResponseHeaders,
+    /// The body of the response, or a piece of it.
+    ResponseBody,
+    /// The request is over.
+    RequestComplete,
 }
 
 impl Phase {
+    /// Every phase, for tables in metrics and documents.
+    pub const ALL: [Self; 5] = [
+        Self::RequestHeaders,
+        Self::RequestBody,
+        Self::ResponseHeaders,
+        Self::ResponseBody,
+        Self::RequestComplete,
+    ];
+
+    /// The phase that an event belongs to.
+    pub(crate) const fn of(kind: EventKind) -> Self {
+        match kind {
+            EventKind::RequestBodyChunk => Self::RequestBody,
+            EventKind::ResponseHeaders => Self::ResponseHeaders,
+            EventKind::ResponseBodyChunk => Self::ResponseBody,
+            EventKind::RequestComplete => Self::RequestComplete,
+            EventKind::RequestHeaders
+            | EventKind::WebSocketFrame
+            | EventKind::GuardrailInspect
+            | EventKind::Configure => Self::RequestHeaders,
+        }
+    }
+
     /// The name in logs and metrics.
     pub const fn name(self) -> &'static str {
         match self {
             Self::RequestHeaders => "request_headers",
+            Self::RequestBody => "request_body",
+            Self::ResponseHeaders => "response_headers",
+            Self::ResponseBody => "response_body",
+            Self::RequestComplete => "request_complete",
         }
+    }
+
+    /// Whether it is about what comes from the upstream.
+    pub const fn is_response(self) -> bool {
+        matches!(self, Self::ResponseHeaders | Self::ResponseBody)
+    }
+
+    const fn has_pieces(self) -> bool {
+        matches!(self, Self::RequestBody | Self::ResponseBody)
     }
 }
 
@@ -35,6 +80,8 @@ pub enum RecordedVerdict {
     Cancelled,
     /// The client went away before the agent had answered.
     ClientGone,
+    /// The body is larger than the agent is shown, and passes without it (`on-oversize="skip"`).
+    Skipped,
     /// There was no verdict; the failure mode of the agent on this route decided instead.
     Failed {
         /// Why there was none.
@@ -42,6 +89,8 @@ pub enum RecordedVerdict {
         /// The mode that was applied.
         mode: FailureMode,
     },
+    /// The body could not be shown to the agent, which ends the request whatever the failure mode is.
+    Refused(FailureReason),
 }
 
 impl RecordedVerdict {
@@ -54,7 +103,8 @@ impl RecordedVerdict {
             Self::Challenge => "challenge",
             Self::Cancelled => "cancelled",
             Self::ClientGone => "client_gone",
-            Self::Failed { reason, .. } => reason.name(),
+            Self::Skipped => "skipped",
+            Self::Failed { reason, .. } | Self::Refused(reason) => reason.name(),
         }
     }
 }
@@ -74,4 +124,73 @@ pub struct Record {
     pub tags: Vec<String>,
     /// From the question to its end.
     pub duration: Duration,
+    /// How often the agent was asked: a body goes in pieces. 0 when it was not asked at all.
+    pub calls: u32,
+}
+
+/// More tags of one body are not kept.
+const MOST_TAGS: usize = 32;
+
+impl Record {
+    /// Whether it is about the next piece of the body that the other is about.
+    pub(crate) fn continues(&self, other: &Self) -> bool {
+        self.phase.has_pieces() && self.phase == other.phase && self.agent == other.agent
+    }
+
+    /// Adds what became of the next piece of the body.
+    pub(crate) fn extend(&mut self, next: Self) {
+        self.duration += next.duration;
+        self.calls = self.calls.saturating_add(next.calls);
+        // A piece that passed does not hide that another was not looked at.
+        if next.verdict != RecordedVerdict::Allow {
+            self.verdict = next.verdict;
+        }
+        if next.reason.is_some() {
+            self.reason = next.reason;
+        }
+        for tag in next.tags {
+            if self.tags.len() < MOST_TAGS && !self.tags.contains(&tag) {
+                self.tags.push(tag);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pieces_of_a_body_are_one_record() {
+        let piece = |verdict, tag: &str| Record {
+            agent: "waf".into(),
+            phase: Phase::RequestBody,
+            verdict,
+            reason: None,
+            tags: vec![tag.to_owned()],
+            duration: Duration::from_millis(1),
+            calls: 1,
+        };
+        let failed = RecordedVerdict::Failed {
+            reason: FailureReason::Timeout,
+            mode: FailureMode::Open,
+        };
+        let mut record = piece(RecordedVerdict::Allow, "a");
+        for next in [
+            piece(failed, "b"),
+            piece(RecordedVerdict::Allow, "a"),
+        ] {
+            assert!(record.continues(&next));
+            record.extend(next);
+        }
+        assert_eq!(record.verdict, failed);
+        assert_eq!(record.tags, ["a", "b"]);
+        assert_eq!((record.calls, record.duration.as_millis()), (3, 3));
+        let heads = Record {
+            phase: Phase::RequestHeaders,
+            ..record.clone()
+        };
+        assert!(!heads.continues(&heads.clone()));
+        assert!(!heads.continues(&record));
+    }
 }

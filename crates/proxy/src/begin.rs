@@ -152,6 +152,7 @@ fn set_timeouts(session: &mut Session, connection: &Connection) {
     session.set_write_timeout(Some(timeouts.response_write));
     session.set_total_drain_timeout(Some(timeouts.request_body_idle));
     session.set_pipelining_enabled(true);
+    session.set_proxy_tasks_enabled(false);
 }
 
 fn raw_target(session: &Session) -> String {

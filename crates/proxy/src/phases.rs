@@ -2,13 +2,14 @@
 
 use crate::{
     access, begin,
+    exchange::{self, Forwarder},
     filter::{self, Flow},
     hop,
     reply::{self, Reply},
     request::Request,
     snapshot::{Action, Live, Route},
     telemetry::Telemetry,
-    watch,
+    upstream, watch,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -27,6 +28,7 @@ use std::{sync::Arc, time::Duration};
 pub(crate) struct Edge {
     pub(crate) live: Arc<Live>,
     pub(crate) telemetry: Arc<Telemetry>,
+    pub(crate) forwarder: Forwarder,
 }
 
 #[async_trait]
@@ -54,9 +56,16 @@ impl ProxyHttp for Edge {
         if let Flow::Reply(reply) = watch::on_request(session, request).await? {
             return answered(session, reply, request).await;
         }
-        match local_reply(request) {
-            Some(reply) => answered(session, reply, request).await,
-            None => Ok(false),
+        if let Some(reply) = local_reply(request) {
+            return answered(session, reply, request).await;
+        }
+        if !exchange::is_due(request) {
+            return Ok(false);
+        }
+        // Only requests that need it have room for it.
+        match Box::pin(exchange::run(session, request, &self.forwarder)).await? {
+            Flow::Continue => Ok(true),
+            Flow::Reply(reply) => answered(session, reply, request).await,
         }
     }
 
@@ -65,18 +74,10 @@ impl ProxyHttp for Edge {
         _session: &mut Session,
         request: &mut Request,
     ) -> Result<Box<HttpPeer>> {
-        let Some(Route {
-            action: Action::Upstream(upstream),
-            timeouts,
-            ..
-        }) = request.route.as_deref()
-        else {
-            return Error::e_explain(InternalError, "the route has no upstream");
-        };
-        let (address, peer) = upstream.pick(*timeouts, request.switches);
-        request.upstream.target = address;
-        request.upstream.attempts += 1;
-        Ok(peer)
+        match &request.route {
+            Some(route) => upstream::choose(route, request.switches, &mut request.upstream),
+            None => Error::e_explain(InternalError, "no route"),
+        }
     }
 
     async fn request_body_filter(
@@ -86,11 +87,7 @@ impl ProxyHttp for Edge {
         end_of_stream: bool,
         request: &mut Request,
     ) -> Result<()> {
-        // Clients of HTTP/2 often end a body with an empty frame. Pingora would write that to an HTTP/1.1 upstream as a last
-        // chunk, and then the last chunk once more, which the upstream takes for the start of the next request.
-        if end_of_stream && body.as_ref().is_some_and(Bytes::is_empty) {
-            *body = None;
-        }
+        upstream::drop_empty_end(body, end_of_stream);
         let Some(chunk) = body else { return Ok(()) };
         request.body_received += chunk.len() as u64;
         let limit = request
@@ -162,18 +159,12 @@ impl ProxyHttp for Edge {
         _session: &mut Session,
         _peer: &HttpPeer,
         request: &mut Request,
-        mut error: Box<Error>,
+        error: Box<Error>,
     ) -> Box<Error> {
-        // Nothing was sent, so another target may be tried, as often as there are some.
-        let targets = match request.route.as_deref() {
-            Some(Route {
-                action: Action::Upstream(upstream),
-                ..
-            }) => upstream.len(),
-            _ => 1,
-        };
-        error.set_retry((request.upstream.attempts as usize) < targets);
-        error
+        match &request.route {
+            Some(route) => upstream::after_failed_connect(route, &request.upstream, error),
+            None => error,
+        }
     }
 
     async fn fail_to_proxy(

@@ -12,7 +12,7 @@ use portcullis_agent_protocol::HeaderOp;
 use portcullis_config::AgentId;
 use prometheus_client::metrics::gauge::Gauge;
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -25,6 +25,8 @@ pub(crate) struct Request {
     pub(crate) route: Option<Arc<Route>>,
     /// Whether it asks to become a WebSocket.
     pub(crate) switches: bool,
+    /// Whether a body comes behind the head; one without a byte counts when its head does not say so.
+    pub(crate) has_body: bool,
     /// An answer that was decided on before the phase that may write it.
     pub(crate) pending: Option<Reply>,
     /// How far the filter chain came: the number of its steps that ran on the way in.
@@ -53,16 +55,26 @@ pub(crate) struct Begun {
     pub(crate) _in_flight: InFlight,
 }
 
-/// What agents said.
+/// What agents said. Both directions of a request write to it.
 #[derive(Default)]
 pub(crate) struct AgentRun {
     /// Every question of this request, and the time that is left for more.
     pub(crate) conversation: Conversation,
+    said: Mutex<Said>,
+}
+
+#[derive(Default)]
+struct Said {
     /// Changes of the response's head, by the step of the chain that wanted them.
-    pub(crate) response: Vec<(usize, Vec<HeaderOp>)>,
-    /// Whose verdict or failure ended the request.
-    pub(crate) blocked_by: Option<AgentId>,
-    /// The reason that goes with it.
+    response: Vec<(usize, Vec<HeaderOp>)>,
+    ended_by: Option<EndedBy>,
+}
+
+/// Whose verdict or failure ended the request.
+#[derive(Debug, Clone)]
+pub(crate) struct EndedBy {
+    pub(crate) agent: AgentId,
+    /// In the words of the agent, or the name of the failure.
     pub(crate) reason: Option<String>,
 }
 
@@ -70,6 +82,34 @@ impl AgentRun {
     /// All agents of the request together may take this long.
     pub(crate) fn limit(&mut self, budget: Duration) {
         self.conversation = Conversation::with_budget(budget);
+    }
+
+    /// The agents of this step want the head of the response changed, whoever it is from.
+    pub(crate) fn change_response(&self, step: usize, operations: Vec<HeaderOp>) {
+        if !operations.is_empty() {
+            self.said().response.push((step, operations));
+        }
+    }
+
+    /// What the agents of this step want changed.
+    pub(crate) fn response_changes(&self, step: usize) -> Vec<HeaderOp> {
+        let said = self.said();
+        let of_step = said.response.iter().filter(|(of, _)| *of == step);
+        of_step.flat_map(|(_, operations)| operations.clone()).collect()
+    }
+
+    /// An agent ends the request, by its verdict or by its failure.
+    pub(crate) fn end(&self, agent: AgentId, reason: Option<String>) {
+        self.said().ended_by = Some(EndedBy { agent, reason });
+    }
+
+    pub(crate) fn ended_by(&self) -> Option<EndedBy> {
+        self.said().ended_by.clone()
+    }
+
+    fn said(&self) -> MutexGuard<'_, Said> {
+        // Every change is whole, so a poisoned lock loses nothing.
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

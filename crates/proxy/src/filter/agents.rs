@@ -1,9 +1,9 @@
-//! Asks agents about the head of a request and does what they decide.
+//! Asks agents about the head of a request or of a response and does what they decide.
 
-use super::{Flow, head::Head};
+use super::{AgentOfRoute, Flow, head::Head};
 use crate::{
     reply::Reply,
-    request::{Begun, Request},
+    request::{AgentRun, Begun, Request},
     snapshot::{Action, Route, Serving},
 };
 use http::{HeaderName, HeaderValue, Version, header};
@@ -11,41 +11,97 @@ use pingora::{
     Result,
     http::{RequestHeader, ResponseHeader},
 };
-use portcullis_agent_manager::{Answer, Refusal, Step};
-use portcullis_agent_protocol::{HeaderOp, RequestHeaders, RequestMetadata, Verdict};
+use portcullis_agent_manager::{Answer, Ask, Changes, Phase, Refusal};
+use portcullis_agent_protocol::{
+    Event, HeaderOp, RequestHeaders, RequestMetadata, ResponseHeaders, Verdict,
+};
+use smallvec::SmallVec;
 
-/// Asks the agents of a step. `position` is the step's place in the chain.
-pub(super) async fn ask(
-    step: &Step,
+type Asks<'a> = SmallVec<[Ask<'a>; 2]>;
+
+/// Asks the agents of a step about the head of the request. `position` is the step's place in the chain.
+pub(super) async fn on_request(
+    agents: &[AgentOfRoute],
     position: usize,
     head: &mut RequestHeader,
-    request: &mut Request,
+    request: &Request,
 ) -> Result<Flow> {
-    let Request {
-        begun: Some(begun),
-        route,
-        agents,
-        ..
-    } = request
-    else {
+    let Some(begun) = &request.begun else {
         return Ok(Flow::Continue);
     };
-    let event = event(head, route.as_deref(), begun);
+    let event = Event::RequestHeaders(request_event(head, request.route.as_deref(), begun));
+    let asks: Asks<'_> = agents
+        .iter()
+        .filter(|agent| agent.inspect.request_headers)
+        .map(|agent| Ask {
+            used: &agent.used,
+            event: &event,
+            more: request.has_body && agent.inspect.request_body.is_some(),
+            streamed: false,
+        })
+        .collect();
+    if asks.is_empty() {
+        return Ok(Flow::Continue);
+    }
+    let changes = match ask(&asks, Phase::RequestHeaders, position, request, begun).await {
+        Ok(changes) => changes,
+        Err(reply) => return Ok(Flow::Reply(reply)),
+    };
+    apply(head, &changes.request)?;
+    request.agents.change_response(position, changes.response);
+    Ok(Flow::Continue)
+}
+
+/// Asks the agents of a step about the head of the response.
+pub(super) async fn on_response(
+    agents: &[AgentOfRoute],
+    position: usize,
+    head: &mut ResponseHeader,
+    has_body: bool,
+    request: &Request,
+) -> Result<Flow> {
+    let Some(begun) = &request.begun else {
+        return Ok(Flow::Continue);
+    };
+    let event = Event::ResponseHeaders(ResponseHeaders {
+        correlation_id: begun.identity.correlation_id(),
+        status: head.status.as_u16(),
+        headers: &head.headers,
+        budget_left: None,
+    });
+    let asks: Asks<'_> = agents
+        .iter()
+        .filter(|agent| agent.inspect.response_headers)
+        .map(|agent| Ask {
+            used: &agent.used,
+            event: &event,
+            more: has_body && agent.inspect.response_body.is_some(),
+            streamed: false,
+        })
+        .collect();
+    if asks.is_empty() {
+        return Ok(Flow::Continue);
+    }
+    let changes = match ask(&asks, Phase::ResponseHeaders, position, request, begun).await {
+        Ok(changes) => changes,
+        Err(reply) => return Ok(Flow::Reply(reply)),
+    };
+    apply(head, &changes.response)?;
+    Ok(Flow::Continue)
+}
+
+/// Asks agents at the same time. An answer that ends the request is remembered and becomes the reply to the client.
+pub(super) async fn ask(
+    asks: &[Ask<'_>],
+    phase: Phase,
+    position: usize,
+    request: &Request,
+    begun: &Begun,
+) -> Result<Changes, Reply> {
     let Serving { snapshot, links } = &*begun.serving;
-    let answer = snapshot
-        .agents
-        .ask(links, step, &event, &mut agents.conversation)
-        .await;
-    match answer {
-        Answer::Continue(changes) => {
-            for operation in &changes.request {
-                change(head, operation)?;
-            }
-            if !changes.response.is_empty() {
-                agents.response.push((position, changes.response));
-            }
-            Ok(Flow::Continue)
-        }
+    let run = &request.agents;
+    match snapshot.agents.ask(links, asks, &run.conversation).await {
+        Answer::Continue(changes) => Ok(changes),
         Answer::Final {
             agent,
             verdict,
@@ -56,48 +112,47 @@ pub(super) async fn ask(
             let code = if reply.status == 401 { 16 } else { 7 };
             let message = reason.clone().unwrap_or_else(|| "refused".to_owned());
             reply = reply.with_grpc(code, message);
-            agents.response.push((position, response));
-            agents.blocked_by = Some(agent);
-            agents.reason = reason;
-            Ok(Flow::Reply(reply))
+            run.change_response(position, response);
+            run.end(agent, reason);
+            Err(reply)
         }
-        Answer::Refused(Refusal {
-            agent,
-            reason,
-            detail,
-            retry_after,
-        }) => {
-            tracing::debug!(%agent, %reason, detail, request_id = begun.identity.request_id(), "request refused: no verdict");
-            agents.blocked_by = Some(agent);
-            agents.reason = Some(reason.name().to_owned());
-            let reply = Reply::status(reason.status())
-                .with_retry_after(retry_after)
-                .with_grpc(reason.grpc_status(), reason.name());
-            Ok(Flow::Reply(reply))
-        }
+        Answer::Refused(refusal) => Err(refused(refusal, phase, run, begun)),
     }
 }
 
-/// What the agents of this step wanted changed in the head of the response.
-pub(super) fn on_response(
+/// The answer to a request that a failure ends.
+pub(super) fn refused(refusal: Refusal, phase: Phase, run: &AgentRun, begun: &Begun) -> Reply {
+    let Refusal {
+        agent,
+        reason,
+        detail,
+        retry_after,
+    } = refusal;
+    tracing::debug!(%agent, %reason, detail, phase = phase.name(), request_id = begun.identity.request_id(), "request refused: no verdict");
+    run.end(agent, Some(reason.name().to_owned()));
+    Reply::status(reason.status(phase))
+        .with_retry_after(retry_after)
+        .with_grpc(reason.grpc_status(), reason.name())
+}
+
+/// What the agents of this step wanted changed in the head of the response before there was one.
+pub(super) fn change_response(
     position: usize,
     head: &mut ResponseHeader,
     request: &Request,
 ) -> Result<()> {
-    for (_, operations) in request
-        .agents
-        .response
-        .iter()
-        .filter(|(step, _)| *step == position)
-    {
-        for operation in operations {
-            change(head, operation)?;
-        }
-    }
-    Ok(())
+    let wanted = request.agents.response_changes(position);
+    apply(head, &wanted)
 }
 
-fn event<'a>(
+/// Makes changes that the manager has checked.
+pub(super) fn apply(head: &mut impl Head, operations: &[HeaderOp]) -> Result<()> {
+    operations
+        .iter()
+        .try_for_each(|operation| change(head, operation))
+}
+
+fn request_event<'a>(
     head: &'a RequestHeader,
     route: Option<&'a Route>,
     begun: &'a Begun,

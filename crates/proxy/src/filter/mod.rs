@@ -2,23 +2,36 @@
 //! request or says what to answer; it never writes to the client.
 
 mod agents;
+mod bodies;
 mod head;
 mod headers;
 
 use crate::{reply::Reply, request::Request};
+pub(crate) use bodies::{Direction, Inspectors, completed, plan};
 use headers::Edit;
 use pingora::{
     Result,
     http::{RequestHeader, ResponseHeader},
 };
-use portcullis_agent_manager::{AgentManager, AgentUse, Step};
+use portcullis_agent_manager::{AgentManager, AgentUse};
+use portcullis_agent_protocol::HeaderOp;
+use portcullis_config::{AgentId, Inspect};
+use std::collections::HashMap;
 
 /// A step of a route's chain.
 #[derive(Debug)]
 pub(crate) enum Filter {
-    Agents(Step),
+    /// One agent, which sees what earlier steps changed, or several at once, all with the same view.
+    Agents(Vec<AgentOfRoute>),
     RequestHeaders(Vec<Edit>),
     ResponseHeaders(Vec<Edit>),
+}
+
+/// An agent in a route's chain.
+#[derive(Debug)]
+pub(crate) struct AgentOfRoute {
+    pub(crate) used: AgentUse,
+    pub(crate) inspect: Inspect,
 }
 
 /// Whether a request goes on.
@@ -28,38 +41,50 @@ pub(crate) enum Flow {
     Reply(Reply),
 }
 
-impl Filter {
-    /// # Errors
-    /// An agent that the manager does not know.
-    pub(crate) fn compile(
-        filter: &portcullis_config::Filter,
-        manager: &AgentManager,
-    ) -> Result<Self, String> {
-        use portcullis_config::Filter as Config;
-        Ok(match filter {
-            Config::Agent(used) => Self::Agents(Step::One(compile_use(used, manager)?)),
-            Config::Parallel(uses) => Self::Agents(Step::Parallel(
-                uses.iter()
-                    .map(|used| compile_use(used, manager))
-                    .collect::<Result<_, _>>()?,
-            )),
-            Config::RequestHeaders(edits) => Self::RequestHeaders(headers::compile(edits)?),
-            Config::ResponseHeaders(edits) => Self::ResponseHeaders(headers::compile(edits)?),
-        })
-    }
+/// What filters are compiled with.
+pub(crate) struct Compiler<'a> {
+    manager: &'a AgentManager,
+    inspects: HashMap<&'a AgentId, Inspect>,
 }
 
-fn compile_use(
-    used: &portcullis_config::AgentUse,
-    manager: &AgentManager,
-) -> Result<AgentUse, String> {
-    Ok(AgentUse {
-        agent: manager
-            .position(&used.agent)
-            .ok_or_else(|| format!("no agent {}", used.agent))?,
-        timeout: used.timeout,
-        failure_mode: used.failure_mode,
-    })
+impl<'a> Compiler<'a> {
+    pub(crate) fn new(manager: &'a AgentManager, agents: &'a [portcullis_config::Agent]) -> Self {
+        Self {
+            manager,
+            inspects: agents
+                .iter()
+                .map(|agent| (&agent.id, agent.inspect))
+                .collect(),
+        }
+    }
+
+    /// # Errors
+    /// An agent that the manager does not know.
+    pub(crate) fn compile(&self, filter: &portcullis_config::Filter) -> Result<Filter, String> {
+        use portcullis_config::Filter as Config;
+        Ok(match filter {
+            Config::Agent(used) => Filter::Agents(vec![self.agent(used)?]),
+            Config::Parallel(uses) => Filter::Agents(
+                uses.iter()
+                    .map(|used| self.agent(used))
+                    .collect::<Result<_, _>>()?,
+            ),
+            Config::RequestHeaders(edits) => Filter::RequestHeaders(headers::compile(edits)?),
+            Config::ResponseHeaders(edits) => Filter::ResponseHeaders(headers::compile(edits)?),
+        })
+    }
+
+    fn agent(&self, used: &portcullis_config::AgentUse) -> Result<AgentOfRoute, String> {
+        let unknown = || format!("no agent {}", used.agent);
+        Ok(AgentOfRoute {
+            used: AgentUse {
+                agent: self.manager.position(&used.agent).ok_or_else(unknown)?,
+                timeout: used.timeout,
+                failure_mode: used.failure_mode,
+            },
+            inspect: *self.inspects.get(&used.agent).ok_or_else(unknown)?,
+        })
+    }
 }
 
 /// Runs the chain on the way in, until a filter answers or all are through.
@@ -73,8 +98,8 @@ pub(crate) async fn on_request(head: &mut RequestHeader, request: &mut Request) 
     for (position, filter) in route.filters.iter().enumerate() {
         request.steps_run = position + 1;
         match filter {
-            Filter::Agents(step) => {
-                let flow = agents::ask(step, position, head, request).await?;
+            Filter::Agents(agents) => {
+                let flow = agents::on_request(agents, position, head, request).await?;
                 if matches!(flow, Flow::Reply(_)) {
                     return Ok(flow);
                 }
@@ -86,27 +111,78 @@ pub(crate) async fn on_request(head: &mut RequestHeader, request: &mut Request) 
     Ok(Flow::Continue)
 }
 
-/// Runs the chain on the way out, over the head of the upstream's response or of our own answer. Only the steps that ran on
-/// the way in take part.
+/// Runs the chain on the way out, over the head of our own answer or of a response that no agent sees. Only the steps that
+/// ran on the way in take part.
 ///
 /// # Errors
 /// A change that the response's head does not take.
-pub(crate) fn on_response(request: &mut Request, head: &mut ResponseHeader) -> Result<()> {
-    if let Some(begun) = &request.begun {
-        head.insert_header(
-            crate::client::X_REQUEST_ID,
-            begun.identity.request_id_value(),
-        )?;
-    }
-    let Some(route) = request.route.clone() else {
+pub(crate) fn on_response(request: &Request, head: &mut ResponseHeader) -> Result<()> {
+    name_request(request, head)?;
+    let Some(route) = request.route.as_deref() else {
         return Ok(());
     };
     for (position, filter) in route.filters[..request.steps_run].iter().enumerate().rev() {
         match filter {
             Filter::ResponseHeaders(edits) => headers::edit(edits, head, request)?,
-            Filter::Agents(_) => agents::on_response(position, head, request)?,
+            Filter::Agents(_) => agents::change_response(position, head, request)?,
             Filter::RequestHeaders(_) => {}
         }
     }
     Ok(())
+}
+
+/// Runs the chain on the way out, over the head of the upstream's response, and asks the agents that want to see it.
+///
+/// # Errors
+/// A change that the response's head does not take.
+pub(crate) async fn on_upstream_response(
+    request: &Request,
+    head: &mut ResponseHeader,
+    has_body: bool,
+) -> Result<Flow> {
+    name_request(request, head)?;
+    let Some(route) = request.route.as_deref() else {
+        return Ok(Flow::Continue);
+    };
+    for (position, filter) in route.filters[..request.steps_run].iter().enumerate().rev() {
+        match filter {
+            Filter::ResponseHeaders(edits) => headers::edit(edits, head, request)?,
+            Filter::Agents(of_route) => {
+                agents::change_response(position, head, request)?;
+                let flow =
+                    agents::on_response(of_route, position, head, has_body, request).await?;
+                if matches!(flow, Flow::Reply(_)) {
+                    return Ok(flow);
+                }
+            }
+            Filter::RequestHeaders(_) => {}
+        }
+    }
+    Ok(Flow::Continue)
+}
+
+/// Makes changes that agents want in the head of a message.
+///
+/// # Errors
+/// A change that the head does not take.
+pub(crate) fn apply(head: &mut RequestHeader, operations: &[HeaderOp]) -> Result<()> {
+    agents::apply(head, operations)
+}
+
+/// The same for a response.
+///
+/// # Errors
+/// A change that the head does not take.
+pub(crate) fn apply_to_response(head: &mut ResponseHeader, operations: &[HeaderOp]) -> Result<()> {
+    agents::apply(head, operations)
+}
+
+fn name_request(request: &Request, head: &mut ResponseHeader) -> Result<()> {
+    let Some(begun) = &request.begun else {
+        return Ok(());
+    };
+    head.insert_header(
+        crate::client::X_REQUEST_ID,
+        begun.identity.request_id_value(),
+    )
 }

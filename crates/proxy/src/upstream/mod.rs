@@ -3,14 +3,61 @@
 pub(crate) mod echo;
 mod schedule;
 
-use crate::snapshot::Timeouts;
+use crate::{
+    request::UpstreamRun,
+    snapshot::{Action, Route, Timeouts},
+};
+use bytes::Bytes;
 use pingora::{
+    Error,
+    ErrorType::InternalError,
+    Result,
     protocols::ALPN,
     upstreams::peer::{HttpPeer, Peer},
 };
 use portcullis_config::{Origin, UpstreamId, UpstreamProtocol};
 use schedule::Schedule;
 use std::{path::Path, sync::Arc, time::Duration};
+
+/// The next target of the route's upstream.
+///
+/// # Errors
+/// The route has none, which is a bug.
+pub(crate) fn choose(
+    route: &Route,
+    switches: bool,
+    run: &mut UpstreamRun,
+) -> Result<Box<HttpPeer>> {
+    let Action::Upstream(upstream) = &route.action else {
+        return Error::e_explain(InternalError, "the route has no upstream");
+    };
+    let (address, peer) = upstream.pick(route.timeouts, switches);
+    run.target = address;
+    run.attempts += 1;
+    Ok(peer)
+}
+
+/// Nothing was sent, so another target may be tried, as often as there are some.
+pub(crate) fn after_failed_connect(
+    route: &Route,
+    run: &UpstreamRun,
+    mut error: Box<Error>,
+) -> Box<Error> {
+    let targets = match &route.action {
+        Action::Upstream(upstream) => upstream.len(),
+        Action::Redirect { .. } | Action::Respond(_) => 1,
+    };
+    error.set_retry((run.attempts as usize) < targets);
+    error
+}
+
+/// Clients of HTTP/2 often end a body with an empty frame. Pingora would write that to an HTTP/1.1 upstream as a last chunk,
+/// and then the last chunk once more, which the upstream takes for the start of the next request.
+pub(crate) fn drop_empty_end(body: &mut Option<Bytes>, ends: bool) {
+    if ends && body.as_ref().is_some_and(Bytes::is_empty) {
+        *body = None;
+    }
+}
 
 /// An upstream, ready to be asked for a target.
 pub(crate) struct Upstream {
@@ -35,7 +82,7 @@ impl Upstream {
     pub(crate) fn new(
         upstream: &portcullis_config::Upstream,
         echo_socket: &Path,
-    ) -> Result<Self, String> {
+    ) -> std::result::Result<Self, String> {
         let (peers, weights): (Vec<_>, Vec<_>) = match &upstream.origin {
             Origin::Targets(targets) => targets
                 .iter()
@@ -81,6 +128,10 @@ impl Upstream {
         };
         let addresses = self.targets.iter().map(|target| target.address.as_deref());
         addresses.zip(weights)
+    }
+
+    pub(crate) fn is_http2(&self) -> bool {
+        self.config.protocol == UpstreamProtocol::H2c
     }
 
     /// How many targets there are.

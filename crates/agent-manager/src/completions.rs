@@ -1,0 +1,136 @@
+//! Tells agents that requests are over, behind the requests' backs: nobody waits for it, and what is too much is dropped.
+
+use crate::{
+    call::{Limits, call},
+    chain::Ask,
+    conversation::Conversation,
+    failure::FailureReason,
+    headers::OwnedHeaders,
+    manager::AgentUse,
+    pool::{Link, Pool},
+    record::{Phase, Record, RecordedVerdict},
+};
+use futures::{StreamExt, stream::FuturesUnordered};
+use portcullis_agent_protocol::{Event, RequestComplete};
+use portcullis_config::FailureMode;
+use std::{
+    sync::{Arc, Weak, atomic::AtomicBool},
+    time::{Duration, Instant},
+};
+use tokio::sync::mpsc;
+
+/// An agent works on so many of these events of a worker at once.
+const AT_ONCE: usize = 32;
+
+/// A request that is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Completed {
+    /// That of the request's other events.
+    pub correlation_id: String,
+    /// What the client got; 499 when it was gone before it got anything.
+    pub status: u16,
+    /// From the head of the request to the end.
+    pub duration: Duration,
+    /// Bytes of the request's body that came from the client.
+    pub request_body_size: u64,
+    /// Bytes of the response's body that went to the client.
+    pub response_body_size: u64,
+    /// How many targets of the upstream were tried.
+    pub upstream_attempts: u32,
+    /// Why it went wrong; `None` when it did not.
+    pub error: Option<String>,
+}
+
+/// The place where events of one worker wait for one agent.
+pub(crate) type Queue = mpsc::Sender<Arc<Completed>>;
+
+/// Starts the task that empties the queue; it ends with the pool.
+pub(crate) fn start(pool: Weak<Pool>, length: usize) -> Queue {
+    let (sender, receiver) = mpsc::channel(length.max(1));
+    tokio::spawn(empty(pool, receiver));
+    sender
+}
+
+/// Puts an event into the queue of its agent.
+pub(crate) fn tell(pool: &Pool, completed: &Arc<Completed>) {
+    let Some(queue) = &pool.completions else {
+        return;
+    };
+    if queue.try_send(completed.clone()).is_err()
+        && let Some(observer) = &pool.agent.observer
+    {
+        observer.completion_dropped();
+    }
+}
+
+async fn empty(pool: Weak<Pool>, mut events: mpsc::Receiver<Arc<Completed>>) {
+    let mut under_way = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            event = events.recv(), if under_way.len() < AT_ONCE => match event {
+                Some(event) => under_way.push(tell_one(pool.clone(), event)),
+                None => break,
+            },
+            Some(()) = under_way.next() => {}
+        }
+    }
+    while under_way.next().await.is_some() {}
+}
+
+async fn tell_one(pool: Weak<Pool>, completed: Arc<Completed>) {
+    let Some(pool) = pool.upgrade() else { return };
+    let Some(settings) = pool.agent.settings.completions else {
+        return;
+    };
+    let started = Instant::now();
+    let used = AgentUse {
+        agent: 0,
+        timeout: settings.timeout,
+        failure_mode: FailureMode::Open,
+    };
+    let event = Event::RequestComplete(RequestComplete {
+        correlation_id: &completed.correlation_id,
+        status: completed.status,
+        duration: completed.duration,
+        request_body_size: completed.request_body_size,
+        response_body_size: completed.response_body_size,
+        upstream_attempts: completed.upstream_attempts,
+        error: completed.error.as_deref(),
+    });
+    let ask = Ask {
+        used: &used,
+        event: &event,
+        more: false,
+        streamed: false,
+    };
+    let link = Link {
+        pool: pool.clone(),
+        foreign: Arc::new(OwnedHeaders::default()),
+    };
+    let conversation = Conversation::default();
+    let limits = Limits::new(settings.timeout, &conversation, started);
+    let called = call(&link, &ask, limits, &conversation, &AtomicBool::new(false)).await;
+    let (verdict, reason) = match called.result {
+        // There is nothing left to decide about.
+        Ok(_) => (RecordedVerdict::Allow, None),
+        Err(failure) => (failed(failure.reason), Some(failure.detail)),
+    };
+    if let Some(observer) = &pool.agent.observer {
+        observer.completed(&Record {
+            agent: pool.agent.id().clone(),
+            phase: Phase::RequestComplete,
+            verdict,
+            reason,
+            tags: Vec::new(),
+            duration: started.elapsed(),
+            calls: 1,
+        });
+    }
+}
+
+const fn failed(reason: FailureReason) -> RecordedVerdict {
+    RecordedVerdict::Failed {
+        reason,
+        mode: FailureMode::Open,
+    }
+}

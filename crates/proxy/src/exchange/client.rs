@@ -1,0 +1,185 @@
+//! The client's side of an exchange: reads the request's body, writes the response, and notices when the client goes away.
+
+use super::{head, upload::Received};
+use crate::{reply, request::Request};
+use bytes::{Bytes, BytesMut};
+use futures::FutureExt;
+use pingora::{
+    Error,
+    ErrorType::HTTPStatus,
+    Result,
+    protocols::http::{HttpTask, ServerSession},
+    proxy::Session,
+};
+use std::future::pending;
+use tokio::sync::mpsc;
+
+/// Pieces smaller than this are put together if more is there already: a client may send a body byte by byte.
+const SMALL: usize = 32 << 10;
+const LARGE: usize = 64 << 10;
+
+/// Reads the body of a request.
+pub(super) struct Reader {
+    received: u64,
+    limit: u64,
+    pub(super) ended: bool,
+}
+
+impl Reader {
+    pub(super) const fn new(limit: u64, ended: bool) -> Self {
+        Self {
+            received: 0,
+            limit,
+            ended,
+        }
+    }
+
+    /// The next piece and whether it is the last one. May be dropped and called again; then nothing is lost.
+    ///
+    /// # Errors
+    /// The client has gone, is too slow, or sends more than it may.
+    pub(super) async fn read(&mut self, session: &mut ServerSession) -> Result<Received> {
+        let first = session.read_body_or_idle(false).await;
+        let Some(first) = first.map_err(Error::into_down)? else {
+            self.ended = true;
+            return Ok(Received {
+                data: Bytes::new(),
+                ends: true,
+            });
+        };
+        let data = self.gather(session, first)?;
+        self.received += data.len() as u64;
+        if self.received > self.limit {
+            return Error::e_explain(HTTPStatus(413), "the body is larger than body-bytes");
+        }
+        self.ended = self.ended || session.is_body_done();
+        Ok(Received {
+            data,
+            ends: self.ended,
+        })
+    }
+
+    /// Adds what is there already to a small piece.
+    fn gather(&mut self, session: &mut ServerSession, first: Bytes) -> Result<Bytes> {
+        if first.len() >= SMALL || session.is_body_done() {
+            return Ok(first);
+        }
+        let mut gathered = None;
+        while !session.is_body_done() {
+            match session.read_body_or_idle(false).now_or_never() {
+                None => break,
+                Some(Ok(Some(more))) => {
+                    let whole = gathered.get_or_insert_with(|| {
+                        let mut whole = BytesMut::with_capacity(LARGE);
+                        whole.extend_from_slice(&first);
+                        whole
+                    });
+                    whole.extend_from_slice(&more);
+                    if whole.len() >= LARGE {
+                        break;
+                    }
+                }
+                Some(Ok(None)) => {
+                    self.ended = true;
+                    break;
+                }
+                Some(Err(error)) => return Err(error.into_down()),
+            }
+        }
+        Ok(gathered.map_or(first, BytesMut::freeze))
+    }
+}
+
+/// Returns when the client is gone. What it sends is not its end: a next request may wait behind this one.
+///
+/// # Errors
+/// Always.
+pub(super) async fn gone(session: &mut ServerSession) -> Box<Error> {
+    match session.read_body_or_idle(true).await {
+        Ok(_) => pending().await,
+        Err(error) => error.into_down(),
+    }
+}
+
+/// How the client's side ends.
+pub(super) enum Ended {
+    /// The response is through.
+    Complete,
+    /// No more of the response comes; whoever makes it knows why.
+    Cut,
+    Failed(Box<Error>),
+}
+
+/// Writes what comes and reads what is wanted, until either has an end.
+pub(super) async fn serve(
+    session: &mut Session,
+    request: &Request,
+    mut reader: Reader,
+    uploads: mpsc::Sender<Received>,
+    mut tasks: mpsc::Receiver<HttpTask>,
+) -> Ended {
+    let mut place = None;
+    let mut wants_more = true;
+    let mut listens = true;
+    loop {
+        let reads = !reader.ended && wants_more;
+        tokio::select! {
+            biased;
+            task = tasks.recv() => match task {
+                None => return Ended::Cut,
+                Some(task) => match write(session, request, task).await {
+                    Ok(true) => return Ended::Complete,
+                    Ok(false) => {
+                        if session.was_upgraded() && reader.limit != u64::MAX {
+                            // What was a request is a conversation now; it ends with the connection.
+                            reader = Reader::new(u64::MAX, false);
+                            wants_more = true;
+                        }
+                    }
+                    Err(error) => return Ended::Failed(error.into_down()),
+                },
+            },
+            permit = uploads.reserve(), if reads && place.is_none() => match permit {
+                Ok(permit) => place = Some(permit),
+                Err(_) => wants_more = false,
+            },
+            received = reader.read(&mut session.downstream_session), if reads && place.is_some() => match received {
+                Ok(received) => if let Some(place) = place.take() {
+                    place.send(received);
+                },
+                Err(error) => return Ended::Failed(error),
+            },
+            end = listen(&mut session.downstream_session), if reader.ended && listens => match end {
+                None => listens = false,
+                Some(error) => return Ended::Failed(error),
+            },
+        }
+    }
+}
+
+/// The client has nothing more to say; returns its end, or `None` when it says something all the same.
+async fn listen(session: &mut ServerSession) -> Option<Box<Error>> {
+    match session.read_body_or_idle(true).await {
+        Ok(_) => None,
+        Err(error) => Some(error.into_down()),
+    }
+}
+
+/// Writes a part of the response; returns whether it was the last one.
+async fn write(session: &mut Session, request: &Request, mut task: HttpTask) -> Result<bool> {
+    if let HttpTask::Header(head, _) = &mut task
+        && !head.status.is_informational()
+    {
+        reply::end_if_leaving(session, request);
+        let client = session.req_header().version;
+        let method = session.req_header().method.clone();
+        if head::frame(head, client, &method)? {
+            session.set_keepalive(None);
+        }
+        if !session.is_body_done() {
+            // What is left of the request's body would have to be read before the next request.
+            session.set_keepalive(None);
+        }
+    }
+    session.write_response_tasks(vec![task]).await
+}

@@ -1,0 +1,274 @@
+//! The response on its way: from the inner pass through its agents to the client.
+
+use super::{
+    coding::Coding,
+    head::{self, Length},
+    pipe::{Body, End, Form, Pieces, Pipe},
+};
+use crate::{
+    filter::{self, Direction, Flow, Inspectors},
+    hop,
+    reply::Reply,
+    request::{Begun, Request},
+    snapshot::Route,
+};
+use bytes::{Bytes, BytesMut};
+use http::header;
+use pingora::{
+    Error,
+    ErrorType::{InvalidHTTPHeader, ReadTimedout},
+    http::ResponseHeader,
+    protocols::http::HttpTask,
+};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+use tokio::sync::mpsc;
+
+/// Why a response does not come to its end.
+pub(super) enum Halt {
+    /// The client gets this instead, or the response is cut off if it has begun.
+    Stopped(Reply),
+    /// The inner pass ended early.
+    Lost,
+    Failed(Box<Error>),
+}
+
+/// What is known about the request whose response it is.
+pub(super) struct Download<'a> {
+    pub(super) request: &'a Request,
+    pub(super) begun: &'a Begun,
+    pub(super) route: &'a Route,
+    /// The client wants to switch protocols.
+    pub(super) may_switch: bool,
+    /// The head of the response is here.
+    pub(super) head_seen: &'a AtomicBool,
+}
+
+/// Pieces smaller than this are put together if more are there already.
+const SMALL: usize = 32 << 10;
+const LARGE: usize = 64 << 10;
+
+/// The channels between the inner pass, the agents and the client.
+pub(super) struct Ways {
+    pub(super) inner: mpsc::Receiver<HttpTask>,
+    pub(super) client: mpsc::Sender<HttpTask>,
+    /// Taken off the channel and not looked at yet.
+    pub(super) next: Option<HttpTask>,
+}
+
+impl Ways {
+    /// # Errors
+    /// The inner pass is gone.
+    async fn recv(&mut self) -> Result<HttpTask, Halt> {
+        match self.next.take() {
+            Some(task) => Ok(task),
+            None => self.inner.recv().await.ok_or(Halt::Lost),
+        }
+    }
+
+    async fn recv_within(&mut self, limit: Option<Duration>) -> Result<HttpTask, Halt> {
+        if let (Some(limit), None) = (limit, &self.next) {
+            let waited = tokio::time::timeout(limit, self.inner.recv()).await;
+            return match waited {
+                Ok(task) => task.ok_or(Halt::Lost),
+                Err(_) => Err(Halt::Failed(
+                    Error::explain(ReadTimedout, "the upstream is silent").into_up(),
+                )),
+            };
+        }
+        self.recv().await
+    }
+
+    /// # Errors
+    /// Whoever writes to the client is gone.
+    async fn send(&self, task: HttpTask) -> Result<(), Halt> {
+        self.client.send(task).await.map_err(|_| Halt::Lost)
+    }
+
+    async fn send_pieces(&self, pieces: Pieces) -> Result<(), Halt> {
+        for piece in pieces {
+            if !piece.is_empty() {
+                self.send(HttpTask::Body(Some(piece), false)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds what is there already to a small piece.
+    fn gather(&mut self, first: Bytes) -> Bytes {
+        if first.len() >= SMALL {
+            return first;
+        }
+        let mut gathered = None;
+        while let Ok(task) = self.inner.try_recv() {
+            let HttpTask::Body(Some(more), _) = task else {
+                self.next = Some(task);
+                break;
+            };
+            let whole = gathered.get_or_insert_with(|| {
+                let mut whole = BytesMut::with_capacity(LARGE);
+                whole.extend_from_slice(&first);
+                whole
+            });
+            whole.extend_from_slice(&more);
+            if whole.len() >= LARGE {
+                break;
+            }
+        }
+        gathered.map_or(first, BytesMut::freeze)
+    }
+}
+
+impl Download<'_> {
+    /// Passes the response on.
+    ///
+    /// # Errors
+    /// It does not come to its end.
+    pub(super) async fn pass(&self, mut ways: Ways) -> Result<(), Halt> {
+        let mut head = loop {
+            match ways.recv().await? {
+                HttpTask::Header(head, _) if head.status == 101 => {
+                    return self.pass_switched(*head, &mut ways).await;
+                }
+                HttpTask::Header(head, _) if head.status.is_informational() => {
+                    // Whoever reads the body says 100 (Continue) when it begins to.
+                    if head.status != 100 {
+                        ways.send(HttpTask::Header(head, false)).await?;
+                    }
+                }
+                HttpTask::Header(head, _) => break head,
+                HttpTask::Failed(error) => return Err(Halt::Failed(error)),
+                _ => return Err(Halt::Lost),
+            }
+        };
+        self.head_seen.store(true, Relaxed);
+        hop::clean_response(&mut head);
+        let has_body = head::has_body(&head, &self.begun.method);
+        let flow = filter::on_upstream_response(self.request, &mut head, has_body).await;
+        if let Flow::Reply(reply) = flow.map_err(Halt::Failed)? {
+            return Err(Halt::Stopped(reply));
+        }
+        let steps = &self.route.plan.response;
+        if !has_body || steps.is_empty() {
+            ways.send(HttpTask::Header(head, false)).await?;
+            return self.pass_rest(&mut ways).await;
+        }
+        self.pass_inspected(*head, &mut ways).await
+    }
+
+    async fn pass_inspected(&self, head: ResponseHeader, ways: &mut Ways) -> Result<(), Halt> {
+        let filters = &self.route.filters;
+        let agents = Inspectors::new(self.request, self.begun, filters, Direction::Response);
+        let body = Body {
+            coding: Coding::of(&head.headers),
+            length: head::content_length(head.headers.get(header::CONTENT_LENGTH)),
+        };
+        let memory = &self.begun.snapshot().buffer_memory;
+        let steps = &self.route.plan.response;
+        let mut pipe = Pipe::new(&agents, steps, &body, memory).map_err(Halt::Stopped)?;
+        let idle = self.idle();
+        let mut head = Some(head);
+        let mut waiting = Pieces::new();
+        loop {
+            if !pipe.is_holding()
+                && let Some(mut head) = head.take()
+            {
+                let form = pipe.changes();
+                Self::describe(&mut head, &agents, form, &waiting)?;
+                ways.send(HttpTask::Header(Box::new(head), false)).await?;
+                ways.send_pieces(std::mem::take(&mut waiting)).await?;
+                pipe.let_go();
+            }
+            let (data, end, after) = match ways.recv_within(idle).await? {
+                HttpTask::Body(data, ends) => {
+                    let data = ways.gather(data.unwrap_or_default());
+                    (data, ends.then(End::default), None)
+                }
+                HttpTask::Trailer(trailers) => {
+                    let end = End {
+                        trailers: trailers.as_deref().cloned().map(Arc::new),
+                    };
+                    (Bytes::new(), Some(end), Some(HttpTask::Trailer(trailers)))
+                }
+                HttpTask::Done => (Bytes::new(), Some(End::default()), Some(HttpTask::Done)),
+                HttpTask::Failed(error) => return Err(Halt::Failed(error)),
+                HttpTask::Header(..) | HttpTask::UpgradedBody(..) => return Err(Halt::Lost),
+            };
+            let passed = pipe.push(data, end).await.map_err(Halt::Stopped)?;
+            if head.is_some() {
+                waiting.extend(passed);
+            } else {
+                ways.send_pieces(passed).await?;
+            }
+            let Some(after) = after else { continue };
+            if let Some(mut head) = head.take() {
+                let form = pipe.changes();
+                Self::describe(&mut head, &agents, form, &waiting)?;
+                ways.send(HttpTask::Header(Box::new(head), false)).await?;
+                ways.send_pieces(waiting).await?;
+            }
+            return ways.send(after).await;
+        }
+    }
+
+    /// Makes the head true for the body that agents have let pass so far, and for the rest of it.
+    fn describe(
+        head: &mut ResponseHeader,
+        agents: &Inspectors<'_>,
+        form: Form,
+        waiting: &Pieces,
+    ) -> Result<(), Halt> {
+        let changes = agents.take_changes();
+        filter::apply_to_response(head, &changes).map_err(Halt::Failed)?;
+        let length = Length::of(form, waiting);
+        head::describe_body(head, length, form).map_err(Halt::Failed)
+    }
+
+    /// Passes on what nobody inspects.
+    async fn pass_rest(&self, ways: &mut Ways) -> Result<(), Halt> {
+        let idle = self.idle();
+        loop {
+            match ways.recv_within(idle).await? {
+                HttpTask::Failed(error) => return Err(Halt::Failed(error)),
+                task @ (HttpTask::Trailer(_) | HttpTask::Done) => {
+                    return ways.send(task).await;
+                }
+                task => ways.send(task).await?,
+            }
+        }
+    }
+
+    /// After the switch, both sides speak as they like.
+    async fn pass_switched(&self, head: ResponseHeader, ways: &mut Ways) -> Result<(), Halt> {
+        self.head_seen.store(true, Relaxed);
+        if !self.may_switch {
+            let error = Error::explain(InvalidHTTPHeader, "an upgrade that nobody asked for");
+            return Err(Halt::Failed(error.into_up()));
+        }
+        let mut head = head;
+        filter::on_response(self.request, &mut head).map_err(Halt::Failed)?;
+        ways.send(HttpTask::Header(Box::new(head), false)).await?;
+        loop {
+            match ways.recv().await? {
+                // What Pingora calls a body here is none to the outer session.
+                HttpTask::Body(data, ends) | HttpTask::UpgradedBody(data, ends) => {
+                    ways.send(HttpTask::UpgradedBody(data, ends)).await?;
+                }
+                HttpTask::Done => return ways.send(HttpTask::Done).await,
+                HttpTask::Failed(error) => return Err(Halt::Failed(error)),
+                HttpTask::Header(..) | HttpTask::Trailer(_) => return Err(Halt::Lost),
+            }
+        }
+    }
+
+    /// How long the upstream may be silent within a body, where Pingora does not see to it: it has one limit for everything.
+    fn idle(&self) -> Option<Duration> {
+        let timeouts = self.route.timeouts;
+        (timeouts.idle < timeouts.response_header).then_some(timeouts.idle)
+    }
+}

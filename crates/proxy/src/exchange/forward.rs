@@ -1,0 +1,249 @@
+//! The inner pass of an inspected exchange: Pingora's own way to the upstream, fed by us instead of by a client. It asks nobody
+//! and counts nothing; what it learns about the upstream it leaves in its [`Passage`].
+
+use crate::{
+    request::UpstreamRun,
+    snapshot::{Action, Route},
+    upstream,
+};
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue};
+use pingora::{
+    Error,
+    ErrorType::InternalError,
+    Result,
+    apps::HttpServerApp,
+    http::{RequestHeader, ResponseHeader},
+    modules::http::HttpModules,
+    protocols::http::{ServerSession, subrequest::server::SubrequestHandle},
+    proxy::{
+        FailToProxy, HttpProxy, PreparedSubrequest, ProxyHttp, ProxyWarnLogContext, Session,
+        SubrequestSpawner,
+    },
+    server::configuration::ServerConf,
+    upstreams::peer::HttpPeer,
+};
+use std::{
+    io::Cursor,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+/// What one inner pass is about.
+pub(super) struct Passage {
+    pub(super) route: Arc<Route>,
+    pub(super) started: Instant,
+    /// It asks to become a WebSocket.
+    pub(super) switches: bool,
+    /// The client takes trailers, which an inner request of HTTP/1.1 cannot say to an upstream of HTTP/2.
+    pub(super) takes_trailers: bool,
+    head: Mutex<Option<RequestHeader>>,
+    upstream: Mutex<UpstreamRun>,
+}
+
+impl Passage {
+    pub(super) fn new(
+        route: Arc<Route>,
+        started: Instant,
+        switches: bool,
+        takes_trailers: bool,
+        head: RequestHeader,
+        upstream: UpstreamRun,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            route,
+            started,
+            switches,
+            takes_trailers,
+            head: Mutex::new(Some(head)),
+            upstream: Mutex::new(upstream),
+        })
+    }
+
+    /// What happened upstream so far.
+    pub(super) fn upstream(&self) -> MutexGuard<'_, UpstreamRun> {
+        // Every change is whole, so a poisoned lock loses nothing.
+        self.upstream.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Makes inner passes. Every worker has its own, so that connections to upstreams stay with it.
+pub(crate) struct Forwarder {
+    proxy: Arc<HttpProxy<Forward>>,
+    /// Inner requests are made after it. The head that counts is put in when the pass begins.
+    template: ServerSession,
+}
+
+impl Forwarder {
+    /// # Errors
+    /// None that can be caused from outside; the signature is Pingora's.
+    pub(crate) async fn new() -> Result<Self> {
+        let settings = Arc::new(ServerConf {
+            threads: 1,
+            ..ServerConf::default()
+        });
+        let mut proxy = HttpProxy::new(Forward, settings);
+        proxy.handle_init_modules();
+        let head = &b"GET / HTTP/1.1\r\nhost: inner\r\n\r\n"[..];
+        let mut template = ServerSession::new_http1(Box::new(Cursor::new(head.to_vec())));
+        template.read_request().await?;
+        Ok(Self {
+            proxy: Arc::new(proxy),
+            template,
+        })
+    }
+
+    pub(super) fn prepare(
+        &self,
+        passage: &Arc<Passage>,
+    ) -> (PreparedSubrequest, SubrequestHandle) {
+        let context = pingora::proxy::subrequest::Ctx::builder()
+            // Otherwise headers that describe the body are taken away.
+            .body_mode(pingora::proxy::subrequest::BodyMode::ExpectBody)
+            .user_ctx(Box::new(passage.clone()))
+            .build();
+        SubrequestSpawner::new(self.proxy.clone()).create_subrequest(&self.template, context)
+    }
+
+    /// Connections that nobody uses are closed.
+    pub(crate) async fn clean_up(&self) {
+        self.proxy.http_cleanup().await;
+    }
+}
+
+/// What Pingora calls on an inner pass.
+pub(crate) struct Forward;
+
+#[async_trait]
+impl ProxyHttp for Forward {
+    type CTX = Option<Arc<Passage>>;
+
+    fn new_ctx(&self) -> Self::CTX {
+        None
+    }
+
+    fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
+
+    async fn early_request_filter(
+        &self,
+        session: &mut Session,
+        context: &mut Self::CTX,
+    ) -> Result<()> {
+        let user = session
+            .subrequest_ctx
+            .as_ref()
+            .and_then(|context| context.user_ctx());
+        let passage = user.and_then(|user| user.downcast_ref::<Arc<Passage>>());
+        let Some(passage) = passage.cloned() else {
+            return Error::e_explain(InternalError, "an inner pass that is about nothing");
+        };
+        let head = passage
+            .head
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(head) = head {
+            *session.req_header_mut() = head;
+        }
+        *context = Some(passage);
+        Ok(())
+    }
+
+    async fn upstream_peer(
+        &self,
+        _session: &mut Session,
+        context: &mut Self::CTX,
+    ) -> Result<Box<HttpPeer>> {
+        let Some(passage) = context else {
+            return Error::e_explain(InternalError, "an inner pass that is about nothing");
+        };
+        upstream::choose(&passage.route, passage.switches, &mut passage.upstream())
+    }
+
+    async fn request_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        _context: &mut Self::CTX,
+    ) -> Result<()> {
+        upstream::drop_empty_end(body, end_of_stream);
+        Ok(())
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        _session: &mut Session,
+        upstream: &mut RequestHeader,
+        context: &mut Self::CTX,
+    ) -> Result<()> {
+        let Some(passage) = context else {
+            return Ok(());
+        };
+        let is_http2 = matches!(&passage.route.action, Action::Upstream(of) if of.is_http2());
+        if passage.takes_trailers && is_http2 {
+            let te = HeaderName::from_static("te");
+            upstream.insert_header(te, HeaderValue::from_static("trailers"))?;
+        }
+        Ok(())
+    }
+
+    async fn response_filter(
+        &self,
+        _session: &mut Session,
+        response: &mut ResponseHeader,
+        context: &mut Self::CTX,
+    ) -> Result<()> {
+        if let Some(passage) = context
+            && (!response.status.is_informational() || response.status == 101)
+        {
+            let mut upstream = passage.upstream();
+            upstream.status = Some(response.status.as_u16());
+            upstream.header_after = Some(passage.started.elapsed());
+        }
+        Ok(())
+    }
+
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        _peer: &HttpPeer,
+        context: &mut Self::CTX,
+        error: Box<Error>,
+    ) -> Box<Error> {
+        match context {
+            Some(passage) => {
+                upstream::after_failed_connect(&passage.route, &passage.upstream(), error)
+            }
+            None => error,
+        }
+    }
+
+    async fn fail_to_proxy(
+        &self,
+        _session: &mut Session,
+        _error: &Error,
+        _context: &mut Self::CTX,
+    ) -> FailToProxy {
+        // The outer pass knows what to tell the client.
+        FailToProxy {
+            error_code: 0,
+            can_reuse_downstream: false,
+        }
+    }
+
+    fn suppress_error_log(&self, _: &Session, _: &Self::CTX, _: &Error) -> bool {
+        true
+    }
+
+    fn suppress_proxy_warn_log(
+        &self,
+        _: &Session,
+        _: &Self::CTX,
+        _: &Error,
+        _: ProxyWarnLogContext,
+    ) -> bool {
+        true
+    }
+}

@@ -1,0 +1,160 @@
+//! Heads of messages whose bodies pass agents: how long the body is, and what is no longer true of it.
+
+use super::pipe::{Form, Pieces};
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Method, header};
+use pingora::{
+    Result,
+    http::{RequestHeader, ResponseHeader},
+};
+
+/// What vouches for the bytes of a body (RFC 9530, RFC 1864).
+const DIGESTS: [&str; 4] = ["content-digest", "repr-digest", "digest", "content-md5"];
+
+/// How long a body is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Length {
+    /// There is none, or what the head says of it stands.
+    AsItIs,
+    Known(usize),
+    /// It ends when it ends.
+    Open,
+}
+
+impl Length {
+    /// That of a body whose first pieces are these.
+    pub(super) fn of(form: Form, pieces: &Pieces) -> Self {
+        let differs = form.decoded || form.changed;
+        if differs && form.ended {
+            Self::Known(pieces.iter().map(Bytes::len).sum())
+        } else if differs || form.open {
+            Self::Open
+        } else {
+            Self::AsItIs
+        }
+    }
+}
+
+/// The head of the inner request.
+///
+/// # Errors
+/// None of the values can be refused by the header map; the signature is Pingora's.
+pub(super) fn inner_request(
+    head: &RequestHeader,
+    length: Length,
+    form: Option<Form>,
+    whole_response: bool,
+) -> Result<RequestHeader> {
+    let mut head = head.clone();
+    head.set_version(http::Version::HTTP_11);
+    // Whoever reads the body has said so already.
+    head.remove_header(&header::EXPECT);
+    match length {
+        Length::AsItIs => {}
+        Length::Known(bytes) => {
+            head.remove_header(&header::TRANSFER_ENCODING);
+            head.insert_header(header::CONTENT_LENGTH, bytes)?;
+        }
+        Length::Open => {
+            head.remove_header(&header::CONTENT_LENGTH);
+            head.insert_header(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"))?;
+        }
+    }
+    if let Some(form) = form {
+        if form.decoded {
+            head.remove_header(&header::CONTENT_ENCODING);
+        }
+        if form.decoded || form.changed || form.open {
+            for name in DIGESTS {
+                head.remove_header(name);
+            }
+        }
+    }
+    if whole_response {
+        head.remove_header(&header::RANGE);
+        head.remove_header(&header::IF_RANGE);
+    }
+    Ok(head)
+}
+
+/// Whether a body follows the head of a response (RFC 9112 section 6.3).
+pub(super) fn has_body(head: &ResponseHeader, method: &Method) -> bool {
+    let status = head.status.as_u16();
+    let is_empty = content_length(head.headers.get(header::CONTENT_LENGTH)) == Some(0);
+    method != Method::HEAD && !matches!(status, 100..=199 | 204 | 304) && !is_empty
+}
+
+pub(super) fn content_length(value: Option<&HeaderValue>) -> Option<u64> {
+    value?.to_str().ok()?.trim().parse().ok()
+}
+
+/// Makes the head of a response true for the body that follows.
+///
+/// # Errors
+/// None of the values can be refused by the header map; the signature is Pingora's.
+pub(super) fn describe_body(head: &mut ResponseHeader, length: Length, form: Form) -> Result<()> {
+    if form.decoded {
+        head.remove_header(&header::CONTENT_ENCODING);
+    }
+    let differs = form.decoded || form.changed;
+    if differs || form.open {
+        for name in DIGESTS {
+            head.remove_header(name);
+        }
+        head.remove_header(&header::ACCEPT_RANGES);
+    }
+    if differs {
+        head.remove_header(&header::ETAG);
+    } else if form.open {
+        // It may become another body that means the same.
+        weaken(head)?;
+    }
+    match length {
+        Length::AsItIs => {}
+        Length::Known(bytes) => {
+            head.remove_header(&header::TRANSFER_ENCODING);
+            head.insert_header(header::CONTENT_LENGTH, bytes)?;
+        }
+        Length::Open => {
+            head.remove_header(&header::CONTENT_LENGTH);
+        }
+    }
+    Ok(())
+}
+
+fn weaken(head: &mut ResponseHeader) -> Result<()> {
+    let Some(tag) = head.headers.get(header::ETAG) else {
+        return Ok(());
+    };
+    if tag.as_bytes().starts_with(b"W/") {
+        return Ok(());
+    }
+    match HeaderValue::from_bytes(&[b"W/", tag.as_bytes()].concat()) {
+        Ok(weak) => head.insert_header(header::ETAG, weak),
+        Err(_) => {
+            head.remove_header(&header::ETAG);
+            Ok(())
+        }
+    }
+}
+
+/// Frames a response whose length is not in its head, as this client needs it. HTTP/1.0 knows no chunks: there, the end of
+/// the connection is the end of the body. Returns whether that is so.
+///
+/// # Errors
+/// None of the values can be refused by the header map; the signature is Pingora's.
+pub(super) fn frame(head: &mut ResponseHeader, client: http::Version, method: &Method) -> Result<bool> {
+    let counted = head.headers.contains_key(header::CONTENT_LENGTH);
+    match client {
+        http::Version::HTTP_10 => {
+            head.remove_header(&header::TRANSFER_ENCODING);
+            Ok(!counted)
+        }
+        http::Version::HTTP_11 if !counted && has_body(head, method) => {
+            let name: HeaderName = header::TRANSFER_ENCODING;
+            head.insert_header(name, HeaderValue::from_static("chunked"))?;
+            Ok(false)
+        }
+        _ => Ok(false),
+    }
+}

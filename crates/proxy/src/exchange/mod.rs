@@ -1,0 +1,360 @@
+//! An inspected exchange: a request whose bodies, or whose response, pass through agents on their way.
+//!
+//! Pingora's own way to the upstream runs as an inner pass ([`forward`]) in the same task, fed and emptied by us: [`client`]
+//! reads and writes the client's side, [`upload`] and [`download`] are the two directions, and [`pipe`] is the way of one body
+//! through the agents that see it. Nothing is spawned, so that everything ends together.
+
+pub(crate) mod coding;
+mod client;
+mod download;
+mod forward;
+mod head;
+pub(crate) mod memory;
+pub(crate) mod pipe;
+pub(crate) mod plan;
+mod upload;
+
+use crate::{
+    filter::{self, Direction, Flow, Inspectors},
+    request::{Begun, Request},
+    snapshot::{Action, Route},
+};
+use client::{Ended, Reader};
+use coding::Coding;
+use download::{Download, Halt, Ways};
+pub(crate) use forward::Forwarder;
+use forward::Passage;
+use head::Length;
+use http::{Method, header};
+use pingora::{
+    Error,
+    ErrorType::{ConnectionClosed, HTTPStatus, ReadError, ReadTimedout, WriteError},
+    Result,
+    http::RequestHeader,
+    protocols::http::HttpTask,
+    proxy::Session,
+};
+use pipe::{Body, End, Form, Pieces, Pipe};
+use std::{
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+use tokio::sync::{mpsc, oneshot};
+use upload::Start;
+
+/// Whether agents want to see more of the request than its head.
+pub(crate) fn is_due(request: &Request) -> bool {
+    request.route.as_deref().is_some_and(|route| {
+        matches!(route.action, Action::Upstream(_)) && route.plan.inspects(request.has_body)
+    })
+}
+
+/// Carries out the exchange. Returns a reply when nothing has gone to the client yet and something else than the upstream's
+/// response shall.
+///
+/// # Errors
+/// The exchange cannot come to its end; what has gone to the client is never complete.
+pub(crate) async fn run(
+    session: &mut Session,
+    request: &mut Request,
+    forwarder: &Forwarder,
+) -> Result<Flow> {
+    let Request {
+        begun: Some(begun),
+        route: Some(route),
+        ..
+    } = &*request
+    else {
+        return Ok(Flow::Continue);
+    };
+    let mut exchange = Exchange {
+        request,
+        begun,
+        route,
+        forwarder,
+        upstream: crate::request::UpstreamRun::default(),
+    };
+    let outcome = exchange.carry_out(session).await;
+    let upstream = exchange.upstream;
+    request.upstream = upstream;
+    match outcome {
+        Ok(()) => Ok(Flow::Continue),
+        Err(Halt::Stopped(reply)) if session.response_written().is_none_or(is_interim) => {
+            if !session.is_body_done() {
+                // What is left of the body would have to be read before the next request.
+                session.set_keepalive(None);
+            }
+            Ok(Flow::Reply(reply))
+        }
+        // It must not look as if it were complete.
+        Err(Halt::Stopped(reply)) => {
+            Error::e_explain(HTTPStatus(reply.status), "stopped on its way to the client")
+        }
+        Err(Halt::Failed(error)) => Err(error),
+        Err(Halt::Lost) => Err(Error::explain(ConnectionClosed, "the response is incomplete").into_up()),
+    }
+}
+
+fn is_interim(head: &pingora::http::ResponseHeader) -> bool {
+    head.status.is_informational() && head.status != 101
+}
+
+struct Exchange<'a> {
+    request: &'a Request,
+    begun: &'a Arc<Begun>,
+    route: &'a Arc<Route>,
+    forwarder: &'a Forwarder,
+    upstream: crate::request::UpstreamRun,
+}
+
+/// The response is through, and the inner pass has this long to leave its connection in order.
+const TO_TIDY_UP: Duration = Duration::from_millis(500);
+/// Parts of the response that wait for the client.
+const RESPONSE_QUEUE: usize = 2;
+
+impl Exchange<'_> {
+    async fn carry_out(&mut self, session: &mut Session) -> Result<(), Halt> {
+        let (request, begun, route) = (self.request, self.begun, self.route);
+        let agents = Inspectors::new(request, begun, &route.filters, Direction::Request);
+        let limit = begun.connection.listener.limits.body_bytes.bytes();
+        let mut reader = Reader::new(limit, !request.has_body);
+        let steps = &route.plan.request;
+        let mut pipe = None;
+        if request.has_body && !steps.is_empty() {
+            let body = body_of(session.req_header());
+            let memory = &begun.snapshot().buffer_memory;
+            pipe = Some(Pipe::new(&agents, steps, &body, memory).map_err(Halt::Stopped)?);
+        }
+        if request.has_body {
+            continue_if_expected(session).await?;
+        }
+        let mut pieces = Pieces::new();
+        if let Some(pipe) = &mut pipe {
+            hold(session, &mut reader, pipe, &mut pieces).await?;
+        }
+        let changes = agents.take_changes();
+        filter::apply(session.req_header_mut(), &changes).map_err(Halt::Failed)?;
+        let form = pipe.as_ref().map(Pipe::changes);
+        loop {
+            let start = Start {
+                pieces: pieces.clone(),
+                ends: reader.ended,
+            };
+            let whole = reader.ended;
+            let next = Reader::new(u64::MAX, true);
+            let reader = if whole { next } else { std::mem::replace(&mut reader, next) };
+            let head = self.inner_head(session, &start, form)?;
+            let passed = self
+                .pass(session, reader, pipe.as_mut(), start, head)
+                .await;
+            match passed {
+                Err(Halt::Failed(error)) if whole && self.may_repeat(session, &error) => {}
+                passed => return passed,
+            }
+        }
+    }
+
+    fn inner_head(
+        &self,
+        session: &Session,
+        start: &Start,
+        form: Option<Form>,
+    ) -> Result<RequestHeader, Halt> {
+        let head = session.req_header();
+        let length = match form {
+            _ if !self.request.has_body => Length::AsItIs,
+            _ if start.ends => Length::Known(start.pieces.iter().map(bytes::Bytes::len).sum()),
+            Some(form) => Length::of(form, &start.pieces),
+            None => Length::AsItIs,
+        };
+        // HTTP/2 has no need to say that there is a body.
+        let is_framed = head.headers.contains_key(header::CONTENT_LENGTH)
+            || head.headers.contains_key(header::TRANSFER_ENCODING);
+        let length = match length {
+            Length::AsItIs if self.request.has_body && !is_framed => Length::Open,
+            length => length,
+        };
+        head::inner_request(head, length, form, self.route.plan.whole_responses)
+            .map_err(Halt::Failed)
+    }
+
+    /// Whether the whole request may go to the upstream once more. Nothing of a response has come, and the body is still here.
+    fn may_repeat(&self, session: &Session, error: &Error) -> bool {
+        let is_idempotent = matches!(
+            *session.req_header().method.as_str().as_bytes(),
+            ref method if [&b"GET"[..], b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"TRACE"].contains(&method)
+        );
+        let is_lost = matches!(error.etype(), ConnectionClosed | ReadError | WriteError)
+            && *error.esource() == pingora::ErrorSource::Upstream;
+        is_lost
+            && is_idempotent
+            && self.upstream.status.is_none()
+            && self.upstream.attempts < MOST_ATTEMPTS
+    }
+
+    /// One inner pass, from its start to its end.
+    async fn pass(
+        &mut self,
+        session: &mut Session,
+        reader: Reader,
+        pipe: Option<&mut Pipe<'_, Inspectors<'_>>>,
+        start: Start,
+        head: RequestHeader,
+    ) -> Result<(), Halt> {
+        let passage = self.passage(session, head);
+        let (prepared, mut handle) = self.forwarder.prepare(&passage);
+        let (uploads, received) = mpsc::channel(1);
+        let (tasks, to_client) = mpsc::channel(RESPONSE_QUEUE);
+        let (sent, is_sent) = oneshot::channel();
+        let head_seen = AtomicBool::new(false);
+        let download = Download {
+            request: self.request,
+            begun: self.begun,
+            route: self.route,
+            may_switch: self.request.switches && session.is_upgrade_req(),
+            head_seen: &head_seen,
+        };
+        let ways = Ways {
+            inner: handle.rx,
+            client: tasks,
+            next: None,
+        };
+        let outcome = {
+            let mut inner = pin!(prepared.run());
+            let mut upload = pin!(upload::pass(pipe, start, received, handle.tx, sent));
+            let mut download = pin!(download.pass(ways));
+            let mut client = pin!(client::serve(
+                session,
+                self.request,
+                reader,
+                uploads,
+                to_client
+            ));
+            let mut late = pin!(late(is_sent, &head_seen, self.route.timeouts.response_header));
+            let mut is_running = true;
+            let mut is_passing = true;
+            loop {
+                tokio::select! {
+                    biased;
+                    ended = &mut client => break match ended {
+                        Ended::Complete => {
+                            if is_running {
+                                // What it still has to do is not the client's concern.
+                                let _ = tokio::time::timeout(TO_TIDY_UP, &mut inner).await;
+                            }
+                            Ok(())
+                        }
+                        Ended::Cut => Err(Halt::Lost),
+                        Ended::Failed(error) => Err(Halt::Failed(error)),
+                    },
+                    passed = &mut download, if is_passing => match passed {
+                        Ok(()) => is_passing = false,
+                        Err(halt) => break Err(halt),
+                    },
+                    reply = &mut upload => break Err(Halt::Stopped(reply)),
+                    () = &mut inner, if is_running => is_running = false,
+                    error = &mut late => break Err(Halt::Failed(error)),
+                }
+            }
+        };
+        self.upstream = passage.upstream().clone();
+        match outcome {
+            // The inner pass knows better why.
+            Err(Halt::Lost) => Err(match handle.subreq_proxy_error.try_recv() {
+                Ok(error) => Halt::Failed(error),
+                Err(_) => Halt::Lost,
+            }),
+            outcome => outcome,
+        }
+    }
+
+    fn passage(&self, session: &Session, head: RequestHeader) -> Arc<Passage> {
+        let takes_trailers = session.is_http2()
+            && session
+                .req_header()
+                .headers
+                .get(header::TE)
+                .is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
+        Passage::new(
+            self.route.clone(),
+            self.begun.started,
+            self.request.switches,
+            takes_trailers,
+            head,
+            self.upstream.clone(),
+        )
+    }
+}
+
+/// Reads the body until every agent that holds it has seen enough.
+async fn hold(
+    session: &mut Session,
+    reader: &mut Reader,
+    pipe: &mut Pipe<'_, Inspectors<'_>>,
+    pieces: &mut Pieces,
+) -> Result<(), Halt> {
+    while pipe.is_holding() {
+        let received = reader
+            .read(&mut session.downstream_session)
+            .await
+            .map_err(Halt::Failed)?;
+        let ends = received.ends;
+        let asked = pipe.push(received.data, ends.then(End::default));
+        let passed = if ends {
+            tokio::select! {
+                biased;
+                passed = asked => passed,
+                error = client::gone(&mut session.downstream_session) => return Err(Halt::Failed(error)),
+            }
+        } else {
+            asked.await
+        };
+        pieces.extend(passed.map_err(Halt::Stopped)?);
+    }
+    Ok(())
+}
+
+/// The upstream has the whole request and says nothing.
+async fn late(
+    is_sent: oneshot::Receiver<()>,
+    head_seen: &AtomicBool,
+    limit: Duration,
+) -> Box<Error> {
+    if is_sent.await.is_ok() {
+        tokio::time::sleep(limit).await;
+        if !head_seen.load(Relaxed) {
+            return Error::explain(ReadTimedout, "no head of a response").into_up();
+        }
+    }
+    std::future::pending().await
+}
+
+/// Clients that wait for it are told that the body may come, since it is we who read it.
+async fn continue_if_expected(session: &mut Session) -> Result<(), Halt> {
+    let expects = session
+        .req_header()
+        .headers
+        .get(header::EXPECT)
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    if !expects || session.req_header().version == http::Version::HTTP_10 {
+        return Ok(());
+    }
+    session
+        .downstream_session
+        .write_continue_response()
+        .await
+        .map_err(|error| Halt::Failed(error.into_down()))
+}
+
+fn body_of(head: &RequestHeader) -> Body {
+    let is_chunked = head.headers.contains_key(header::TRANSFER_ENCODING);
+    let length = head::content_length(head.headers.get(header::CONTENT_LENGTH));
+    Body {
+        coding: Coding::of(&head.headers),
+        length: length.filter(|_| !is_chunked),
+    }
+}

@@ -1,0 +1,527 @@
+//! The way of one body through the agents that see it: what goes in are pieces as they come, what comes out may go on.
+//!
+//! A pipe knows no sockets. It holds what agents have to see first, shows pieces to one step of agents after the other,
+//! puts in what they want instead, and stops with an answer for the client.
+
+use super::{
+    coding::{Coding, Decoder, Undecodable},
+    memory::{BufferMemory, Full, Held},
+    plan::{self, Member, Step},
+};
+use crate::reply::Reply;
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use portcullis_config::OnOversize;
+use smallvec::SmallVec;
+use std::{future::Future, sync::Arc};
+
+/// Pieces in their order.
+pub(super) type Pieces = SmallVec<[Bytes; 2]>;
+
+/// How a pipe asks agents. Members are counted within their step.
+pub(crate) trait Agents: Sync {
+    /// The most bytes that this member is shown at a time.
+    fn chunk(&self, step: &Step, member: usize) -> usize;
+
+    /// Shows each of these members its piece, all at the same time. What comes back takes the place of the piece of that
+    /// member.
+    fn show(
+        &self,
+        step: &Step,
+        pieces: &[Piece],
+    ) -> impl Future<Output = Result<Vec<(usize, Bytes)>, Reply>> + Send;
+
+    /// Writes down that a body could not be shown, and says what the client gets.
+    fn refuse(&self, step: &Step, member: usize, why: Unshown) -> Reply;
+
+    /// Writes down that a body is too large for a member and goes on without it.
+    fn skip(&self, step: &Step, member: usize);
+}
+
+/// What one member sees next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Piece {
+    pub(crate) member: usize,
+    /// Counts from 0.
+    pub(crate) index: u32,
+    pub(crate) data: Bytes,
+    pub(crate) is_last: bool,
+    /// There is more that the member does not see.
+    pub(crate) truncated: bool,
+    /// Bytes that the member was shown, this piece included.
+    pub(crate) transferred: u64,
+    /// Of the whole body, when it is known.
+    pub(crate) total: Option<u64>,
+    pub(crate) trailers: Option<Arc<HeaderMap>>,
+}
+
+/// Why a member cannot be shown a body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Unshown {
+    Oversize { limit: u64 },
+    Undecodable(Undecodable),
+    UnknownCoding,
+    BufferFull,
+}
+
+/// The end of a body.
+#[derive(Debug, Clone, Default)]
+pub(super) struct End {
+    pub(super) trailers: Option<Arc<HeaderMap>>,
+}
+
+/// What is known of a body from the head of its message.
+pub(super) struct Body {
+    pub(super) coding: Coding,
+    /// From content-length.
+    pub(super) length: Option<u64>,
+}
+
+pub(super) struct Pipe<'a, A> {
+    agents: &'a A,
+    stages: SmallVec<[Stage<'a>; 2]>,
+    front: Front,
+    total: Option<u64>,
+    /// Bytes that have gone in.
+    received: u64,
+    ended: bool,
+    changed: bool,
+    /// The memory of what has come out and may still wait for its receiver.
+    released: SmallVec<[Held; 2]>,
+}
+
+/// What is done with a body before the first step sees it.
+enum Front {
+    /// It is shown as it is.
+    Plain,
+    Decoding {
+        decoder: Decoder,
+        /// As they came, for the case that nobody changes anything; `None` when pieces go on before that is known.
+        originals: Option<Originals>,
+    },
+    /// Nobody looks any longer, and what went on before was as it came.
+    Passing,
+}
+
+struct Originals {
+    pieces: Pieces,
+    held: Held,
+}
+
+/// One step of agents and what it holds.
+struct Stage<'a> {
+    step: &'a Step,
+    members: SmallVec<[Seen; 2]>,
+    /// What has to wait; `None` when nothing does, or does any longer.
+    waiting: Option<Waiting>,
+}
+
+struct Waiting {
+    pieces: Pieces,
+    bytes: u64,
+    held: Held,
+}
+
+/// What a member has seen.
+#[derive(Debug, Clone, Copy, Default)]
+struct Seen {
+    pieces: u32,
+    bytes: u64,
+    /// It sees nothing more.
+    done: bool,
+}
+
+impl<'a, A: Agents> Pipe<'a, A> {
+    /// # Errors
+    /// What the client gets when the body cannot be shown.
+    pub(super) fn new(
+        agents: &'a A,
+        steps: &'a [Step],
+        body: &Body,
+        memory: &'a Arc<BufferMemory>,
+    ) -> Result<Self, Reply> {
+        let refuse = |why| match steps.first() {
+            Some(step) => agents.refuse(step, 0, why),
+            None => Reply::status(500),
+        };
+        let front = match (plan::decoded(steps), &body.coding) {
+            (None, _) | (_, Coding::Identity) => Front::Plain,
+            (Some(_), Coding::Unknown) => return Err(refuse(Unshown::UnknownCoding)),
+            (Some(ratio), Coding::Coded(kind)) => Front::Decoding {
+                decoder: Decoder::new(*kind, ratio)
+                    .map_err(|error| refuse(Unshown::Undecodable(error)))?,
+                originals: steps.iter().all(|step| step.holds).then(|| Originals {
+                    pieces: Pieces::new(),
+                    held: Held::new(memory),
+                }),
+            },
+        };
+        let is_plain = matches!(front, Front::Plain);
+        Ok(Self {
+            agents,
+            stages: steps
+                .iter()
+                .map(|step| Stage::new(step, memory))
+                .collect(),
+            front,
+            total: body.length.filter(|_| is_plain),
+            received: 0,
+            ended: false,
+            changed: false,
+            released: SmallVec::new(),
+        })
+    }
+
+    /// Whether nothing may go on yet.
+    pub(super) fn is_holding(&self) -> bool {
+        self.stages.iter().any(|stage| stage.waiting.is_some())
+    }
+
+    /// Whether the body goes on in another form than it came, or may.
+    pub(super) fn changes(&self) -> Form {
+        let decoded = match &self.front {
+            Front::Plain | Front::Passing => false,
+            Front::Decoding { originals, .. } => originals.is_none(),
+        };
+        Form {
+            decoded,
+            changed: self.changed,
+            open: !self.ended && !self.is_done(),
+            ended: self.ended,
+        }
+    }
+
+    /// Takes the next piece of the body, and its end when that is known. Returns what may go on.
+    ///
+    /// # Errors
+    /// What the client gets instead.
+    pub(super) async fn push(&mut self, input: Bytes, end: Option<End>) -> Result<Pieces, Reply> {
+        if self.ended {
+            return Ok(Pieces::new());
+        }
+        self.received += input.len() as u64;
+        let end = match end {
+            None if self.total == Some(self.received) => Some(End::default()),
+            end => end,
+        };
+        self.ended = end.is_some();
+        let was_holding = self.is_holding();
+        let mut out = Pieces::new();
+        let mut input = Some(input);
+        while let Some(piece) = self.decode(&mut input, end.is_some())? {
+            let end = end.as_ref().filter(|_| input.is_none());
+            let mut flow = only(piece);
+            for position in 0..self.stages.len() {
+                flow = self.advance(position, flow, end).await?;
+            }
+            out.extend(flow);
+        }
+        if was_holding && !self.is_holding() {
+            out = self.release(out);
+        }
+        Ok(out)
+    }
+
+    /// Takes some of the input, all of it if it does not become too much, and returns what agents see of it.
+    fn decode(&mut self, input: &mut Option<Bytes>, ends: bool) -> Result<Option<Bytes>, Reply> {
+        /// A small piece can become a large one. So much of it is decoded at a time, and may become so much.
+        const SLICE: usize = 4 << 10;
+        const SLICE_DECODED: usize = 16 << 20;
+        /// What agents see next is about as large as this.
+        const ENOUGH: usize = 256 << 10;
+        let Some(mut coded) = input.take() else {
+            return Ok(None);
+        };
+        let Front::Decoding { decoder, originals } = &mut self.front else {
+            return Ok(Some(coded));
+        };
+        let mut out = Vec::new();
+        let mut done = Ok(());
+        while done.is_ok() && !coded.is_empty() && out.len() < ENOUGH {
+            let slice = coded.split_to(SLICE.min(coded.len()));
+            done = decoder
+                .feed(&slice, SLICE_DECODED, &mut out)
+                .map_err(Unshown::Undecodable);
+            if let (Ok(()), Some(originals)) = (&done, originals.as_mut()) {
+                let added = originals.held.add(slice.len());
+                done = added.map_err(|Full| Unshown::BufferFull);
+                originals.pieces.push(slice);
+            }
+        }
+        if !coded.is_empty() {
+            *input = Some(coded);
+        } else if ends && done.is_ok() {
+            done = decoder
+                .finish(SLICE_DECODED, &mut out)
+                .map_err(Unshown::Undecodable);
+        }
+        match (done, self.stages.first()) {
+            (Err(why), Some(stage)) => Err(self.agents.refuse(stage.step, 0, why)),
+            _ => Ok(Some(out.into())),
+        }
+    }
+
+    /// What came out is on its way; nobody has to hold it any longer.
+    pub(super) fn let_go(&mut self) {
+        self.released.clear();
+    }
+
+    /// What goes on when nothing is held any longer: the body as it came, if nobody has changed it.
+    fn release(&mut self, flow: Pieces) -> Pieces {
+        let Front::Decoding { originals, .. } = &mut self.front else {
+            return flow;
+        };
+        match originals.take() {
+            Some(originals) if !self.changed => {
+                self.front = Front::Passing;
+                self.released.push(originals.held);
+                originals.pieces
+            }
+            _ => flow,
+        }
+    }
+
+    /// Nobody sees anything more.
+    fn is_done(&self) -> bool {
+        self.stages
+            .iter()
+            .all(|stage| stage.waiting.is_none() && stage.is_done())
+    }
+
+    async fn advance(
+        &mut self,
+        position: usize,
+        flow: Pieces,
+        end: Option<&End>,
+    ) -> Result<Pieces, Reply> {
+        let stage = &mut self.stages[position];
+        let flow = match &mut stage.waiting {
+            None => flow,
+            Some(waiting) => {
+                for piece in flow {
+                    if waiting.held.add(piece.len()) == Err(Full) {
+                        let reply = self.agents.refuse(stage.step, 0, Unshown::BufferFull);
+                        return Err(reply);
+                    }
+                    waiting.bytes += piece.len() as u64;
+                    if !piece.is_empty() {
+                        waiting.pieces.push(piece);
+                    }
+                }
+                let bytes = waiting.bytes;
+                stage.leave_out(self.agents, bytes)?;
+                if end.is_none() && !stage.has_enough(bytes) {
+                    return Ok(Pieces::new());
+                }
+                let waiting = stage.waiting.take();
+                let (pieces, held) = waiting.map(|it| (it.pieces, it.held)).unzip();
+                self.released.extend(held);
+                only(joined(pieces.unwrap_or_default()))
+            }
+        };
+        let mut out = Pieces::new();
+        let last = flow.len().saturating_sub(1);
+        for (number, piece) in flow.into_iter().enumerate() {
+            let end = end.filter(|_| number == last);
+            let total = self.total;
+            let (shown, changed) = stage.show(self.agents, piece, end, total).await?;
+            self.changed |= changed;
+            out.extend(shown.into_iter().filter(|piece| !piece.is_empty()));
+        }
+        Ok(out)
+    }
+}
+
+/// In which form a body goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Form {
+    /// Its content coding has been taken off.
+    pub(super) decoded: bool,
+    /// An agent has replaced a part of it.
+    pub(super) changed: bool,
+    /// More comes that agents may replace.
+    pub(super) open: bool,
+    /// All of it is here.
+    pub(super) ended: bool,
+}
+
+impl<'a> Stage<'a> {
+    fn new(step: &'a Step, memory: &Arc<BufferMemory>) -> Self {
+        Self {
+            step,
+            members: step.members.iter().map(|_| Seen::default()).collect(),
+            waiting: step.holds.then(|| Waiting {
+                pieces: Pieces::new(),
+                bytes: 0,
+                held: Held::new(memory),
+            }),
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.members.iter().all(|seen| seen.done)
+    }
+
+    /// Whether every member has as much as it will ever see.
+    fn has_enough(&self, bytes: u64) -> bool {
+        let mut members = self.step.members.iter().zip(&self.members);
+        members.all(|(member, seen)| seen.done || bytes > member.limit)
+    }
+
+    /// Members for which the body is too large, and which do not want the beginning of it.
+    fn leave_out(&mut self, agents: &impl Agents, bytes: u64) -> Result<(), Reply> {
+        for (position, member) in self.step.members.iter().enumerate() {
+            let seen = &mut self.members[position];
+            if seen.done || bytes <= member.limit {
+                continue;
+            }
+            match member.on_oversize {
+                OnOversize::Fail => {
+                    let limit = member.limit;
+                    return Err(agents.refuse(self.step, position, Unshown::Oversize { limit }));
+                }
+                OnOversize::Skip => {
+                    seen.done = true;
+                    agents.skip(self.step, position);
+                }
+                OnOversize::Truncate => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Shows a piece to all members that still see something, in as many parts as each likes. Returns what goes on, and
+    /// whether that is something else.
+    async fn show(
+        &mut self,
+        agents: &impl Agents,
+        piece: Bytes,
+        end: Option<&End>,
+        total: Option<u64>,
+    ) -> Result<(Pieces, bool), Reply> {
+        if piece.is_empty() && end.is_none() || self.is_done() {
+            return Ok((only(piece), false));
+        }
+        let most = self.members.iter().map(|seen| seen.bytes).max();
+        self.leave_out(agents, most.unwrap_or_default() + piece.len() as u64)?;
+        let mut parts: SmallVec<[Part; 2]> = self
+            .step
+            .members
+            .iter()
+            .zip(&self.members)
+            .map(|(member, seen)| Part::new(member, *seen, &piece))
+            .collect();
+        loop {
+            let mut round = Vec::with_capacity(parts.len());
+            for (position, part) in parts.iter_mut().enumerate() {
+                let seen = &mut self.members[position];
+                if seen.done || part.is_over {
+                    continue;
+                }
+                let chunk = agents.chunk(self.step, position);
+                round.push(part.next(position, seen, chunk, end, total));
+            }
+            if round.is_empty() {
+                break;
+            }
+            let replaced = agents.show(self.step, &round).await?;
+            for shown in round {
+                let other = replaced
+                    .iter()
+                    .find(|(member, _)| *member == shown.member)
+                    .map(|(_, data)| data.clone());
+                parts[shown.member].went(shown, other);
+            }
+        }
+        // Of several that changed it, the later line wins.
+        let winner = parts.into_iter().rev().find(|part| part.changed);
+        Ok(match winner {
+            Some(part) => (part.into_pieces(), true),
+            None => (only(piece), false),
+        })
+    }
+}
+
+/// A piece on its way through one member.
+struct Part {
+    /// What the member sees of it.
+    visible: Bytes,
+    /// What it does not see.
+    rest: Bytes,
+    shown: usize,
+    out: Pieces,
+    changed: bool,
+    is_over: bool,
+}
+
+impl Part {
+    fn new(member: &Member, seen: Seen, piece: &Bytes) -> Self {
+        let room = usize::try_from(member.limit.saturating_sub(seen.bytes)).unwrap_or(usize::MAX);
+        let visible = piece.slice(..room.min(piece.len()));
+        let rest = piece.slice(visible.len()..);
+        Self {
+            visible,
+            rest,
+            shown: 0,
+            out: Pieces::new(),
+            changed: false,
+            is_over: false,
+        }
+    }
+
+    fn next(
+        &mut self,
+        member: usize,
+        seen: &mut Seen,
+        chunk: usize,
+        end: Option<&End>,
+        total: Option<u64>,
+    ) -> Piece {
+        let stop = (self.shown + chunk.max(1)).min(self.visible.len());
+        let data = self.visible.slice(self.shown..stop);
+        self.shown = stop;
+        self.is_over = stop == self.visible.len();
+        let truncated = self.is_over && !self.rest.is_empty();
+        let is_last = truncated || self.is_over && end.is_some();
+        let index = seen.pieces;
+        seen.pieces = seen.pieces.saturating_add(1);
+        seen.bytes += data.len() as u64;
+        seen.done = is_last;
+        let trailers = end.filter(|_| is_last && !truncated);
+        Piece {
+            member,
+            index,
+            data,
+            is_last,
+            truncated,
+            transferred: seen.bytes,
+            total,
+            trailers: trailers.and_then(|end| end.trailers.clone()),
+        }
+    }
+
+    fn went(&mut self, shown: Piece, other: Option<Bytes>) {
+        self.changed |= other.is_some();
+        self.out.push(other.unwrap_or(shown.data));
+    }
+
+    fn into_pieces(mut self) -> Pieces {
+        self.out.push(self.rest);
+        self.out
+    }
+}
+
+fn only(piece: Bytes) -> Pieces {
+    std::iter::once(piece).collect()
+}
+
+fn joined(mut pieces: Pieces) -> Bytes {
+    if pieces.len() < 2 {
+        return pieces.pop().unwrap_or_default();
+    }
+    let mut whole = BytesMut::with_capacity(pieces.iter().map(Bytes::len).sum());
+    for piece in pieces {
+        whole.extend_from_slice(&piece);
+    }
+    whole.freeze()
+}

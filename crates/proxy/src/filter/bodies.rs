@@ -1,0 +1,227 @@
+//! Shows bodies to agents, piece by piece, and tells them when a request is over.
+
+use super::{AgentOfRoute, Filter, agents};
+use crate::{
+    exchange::{
+        coding::Undecodable,
+        pipe::{Agents, Piece, Unshown},
+        plan::{Plan, Step},
+    },
+    reply::Reply,
+    request::{Begun, Request},
+};
+use bytes::Bytes;
+use portcullis_agent_manager::{
+    Ask, Completed, FailureReason, Phase, Record, RecordedVerdict, Refusal,
+};
+use portcullis_agent_protocol::{BodyChunk, Event, HeaderOp};
+use portcullis_config::FailureMode;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+/// Whose body it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    Request,
+    Response,
+}
+
+/// What the agents of a chain want to see beyond the heads of requests.
+pub(crate) fn plan(filters: &[Filter]) -> Plan {
+    let mut plan = Plan::default();
+    for (position, filter) in filters.iter().enumerate() {
+        let Filter::Agents(of_route) = filter else {
+            continue;
+        };
+        let request = of_route.iter().map(|agent| agent.inspect.request_body.as_ref());
+        plan.request.extend(Step::new(position, request));
+        let response = of_route.iter().map(|agent| agent.inspect.response_body.as_ref());
+        plan.response.extend(Step::new(position, response));
+        for AgentOfRoute { used, inspect } in of_route {
+            plan.response_heads |= inspect.response_headers;
+            plan.whole_responses |=
+                inspect.response_body.is_some() && used.failure_mode == FailureMode::Closed;
+            if inspect.request_complete.is_some() && !plan.completes.contains(&used.agent) {
+                plan.completes.push(used.agent);
+            }
+        }
+    }
+    // Responses pass the chain the other way.
+    plan.response.reverse();
+    plan
+}
+
+/// Tells the agents of a route that a request is over.
+pub(crate) fn completed(request: &Request, begun: &Begun, completed: impl FnOnce() -> Completed) {
+    let Some(route) = request.route.as_deref() else {
+        return;
+    };
+    if !route.plan.completes.is_empty() {
+        let agents = &begun.snapshot().agents;
+        let completed = Arc::new(completed());
+        agents.completed(&begun.serving.links, &route.plan.completes, &completed);
+    }
+}
+
+/// The agents that see the bodies of one direction of a request.
+pub(crate) struct Inspectors<'a> {
+    request: &'a Request,
+    begun: &'a Begun,
+    filters: &'a [Filter],
+    direction: Direction,
+    /// Changes of the head of this message, until somebody takes them.
+    changes: Mutex<Vec<HeaderOp>>,
+}
+
+impl<'a> Inspectors<'a> {
+    pub(crate) fn new(
+        request: &'a Request,
+        begun: &'a Begun,
+        filters: &'a [Filter],
+        direction: Direction,
+    ) -> Self {
+        Self {
+            request,
+            begun,
+            filters,
+            direction,
+            changes: Mutex::default(),
+        }
+    }
+
+    /// What agents that have seen the body want changed in the head of its message. Once that has gone it is too late.
+    pub(crate) fn take_changes(&self) -> Vec<HeaderOp> {
+        std::mem::take(&mut self.changes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    const fn phase(&self) -> Phase {
+        match self.direction {
+            Direction::Request => Phase::RequestBody,
+            Direction::Response => Phase::ResponseBody,
+        }
+    }
+
+    fn agent(&self, step: &Step, member: usize) -> Option<&'a AgentOfRoute> {
+        match self.filters.get(step.filter)? {
+            Filter::Agents(of_route) => of_route.get(step.members.get(member)?.agent),
+            Filter::RequestHeaders(_) | Filter::ResponseHeaders(_) => None,
+        }
+    }
+
+    fn event(&self, piece: &'a Piece) -> Event<'a> {
+        let chunk = BodyChunk {
+            correlation_id: self.begun.identity.correlation_id(),
+            index: piece.index,
+            data: piece.data.clone(),
+            is_last: piece.is_last,
+            total_size: piece.total,
+            transferred: piece.transferred,
+            truncated: piece.truncated,
+            trailers: piece.trailers.as_deref(),
+            budget_left: None,
+        };
+        match self.direction {
+            Direction::Request => Event::RequestBodyChunk(chunk),
+            Direction::Response => Event::ResponseBodyChunk(chunk),
+        }
+    }
+
+    fn note(&self, agent: &AgentOfRoute, verdict: RecordedVerdict, reason: Option<String>) {
+        self.request.agents.conversation.note(Record {
+            agent: self.begun.snapshot().agents.name(agent.used.agent).clone(),
+            phase: self.phase(),
+            verdict,
+            reason,
+            tags: Vec::new(),
+            duration: Duration::ZERO,
+            calls: 0,
+        });
+    }
+
+    fn remember(&self, step: &Step, request: Vec<HeaderOp>, response: Vec<HeaderOp>) {
+        let mut changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.direction {
+            Direction::Request => {
+                changes.extend(request);
+                drop(changes);
+                self.request.agents.change_response(step.filter, response);
+            }
+            Direction::Response => changes.extend(response),
+        }
+    }
+}
+
+impl Agents for Inspectors<'_> {
+    fn chunk(&self, step: &Step, member: usize) -> usize {
+        let agents = &self.begun.snapshot().agents;
+        self.agent(step, member)
+            .map_or(usize::MAX, |agent| agents.preferred_chunk(agent.used.agent))
+    }
+
+    async fn show(&self, step: &Step, pieces: &[Piece]) -> Result<Vec<(usize, Bytes)>, Reply> {
+        let events: Vec<Event<'_>> = pieces.iter().map(|piece| self.event(piece)).collect();
+        let asks: Vec<Ask<'_>> = pieces
+            .iter()
+            .zip(&events)
+            .filter_map(|(piece, event)| {
+                Some(Ask {
+                    used: &self.agent(step, piece.member)?.used,
+                    event,
+                    more: !piece.is_last,
+                    streamed: !step.holds,
+                })
+            })
+            .collect();
+        let position = step.filter;
+        let changes =
+            agents::ask(&asks, self.phase(), position, self.request, self.begun).await?;
+        self.remember(step, changes.request, changes.response);
+        let replaced = changes.pieces.into_iter();
+        Ok(replaced
+            .filter_map(|(asked, data)| Some((pieces.get(asked)?.member, data)))
+            .collect())
+    }
+
+    fn refuse(&self, step: &Step, member: usize, why: Unshown) -> Reply {
+        let Some(agent) = self.agent(step, member) else {
+            return Reply::status(500);
+        };
+        let (reason, detail) = match why {
+            Unshown::Oversize { limit } => {
+                let detail = format!("the body is larger than {limit} bytes");
+                (FailureReason::Oversize, detail)
+            }
+            Unshown::Undecodable(Undecodable::Broken(detail)) => {
+                (FailureReason::Undecodable, detail)
+            }
+            Unshown::Undecodable(Undecodable::Exploding) => (
+                FailureReason::Undecodable,
+                "the body would become too large".to_owned(),
+            ),
+            Unshown::UnknownCoding => (
+                FailureReason::UnknownCoding,
+                "the content coding is unknown, or there are several".to_owned(),
+            ),
+            Unshown::BufferFull => (
+                FailureReason::BufferFull,
+                "buffer-memory is used up".to_owned(),
+            ),
+        };
+        self.note(agent, RecordedVerdict::Refused(reason), Some(detail.clone()));
+        let refusal = Refusal {
+            agent: self.begun.snapshot().agents.name(agent.used.agent).clone(),
+            reason,
+            detail,
+            retry_after: reason.retry_after(),
+        };
+        agents::refused(refusal, self.phase(), &self.request.agents, self.begun)
+    }
+
+    fn skip(&self, step: &Step, member: usize) {
+        if let Some(agent) = self.agent(step, member) {
+            self.note(agent, RecordedVerdict::Skipped, None);
+        }
+    }
+}
