@@ -53,9 +53,9 @@ fn d15_an_event_is_encoded_once_for_each_connection() {
     let copies =
         Regex::new(r"\b(serde_json::to_|format!|to_string\(|to_vec\(|to_value\()").unwrap();
     for name in [
-        "json/event.rs",
+        "json/request_headers.rs",
         "json/write.rs",
-        "binary/event.rs",
+        "binary/request_headers.rs",
         "binary/write.rs",
     ] {
         let text = read(format!("crates/agent-protocol/src/codec/{name}"));

@@ -49,12 +49,12 @@
 //! an answer may be left out when they would be empty, and the order is free.
 
 mod answer;
-mod event;
 mod read;
+mod request_headers;
 mod write;
 
 pub use answer::{decode_answer, encode_answer};
-pub use event::{decode_request_headers, encode_request_headers};
+pub use request_headers::{decode_request_headers, encode_request_headers};
 
 use super::EventId;
 

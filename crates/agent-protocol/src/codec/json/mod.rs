@@ -13,8 +13,8 @@
 mod answer;
 mod cancel;
 mod control;
-mod event;
 mod id;
+mod request_headers;
 mod time;
 mod write;
 
@@ -23,5 +23,5 @@ pub use cancel::{decode_cancel, encode_cancel};
 pub use control::{
     decode_control, decode_ping, encode_flow, encode_health, encode_ping, encode_pong,
 };
-pub use event::{decode_request_headers, encode_request_headers};
 pub use id::find_event_id;
+pub use request_headers::{decode_request_headers, encode_request_headers};
