@@ -14,7 +14,7 @@ use crate::{
     pool::{Link, Look, Pool, Waits},
 };
 use portcullis_agent_protocol::{
-    CallError, CallGuard, CancelReason, Connection, Decision, EventKind, PendingAnswer,
+    CallError, CallGuard, CancelReason, Connection, Decision, Event, EventKind, PendingAnswer,
     RequestHeaders,
 };
 use std::{
@@ -313,16 +313,12 @@ fn send(
             "the agent does not take request headers",
         ));
     }
-    let sent = match agent.told(event.headers) {
-        None => connection.request_headers(event, permit),
-        Some(headers) => connection.request_headers(
-            &RequestHeaders {
-                headers: &headers,
-                ..event.clone()
-            },
-            permit,
-        ),
+    let told = agent.told(event.headers);
+    let event = RequestHeaders {
+        headers: told.as_ref().unwrap_or(event.headers),
+        ..event.clone()
     };
+    let sent = connection.send(&Event::RequestHeaders(event), permit);
     sent.map_err(failure)
 }
 

@@ -1,43 +1,29 @@
-//! Events in the binary encoding.
+//! The head of a request in the binary encoding.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::event::{self, HEADERS, REQUEST, Sections};
 use super::read::{Malformed, Reader};
 use super::write;
 use crate::codec::{BadMessage, DecodedRequestHeaders, EventId};
-use crate::{ProtocolError, RequestHeaders, RequestMetadata};
+use crate::{RequestHeaders, RequestMetadata};
 
-const METADATA: u8 = 1;
 const REQUEST_LINE: u8 = 2;
-const HEADERS: u8 = 3;
-const BUDGET: u8 = 4;
 
 /// Appends the payload of a request-headers event.
 pub fn encode_request_headers(out: &mut Vec<u8>, event_id: u64, event: &RequestHeaders<'_>) {
     out.extend_from_slice(&event_id.to_be_bytes());
-    write::section(out, METADATA, |out| encode_metadata(out, &event.metadata));
+    write::section(out, REQUEST, |out| encode_metadata(out, &event.metadata));
     write::section(out, REQUEST_LINE, |out| {
         write::string(out, event.method);
         write::string(out, event.uri);
     });
-    write::section(out, HEADERS, |out| {
-        write::count(out, event.headers.len());
-        for (name, value) in event.headers {
-            write::string(out, name.as_str());
-            write::bytes(out, value.as_bytes());
-        }
-    });
-    if let Some(budget_left) = event.budget_left {
-        let microseconds = u64::try_from(budget_left.as_micros()).unwrap_or(u64::MAX);
-        write::section(out, BUDGET, |out| {
-            out.extend_from_slice(&microseconds.to_be_bytes());
-        });
-    }
+    write::section(out, HEADERS, |out| write::headers(out, event.headers));
+    event::encode_budget(out, event.budget_left);
 }
 
 fn encode_metadata(out: &mut Vec<u8>, metadata: &RequestMetadata<'_>) {
@@ -82,20 +68,13 @@ fn encode_metadata(out: &mut Vec<u8>, metadata: &RequestMetadata<'_>) {
 pub fn decode_request_headers(
     payload: &Bytes,
 ) -> Result<(EventId, DecodedRequestHeaders<'_>), BadMessage> {
-    let id = super::event_id(payload);
-    let bad = |detail| BadMessage {
-        id: super::event_id(payload),
-        error: ProtocolError::malformed("request-headers event", detail),
-    };
-    let id = id.ok_or_else(|| bad("it ends too early"))?;
-    let event = decode(payload).map_err(bad)?;
-    Ok((id, event))
+    event::read(payload, "request-headers event", decode)
 }
 
-fn decode(payload: &Bytes) -> Result<DecodedRequestHeaders<'_>, Malformed> {
-    let mut reader = Reader::new(payload);
-    reader.u64()?;
-    let [metadata, request_line, headers, budget] = reader.sections()?;
+fn decode<'a>(
+    payload: &'a Bytes,
+    [metadata, request_line, headers, budget]: Sections<'a>,
+) -> Result<DecodedRequestHeaders<'a>, Malformed> {
     let mut metadata = metadata.ok_or("the metadata are missing")?;
     let mut request_line = request_line.ok_or("the request line is missing")?;
     let mut headers = headers.ok_or("the headers are missing")?;
@@ -117,11 +96,8 @@ fn decode(payload: &Bytes) -> Result<DecodedRequestHeaders<'_>, Malformed> {
         traceparent: metadata.optional()?.map(Cow::Borrowed),
         method: request_line.string()?.into(),
         uri: request_line.string()?.into(),
-        headers: decode_headers(payload, &mut headers)?,
-        budget_left: match budget {
-            Some(mut budget) => Some(Duration::from_micros(budget.u64()?)),
-            None => None,
-        },
+        headers: headers.headers(payload)?,
+        budget_left: event::decode_budget(budget)?,
     })
 }
 
@@ -133,24 +109,10 @@ fn decode_address(reader: &mut Reader<'_>) -> Result<IpAddr, Malformed> {
     }
 }
 
-fn decode_headers(payload: &Bytes, reader: &mut Reader<'_>) -> Result<HeaderMap, Malformed> {
-    let count = reader.count(8)?;
-    let mut headers = HeaderMap::new();
-    for _ in 0..count {
-        let name =
-            HeaderName::from_bytes(reader.bytes()?).map_err(|_| "a header name is invalid")?;
-        let value = HeaderValue::from_maybe_shared(payload.slice_ref(reader.bytes()?))
-            .map_err(|_| "a header value is invalid")?;
-        headers
-            .try_append(name, value)
-            .map_err(|_| "there are too many headers")?;
-    }
-    Ok(headers)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::HeaderMap;
     use std::time::SystemTime;
 
     fn encoded(budget_left: Option<Duration>) -> Bytes {
