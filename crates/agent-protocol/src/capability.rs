@@ -75,6 +75,13 @@ impl Capabilities {
         }
     }
 
+    /// The same agent, but it wants events of these kinds and no others.
+    #[must_use]
+    pub fn with_events(mut self, kinds: &[EventKind]) -> Self {
+        self.supported_events = kinds.iter().map(|kind| *kind as u32).collect();
+        self
+    }
+
     /// Whether the agent wants events of this kind.
     #[must_use]
     pub fn supports(&self, kind: EventKind) -> bool {

@@ -49,6 +49,12 @@ pub struct Decision {
     pub audit: Option<Box<Audit>>,
     /// The verdict is provisional: the agent wants to see more of the message.
     pub needs_more: bool,
+    /// What takes the place of the piece of the request's body that was asked
+    /// about. `None` leaves it as it is; when it is empty, the piece is
+    /// dropped.
+    pub request_body: Option<Bytes>,
+    /// The same for a piece of the response's body.
+    pub response_body: Option<Bytes>,
 }
 
 /// Why an agent decided as it did.
@@ -93,6 +99,8 @@ impl From<Verdict> for Decision {
             response_headers: Vec::new(),
             audit: None,
             needs_more: false,
+            request_body: None,
+            response_body: None,
         }
     }
 }
@@ -232,6 +240,22 @@ impl Decision {
     pub fn remove_response_header(mut self, name: impl Into<String>) -> Self {
         self.response_headers
             .push(HeaderOp::Remove { name: name.into() });
+        self
+    }
+
+    /// Replaces the piece of the request's body that was asked about; without
+    /// any bytes the piece is dropped.
+    #[must_use]
+    pub fn replace_request_body(mut self, data: impl Into<Bytes>) -> Self {
+        self.request_body = Some(data.into());
+        self
+    }
+
+    /// Replaces the piece of the response's body that was asked about; without
+    /// any bytes the piece is dropped.
+    #[must_use]
+    pub fn replace_response_body(mut self, data: impl Into<Bytes>) -> Self {
+        self.response_body = Some(data.into());
         self
     }
 

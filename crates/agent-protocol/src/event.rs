@@ -3,11 +3,73 @@
 //! Events are borrowed views. The proxy fills one from its request and has it
 //! encoded; the library rebuilds the same view on the other side and hands it
 //! to the agent. Neither side copies into an owned event in between.
+//!
+//! The events of one request come in the order of [`Event`]'s variants, except
+//! that the pieces of the two bodies may overlap. An agent gets those that it
+//! has announced, and has at most one of a request to answer at a time.
 
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use http::HeaderMap;
+
+use crate::EventKind;
+
+/// Something that an agent is asked about or told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// The head of a request.
+    RequestHeaders(RequestHeaders<'a>),
+    /// A piece of a request's body.
+    RequestBodyChunk(BodyChunk<'a>),
+    /// The head of a response.
+    ResponseHeaders(ResponseHeaders<'a>),
+    /// A piece of a response's body.
+    ResponseBodyChunk(BodyChunk<'a>),
+    /// The end of a request.
+    RequestComplete(RequestComplete<'a>),
+}
+
+impl Event<'_> {
+    /// The kind of the event, which an agent must have announced to get it.
+    #[must_use]
+    pub fn kind(&self) -> EventKind {
+        match self {
+            Self::RequestHeaders(_) => EventKind::RequestHeaders,
+            Self::RequestBodyChunk(_) => EventKind::RequestBodyChunk,
+            Self::ResponseHeaders(_) => EventKind::ResponseHeaders,
+            Self::ResponseBodyChunk(_) => EventKind::ResponseBodyChunk,
+            Self::RequestComplete(_) => EventKind::RequestComplete,
+        }
+    }
+
+    /// The id that all events of one request have.
+    #[must_use]
+    pub fn correlation_id(&self) -> &str {
+        match self {
+            Self::RequestHeaders(event) => event.metadata.correlation_id,
+            Self::RequestBodyChunk(event) | Self::ResponseBodyChunk(event) => event.correlation_id,
+            Self::ResponseHeaders(event) => event.correlation_id,
+            Self::RequestComplete(event) => event.correlation_id,
+        }
+    }
+
+    /// The same event with another time left. The end of a request has none
+    /// and stays as it is.
+    #[must_use]
+    pub fn with_budget_left(mut self, left: Option<Duration>) -> Self {
+        match &mut self {
+            Self::RequestHeaders(event) => event.budget_left = left,
+            Self::RequestBodyChunk(event) | Self::ResponseBodyChunk(event) => {
+                event.budget_left = left;
+            }
+            Self::ResponseHeaders(event) => event.budget_left = left,
+            Self::RequestComplete(_) => {}
+        }
+        self
+    }
+}
 
 /// What is known about a request in every phase.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,4 +134,76 @@ impl RequestHeaders<'_> {
     pub fn header(&self, name: &str) -> Option<&str> {
         std::str::from_utf8(self.headers.get(name)?.as_bytes()).ok()
     }
+}
+
+/// A piece of a body, of a request or of a response.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BodyChunk<'a> {
+    /// The id that all events of the request have.
+    pub correlation_id: &'a str,
+    /// The number of the piece, from 0, in the body of the request and in
+    /// that of the response.
+    pub index: u32,
+    /// The bytes. What an agent gets shares the memory of the buffer that was
+    /// read from the socket: who keeps a few bytes for long should copy them.
+    pub data: Bytes,
+    /// Whether it is the last piece. It may be empty.
+    pub is_last: bool,
+    /// The size of the whole body in bytes; `None` when it is not known.
+    pub total_size: Option<u64>,
+    /// How many bytes of the body there have been, those of this piece
+    /// included.
+    pub transferred: u64,
+    /// The body goes on, but the agent is shown only its beginning, which
+    /// ends with this piece.
+    pub truncated: bool,
+    /// The trailer fields behind the body. They go over the wire when there
+    /// are any, with the last piece only, and only between peers that have
+    /// agreed to `event-id`.
+    pub trailers: Option<&'a HeaderMap>,
+    /// As [`RequestHeaders::budget_left`].
+    pub budget_left: Option<Duration>,
+}
+
+impl<'a> BodyChunk<'a> {
+    /// The trailer fields as far as they go over the wire.
+    pub(crate) fn trailers_to_send(&self) -> Option<&'a HeaderMap> {
+        self.trailers
+            .filter(|trailers| self.is_last && !trailers.is_empty())
+    }
+}
+
+/// The head of a response, before anything of it went to the client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResponseHeaders<'a> {
+    /// The id that all events of the request have.
+    pub correlation_id: &'a str,
+    /// The status, as in 200.
+    pub status: u16,
+    /// The header fields. The order of the values of one name is kept, the
+    /// order of different names is not.
+    pub headers: &'a HeaderMap,
+    /// As [`RequestHeaders::budget_left`].
+    pub budget_left: Option<Duration>,
+}
+
+/// The end of a request: nothing more comes about it, and nothing can be
+/// decided any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestComplete<'a> {
+    /// The id that all events of the request had.
+    pub correlation_id: &'a str,
+    /// The status that the client got; 0 when it got none.
+    pub status: u16,
+    /// How long the request took. JSON has whole milliseconds, the binary
+    /// encoding whole microseconds.
+    pub duration: Duration,
+    /// How many bytes the body of the request had.
+    pub request_body_size: u64,
+    /// How many bytes the body of the response had.
+    pub response_body_size: u64,
+    /// How often a server was tried; 0 when the request never went to one.
+    pub upstream_attempts: u32,
+    /// Why the request failed, for people; `None` when it did not.
+    pub error: Option<&'a str>,
 }

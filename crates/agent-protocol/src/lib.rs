@@ -41,5 +41,7 @@ pub use dialect::v2_uds::{
     PendingAnswer, PendingConfiguration, PendingPong,
 };
 pub use error::{CallError, ConfigureError, ConnectError, ProtocolError};
-pub use event::{RequestHeaders, RequestMetadata};
+pub use event::{
+    BodyChunk, Event, RequestComplete, RequestHeaders, RequestMetadata, ResponseHeaders,
+};
 pub use header_op::HeaderOp;

@@ -227,7 +227,7 @@ fn further_seeds(target: &str) -> Vec<(String, Vec<u8>)> {
             }
             "json_answer" => {
                 let id = EventId::Number(7);
-                json::encode_answer(&mut out, &id, &answer, Extensions::ALL).unwrap();
+                json::encode_answer(&mut out, &id, 0, &answer, Extensions::ALL).unwrap();
             }
             _ => continue,
         }

@@ -131,7 +131,7 @@ pub fn json_answer(bytes: &[u8]) {
             continue;
         };
         let mut out = Vec::new();
-        json::encode_answer(&mut out, &id, &answer, extensions)
+        json::encode_answer(&mut out, &id, 0, &answer, extensions)
             .expect("what was read can be written");
         let (again, decoded) =
             json::decode_answer(&out, extensions).expect("what was written can be read");
@@ -158,7 +158,7 @@ pub fn binary_answer(bytes: &[u8]) {
         );
         // The same answer in the other encoding.
         let mut out = Vec::new();
-        json::encode_answer(&mut out, &id, &answer, BY_NUMBER)
+        json::encode_answer(&mut out, &id, 0, &answer, BY_NUMBER)
             .expect("what was read can be written");
         let (again, _) =
             json::decode_answer(&out, BY_NUMBER).expect("what was written can be read");

@@ -4,9 +4,13 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use http::HeaderMap;
 
-use crate::{ProtocolError, RequestHeaders, RequestMetadata};
+use crate::{
+    BodyChunk, Event, ProtocolError, RequestComplete, RequestHeaders, RequestMetadata,
+    ResponseHeaders,
+};
 
 /// What an answer names its event by.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,6 +29,35 @@ pub struct BadMessage {
     pub id: Option<EventId>,
     /// What is wrong with it.
     pub error: ProtocolError,
+}
+
+/// An event as it came off the wire.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each is the variant of the same name")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is looked at where it was decoded, and most are of the large kind"
+)]
+pub enum DecodedEvent<'a> {
+    RequestHeaders(DecodedRequestHeaders<'a>),
+    RequestBodyChunk(DecodedBodyChunk<'a>),
+    ResponseHeaders(DecodedResponseHeaders<'a>),
+    ResponseBodyChunk(DecodedBodyChunk<'a>),
+    RequestComplete(DecodedRequestComplete<'a>),
+}
+
+impl DecodedEvent<'_> {
+    /// The view that agents get.
+    #[must_use]
+    pub fn view(&self) -> Event<'_> {
+        match self {
+            Self::RequestHeaders(event) => Event::RequestHeaders(event.view()),
+            Self::RequestBodyChunk(event) => Event::RequestBodyChunk(event.view()),
+            Self::ResponseHeaders(event) => Event::ResponseHeaders(event.view()),
+            Self::ResponseBodyChunk(event) => Event::ResponseBodyChunk(event.view()),
+            Self::RequestComplete(event) => Event::RequestComplete(event.view()),
+        }
+    }
 }
 
 /// The head of a request as it came off the wire; borrows from the frame
@@ -76,6 +109,106 @@ impl DecodedRequestHeaders<'_> {
             uri: &self.uri,
             headers: &self.headers,
             budget_left: self.budget_left,
+        }
+    }
+}
+
+/// A piece of a body as it came off the wire.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    missing_docs,
+    reason = "each is the field of the same name in the view"
+)]
+pub struct DecodedBodyChunk<'a> {
+    pub correlation_id: Cow<'a, str>,
+    pub index: u32,
+    pub data: Bytes,
+    pub is_last: bool,
+    pub total_size: Option<u64>,
+    pub transferred: u64,
+    pub truncated: bool,
+    pub trailers: Option<HeaderMap>,
+    pub budget_left: Option<Duration>,
+}
+
+impl DecodedBodyChunk<'_> {
+    /// The view that agents get.
+    #[must_use]
+    pub fn view(&self) -> BodyChunk<'_> {
+        BodyChunk {
+            correlation_id: &self.correlation_id,
+            index: self.index,
+            data: self.data.clone(),
+            is_last: self.is_last,
+            total_size: self.total_size,
+            transferred: self.transferred,
+            truncated: self.truncated,
+            trailers: self.trailers.as_ref(),
+            budget_left: self.budget_left,
+        }
+    }
+
+    /// Keeps trailers only where they belong, and none as `None`.
+    pub(super) fn with_trailers(mut self, trailers: Option<HeaderMap>) -> Self {
+        self.trailers = trailers.filter(|fields| self.is_last && !fields.is_empty());
+        self
+    }
+}
+
+/// The head of a response as it came off the wire.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    missing_docs,
+    reason = "each is the field of the same name in the view"
+)]
+pub struct DecodedResponseHeaders<'a> {
+    pub correlation_id: Cow<'a, str>,
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub budget_left: Option<Duration>,
+}
+
+impl DecodedResponseHeaders<'_> {
+    /// The view that agents get.
+    #[must_use]
+    pub fn view(&self) -> ResponseHeaders<'_> {
+        ResponseHeaders {
+            correlation_id: &self.correlation_id,
+            status: self.status,
+            headers: &self.headers,
+            budget_left: self.budget_left,
+        }
+    }
+}
+
+/// The end of a request as it came off the wire.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    missing_docs,
+    reason = "each is the field of the same name in the view"
+)]
+pub struct DecodedRequestComplete<'a> {
+    pub correlation_id: Cow<'a, str>,
+    pub status: u16,
+    pub duration: Duration,
+    pub request_body_size: u64,
+    pub response_body_size: u64,
+    pub upstream_attempts: u32,
+    pub error: Option<Cow<'a, str>>,
+}
+
+impl DecodedRequestComplete<'_> {
+    /// The view that agents get.
+    #[must_use]
+    pub fn view(&self) -> RequestComplete<'_> {
+        RequestComplete {
+            correlation_id: &self.correlation_id,
+            status: self.status,
+            duration: self.duration,
+            request_body_size: self.request_body_size,
+            response_body_size: self.response_body_size,
+            upstream_attempts: self.upstream_attempts,
+            error: self.error.as_deref(),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use crate::ProtocolError;
+use crate::{EventKind, ProtocolError};
 
 /// The most that N may be in the protocol, and the default limit: 16 MiB.
 pub const MAX_FRAME_BYTES: usize = 16 << 20;
@@ -85,6 +85,47 @@ impl MessageType {
         match Self::ALL.into_iter().find(|kind| *kind as u8 == byte) {
             Some(kind) => Ok(kind),
             None => Err(ProtocolError::UnknownType(byte)),
+        }
+    }
+
+    /// The kind of the events that are messages of this type; `None` when it
+    /// is not that of an event.
+    #[must_use]
+    pub const fn event_kind(self) -> Option<EventKind> {
+        match self {
+            Self::RequestHeaders => Some(EventKind::RequestHeaders),
+            Self::RequestBodyChunk => Some(EventKind::RequestBodyChunk),
+            Self::ResponseHeaders => Some(EventKind::ResponseHeaders),
+            Self::ResponseBodyChunk => Some(EventKind::ResponseBodyChunk),
+            Self::RequestComplete => Some(EventKind::RequestComplete),
+            Self::WebSocketFrame => Some(EventKind::WebSocketFrame),
+            Self::GuardrailInspect => Some(EventKind::GuardrailInspect),
+            Self::Configure => Some(EventKind::Configure),
+            Self::HandshakeRequest
+            | Self::HandshakeResponse
+            | Self::AgentResponse
+            | Self::HealthStatus
+            | Self::MetricsReport
+            | Self::ConfigUpdateRequest
+            | Self::FlowControl
+            | Self::Cancel
+            | Self::Ping
+            | Self::Pong => None,
+        }
+    }
+}
+
+impl From<EventKind> for MessageType {
+    fn from(kind: EventKind) -> Self {
+        match kind {
+            EventKind::RequestHeaders => Self::RequestHeaders,
+            EventKind::RequestBodyChunk => Self::RequestBodyChunk,
+            EventKind::ResponseHeaders => Self::ResponseHeaders,
+            EventKind::ResponseBodyChunk => Self::ResponseBodyChunk,
+            EventKind::RequestComplete => Self::RequestComplete,
+            EventKind::WebSocketFrame => Self::WebSocketFrame,
+            EventKind::GuardrailInspect => Self::GuardrailInspect,
+            EventKind::Configure => Self::Configure,
         }
     }
 }
@@ -176,6 +217,18 @@ mod tests {
         .unwrap();
         assert_eq!(out, b"\xff\0\0\0\x04\x41abc");
         assert_eq!(peek(&out[1..], 100), Ok(Some((MessageType::Ping, 8))));
+    }
+
+    #[test]
+    fn every_kind_of_event_has_its_type() {
+        let mut events = 0;
+        for kind in MessageType::ALL {
+            if let Some(event) = kind.event_kind() {
+                assert_eq!(MessageType::from(event), kind);
+                events += 1;
+            }
+        }
+        assert_eq!(events, 8);
     }
 
     #[test]

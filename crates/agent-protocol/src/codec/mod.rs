@@ -9,4 +9,12 @@ pub mod handshake;
 pub mod json;
 
 pub use answer::{Answer, MAX_RETRY_AFTER, NoDecision};
-pub use decoded::{BadMessage, DecodedRequestHeaders, EventId};
+pub use decoded::{
+    BadMessage, DecodedBodyChunk, DecodedEvent, DecodedRequestComplete, DecodedRequestHeaders,
+    DecodedResponseHeaders, EventId,
+};
+
+/// The time left of a budget and the like, as both encodings have it.
+fn whole_microseconds(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

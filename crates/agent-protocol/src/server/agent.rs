@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use crate::codec::NoDecision;
-use crate::{Capabilities, Decision, RequestHeaders};
+use crate::{BodyChunk, Capabilities, Decision, RequestComplete, RequestHeaders, ResponseHeaders};
 
 /// An agent: it is asked about requests and decides.
 ///
@@ -33,7 +33,7 @@ pub trait Agent: Send + Sync + 'static {
     }
 
     /// What the agent wants to be asked about, and what it can do; default
-    /// request headers. How many events of a connection it works on at once
+    /// request headers, [`Capabilities::with_events`] says others. How many events of a connection it works on at once
     /// and what this library does by itself is filled in from
     /// [`ServeOptions`](super::ServeOptions); so is how many of all
     /// connections, unless `limits.max_concurrency` says it.
@@ -63,6 +63,45 @@ pub trait Agent: Send + Sync + 'static {
     async fn request_headers(&self, event: &RequestHeaders<'_>) -> Result<Decision, AgentError> {
         let _ = event;
         Ok(Decision::allow())
+    }
+
+    /// Decides about a piece of a request's body, and may
+    /// [replace](Decision::replace_request_body) it. The pieces of a body come
+    /// in order, each when the one before has been answered. What an agent
+    /// keeps between them fits into `PerRequest`.
+    ///
+    /// # Errors
+    /// When the agent cannot decide.
+    async fn request_body_chunk(&self, event: &BodyChunk<'_>) -> Result<Decision, AgentError> {
+        let _ = event;
+        Ok(Decision::allow())
+    }
+
+    /// Decides about the head of a response.
+    ///
+    /// # Errors
+    /// When the agent cannot decide.
+    async fn response_headers(&self, event: &ResponseHeaders<'_>) -> Result<Decision, AgentError> {
+        let _ = event;
+        Ok(Decision::allow())
+    }
+
+    /// Decides about a piece of a response's body, as
+    /// [`request_body_chunk`](Self::request_body_chunk) does about one of a
+    /// request's, and may [replace](Decision::replace_response_body) it.
+    ///
+    /// # Errors
+    /// When the agent cannot decide.
+    async fn response_body_chunk(&self, event: &BodyChunk<'_>) -> Result<Decision, AgentError> {
+        let _ = event;
+        Ok(Decision::allow())
+    }
+
+    /// Is told that a request has ended. There is nothing to decide: the
+    /// answer is an allow. It may be missing, when the connection was lost, so
+    /// nothing may rely on it alone.
+    async fn request_complete(&self, event: &RequestComplete<'_>) {
+        let _ = event;
     }
 }
 

@@ -11,7 +11,28 @@ use futures::FutureExt;
 use super::{Agent, AgentError};
 use crate::codec::frame::MessageType;
 use crate::codec::{Answer, BadMessage, EventId, NoDecision, binary, handshake, json};
-use crate::{Decision, Extensions, ProtocolError};
+use crate::{Decision, Event, EventKind, Extensions, ProtocolError};
+
+/// What an event ends with.
+pub(super) struct Answered {
+    pub(super) id: EventId,
+    /// Which piece of a body it was about; 0 when it was about something else.
+    pub(super) chunk_index: u32,
+    pub(super) answer: Answer,
+}
+
+impl Answered {
+    fn new(id: EventId, answer: Answer) -> Self {
+        Self {
+            id,
+            chunk_index: 0,
+            answer,
+        }
+    }
+}
+
+/// An event whose id cannot be read has no answer, and ends the session.
+pub(super) type Done = Result<Answered, ProtocolError>;
 
 pub(super) fn event_id(payload: &[u8], extensions: Extensions) -> Option<EventId> {
     match extensions.binary {
@@ -21,43 +42,62 @@ pub(super) fn event_id(payload: &[u8], extensions: Extensions) -> Option<EventId
 }
 
 // A phase that the agent does not have is never allowed without a look.
-pub(super) fn unsupported(
-    kind: MessageType,
-    payload: &[u8],
-    extensions: Extensions,
-) -> Result<(EventId, Answer), ProtocolError> {
+pub(super) fn unsupported(kind: MessageType, payload: &[u8], extensions: Extensions) -> Done {
     let id = event_id(payload, extensions);
     let id = id.ok_or_else(|| ProtocolError::malformed("event", "it has no id"))?;
-    Ok((id, failure(format!("the agent does not support {kind:?}"))))
+    let answer = failure(format!("the agent does not support {kind:?}"));
+    Ok(Answered::new(id, answer))
 }
 
-pub(super) async fn request_headers<A: Agent + ?Sized>(
+/// An event of one of the kinds that the agent has announced.
+pub(super) async fn event<A: Agent + ?Sized>(
     agent: Arc<A>,
+    kind: EventKind,
     payload: Bytes,
     extensions: Extensions,
-) -> Result<(EventId, Answer), ProtocolError> {
+) -> Done {
     let decoded = match extensions.binary {
-        true => binary::decode_request_headers(&payload),
-        false => json::decode_request_headers(&payload, extensions.event_id),
+        true => binary::decode_event(kind, &payload),
+        false => json::decode_event(kind, &payload, extensions.event_id),
     };
     let (id, event) = match decoded {
         Ok(decoded) => decoded,
         Err(BadMessage {
             id: Some(id),
             error,
-        }) => return Ok((id, failure(error.to_string()))),
+        }) => return Ok(Answered::new(id, failure(error.to_string()))),
         Err(BadMessage { id: None, error }) => return Err(error),
     };
     let view = event.view();
-    let answer = guarded(async { agent.request_headers(&view).await }).await;
-    Ok((id, answer))
+    let answer = guarded(decide(&*agent, &view)).await;
+    Ok(Answered {
+        id,
+        chunk_index: match view {
+            Event::RequestBodyChunk(chunk) | Event::ResponseBodyChunk(chunk) => chunk.index,
+            Event::RequestHeaders(_) | Event::ResponseHeaders(_) | Event::RequestComplete(_) => 0,
+        },
+        answer,
+    })
+}
+
+async fn decide<A: Agent + ?Sized>(agent: &A, event: &Event<'_>) -> Result<Decision, AgentError> {
+    match event {
+        Event::RequestHeaders(event) => agent.request_headers(event).await,
+        Event::RequestBodyChunk(event) => agent.request_body_chunk(event).await,
+        Event::ResponseHeaders(event) => agent.response_headers(event).await,
+        Event::ResponseBodyChunk(event) => agent.response_body_chunk(event).await,
+        Event::RequestComplete(event) => {
+            agent.request_complete(event).await;
+            Ok(Decision::allow())
+        }
+    }
 }
 
 pub(super) async fn configure<A: Agent + ?Sized>(
     agent: Arc<A>,
     payload: Bytes,
     extensions: Extensions,
-) -> Result<(EventId, Answer), ProtocolError> {
+) -> Done {
     let message = handshake::decode_configure(&payload)?;
     let id = match (extensions.event_id, message.event_id) {
         (true, Some(number)) => EventId::Number(number),
@@ -72,7 +112,7 @@ pub(super) async fn configure<A: Agent + ?Sized>(
         Ok(Decision::allow())
     };
     let answer = guarded(configured).await;
-    Ok((id, answer))
+    Ok(Answered::new(id, answer))
 }
 
 // A panic of the agent is the failure of one event.

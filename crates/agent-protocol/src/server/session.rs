@@ -12,9 +12,9 @@ use futures::FutureExt;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 
-use super::events::{self, event_id};
+use super::events::{self, Answered, Done, event_id};
 use super::report::{News, Signals, Stop};
-use super::work::{Done, Handling, Work};
+use super::work::{Handling, Work};
 use super::{Agent, ServeOptions};
 use crate::codec::frame::{self, MessageType};
 use crate::codec::handshake::{self, HandshakeRequest, HandshakeResponse};
@@ -61,7 +61,8 @@ pub(super) struct Session<A: ?Sized> {
     outbound: Outbound,
     agent_id: Arc<str>,
     extensions: Extensions,
-    wants_request_headers: bool,
+    /// The numbers of the events that the agent has announced.
+    supported_events: Vec<u32>,
     work: Work,
 }
 
@@ -86,7 +87,7 @@ impl<A: Agent + ?Sized> Session<A> {
             outbound: Outbound::default(),
             agent_id: Arc::default(),
             extensions: Extensions::NONE,
-            wants_request_headers: false,
+            supported_events: Vec::new(),
             work,
         }
     }
@@ -135,7 +136,8 @@ impl<A: Agent + ?Sized> Session<A> {
         self.extensions = Extensions::from_known_names(offered).and(self.options.extensions);
         let capabilities = self.capabilities();
         self.agent_id = Arc::from(&*capabilities.agent_id);
-        self.wants_request_headers = capabilities.supports(EventKind::RequestHeaders);
+        self.supported_events
+            .clone_from(&capabilities.supported_events);
         let response = HandshakeResponse {
             protocol_version: handshake::PROTOCOL_VERSION,
             capabilities,
@@ -163,6 +165,8 @@ impl<A: Agent + ?Sized> Session<A> {
         capabilities.features.config_push = true;
         capabilities.features.health_reporting = true;
         capabilities.features.flow_control = true;
+        capabilities.features.streaming_body |= capabilities.supports(EventKind::RequestBodyChunk)
+            || capabilities.supports(EventKind::ResponseBodyChunk);
         let max_concurrency = &mut capabilities.limits.max_concurrency;
         // There is always a number, because legacy proxies may take 0 for one.
         if *max_concurrency == 0 {
@@ -243,17 +247,28 @@ impl<A: Agent + ?Sized> Session<A> {
         }
         let limit = self.options.max_frame_bytes;
         let kind = frame::peek(&self.inbound.bytes, limit)?.map(|(kind, _)| kind);
-        let is_event = matches!(
-            kind,
-            Some(MessageType::RequestHeaders | MessageType::Configure)
-        );
-        if is_event && !self.work.takes_more() {
+        let event = kind.and_then(MessageType::event_kind);
+        if event.is_some_and(|kind| self.takes(kind)) && !self.work.takes_more() {
             return Ok(Next::WorkFull);
         }
         Ok(match frame::take(&mut self.inbound.bytes, limit)? {
             Some((kind, payload)) => Next::Frame(kind, payload),
             None => Next::Incomplete,
         })
+    }
+
+    // Whether it is an event that is worked on.
+    fn takes(&self, kind: EventKind) -> bool {
+        match kind {
+            EventKind::Configure => true,
+            // There is nothing in an agent that could be asked.
+            EventKind::WebSocketFrame | EventKind::GuardrailInspect => false,
+            EventKind::RequestHeaders
+            | EventKind::RequestBodyChunk
+            | EventKind::ResponseHeaders
+            | EventKind::ResponseBodyChunk
+            | EventKind::RequestComplete => self.supported_events.contains(&(kind as u32)),
+        }
     }
 
     fn is_outbound_full(&self) -> bool {
@@ -266,26 +281,10 @@ impl<A: Agent + ?Sized> Session<A> {
         kind: MessageType,
         payload: Bytes,
     ) -> Result<(), SessionError> {
-        let agent = Arc::clone(&self.agent);
+        if let Some(event) = kind.event_kind() {
+            return self.on_event(cx, event, kind, payload);
+        }
         match kind {
-            MessageType::RequestHeaders if self.wants_request_headers => {
-                let event = events::request_headers(agent, payload.clone(), self.extensions);
-                self.handle(cx, payload.len(), Some(&payload), Box::pin(event))
-            }
-            MessageType::Configure => {
-                let bytes = payload.len();
-                let event = events::configure(agent, payload, self.extensions);
-                self.handle(cx, bytes, None, Box::pin(event))
-            }
-            MessageType::RequestHeaders
-            | MessageType::RequestBodyChunk
-            | MessageType::ResponseHeaders
-            | MessageType::ResponseBodyChunk
-            | MessageType::RequestComplete
-            | MessageType::WebSocketFrame
-            | MessageType::GuardrailInspect => {
-                self.answer(events::unsupported(kind, &payload, self.extensions)?)
-            }
             MessageType::Ping => {
                 let (sequence, timestamp_ms) = json::decode_ping(&payload)?;
                 self.queue(MessageType::Pong, |out| {
@@ -296,14 +295,28 @@ impl<A: Agent + ?Sized> Session<A> {
             // The answer comes all the same where nothing else was announced.
             MessageType::Cancel if is_legacy(&self.options) => Ok(()),
             MessageType::Cancel => self.cancel(&payload),
-            MessageType::HandshakeRequest
-            | MessageType::HandshakeResponse
-            | MessageType::AgentResponse
-            | MessageType::HealthStatus
-            | MessageType::MetricsReport
-            | MessageType::ConfigUpdateRequest
-            | MessageType::FlowControl
-            | MessageType::Pong => Err(ProtocolError::UnexpectedMessage(kind).into()),
+            // What only agents send, and a second handshake.
+            _ => Err(ProtocolError::UnexpectedMessage(kind).into()),
+        }
+    }
+
+    fn on_event(
+        &mut self,
+        cx: &mut Context<'_>,
+        event: EventKind,
+        kind: MessageType,
+        payload: Bytes,
+    ) -> Result<(), SessionError> {
+        let agent = Arc::clone(&self.agent);
+        let (bytes, extensions) = (payload.len(), self.extensions);
+        if event == EventKind::Configure {
+            let handling = events::configure(agent, payload, extensions);
+            self.handle(cx, bytes, None, Box::pin(handling))
+        } else if self.takes(event) {
+            let handling = events::event(agent, event, payload.clone(), extensions);
+            self.handle(cx, bytes, Some(&payload), Box::pin(handling))
+        } else {
+            self.answer(events::unsupported(kind, &payload, extensions)?)
         }
     }
 
@@ -331,13 +344,18 @@ impl<A: Agent + ?Sized> Session<A> {
         Ok(())
     }
 
-    fn answer(&mut self, (id, answer): (EventId, Answer)) -> Result<(), SessionError> {
+    fn answer(&mut self, answered: Answered) -> Result<(), SessionError> {
+        let Answered {
+            id,
+            chunk_index,
+            answer,
+        } = answered;
         let extensions = self.extensions;
         let encode = |out: &mut Vec<u8>, answer: &Answer| match &id {
             EventId::Number(number) if extensions.binary => {
                 binary::encode_answer(out, *number, answer, extensions)
             }
-            id => json::encode_answer(out, id, answer, extensions),
+            id => json::encode_answer(out, id, chunk_index, answer, extensions),
         };
         match self.queue(MessageType::AgentResponse, |out| encode(out, &answer)) {
             Err(SessionError::Unwritable(detail)) => {

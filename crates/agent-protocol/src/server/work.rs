@@ -16,12 +16,8 @@ use futures::StreamExt;
 use futures::future::{AbortHandle, Abortable};
 use futures::stream::FuturesUnordered;
 
-use crate::ProtocolError;
-use crate::codec::{Answer, EventId};
-
-/// What an event ends with. An event whose id cannot be read has no answer,
-/// and ends the session.
-pub(super) type Done = Result<(EventId, Answer), ProtocolError>;
+use super::events::Done;
+use crate::codec::EventId;
 
 /// An event that is being worked on.
 pub(super) type Handling = Pin<Box<dyn Future<Output = Done> + Send>>;

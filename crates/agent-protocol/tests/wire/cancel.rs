@@ -18,7 +18,7 @@ use crate::support::{
 
 fn ask(connection: &Connection, id: &str, uri: &str, guard: CallGuard) -> PendingAnswer {
     let request = Request::new(id, uri);
-    connection.request_headers(&request.view(), guard).unwrap()
+    connection.send(&request.event(), guard).unwrap()
 }
 
 async fn raw_agent(extensions: Extensions, cancellation: bool) -> (Connection, RawPeer) {

@@ -191,6 +191,8 @@ fn decision() -> impl Strategy<Value = Decision> {
             response_headers,
             audit: audit.filter(|audit| !audit.is_empty()).map(Box::new),
             needs_more,
+            request_body: None,
+            response_body: None,
         },
     )
 }
@@ -253,7 +255,7 @@ proptest! {
     fn a_json_answer_comes_back(answer in answer(), number in 0_u64..1 << 53) {
         let mut out = Vec::new();
         let id = EventId::Number(number);
-        json::encode_answer(&mut out, &id, &answer, BY_NUMBER).unwrap();
+        json::encode_answer(&mut out, &id, 0, &answer, BY_NUMBER).unwrap();
         prop_assert_eq!(json::decode_answer(&out, BY_NUMBER), Ok((id, answer)));
     }
 
@@ -262,7 +264,7 @@ proptest! {
         let mut out = Vec::new();
         let id = EventId::Correlation(id);
         let answer = Ok(decision);
-        json::encode_answer(&mut out, &id, &answer, LEGACY).unwrap();
+        json::encode_answer(&mut out, &id, 0, &answer, LEGACY).unwrap();
         prop_assert_eq!(json::decode_answer(&out, LEGACY), Ok((id, answer)));
     }
 
@@ -292,7 +294,7 @@ proptest! {
         binary::encode_request_headers(binary_event, 7, &event.view());
         json::encode_request_headers(json_event, Some(7), &event.view());
         binary::encode_answer(binary_answer, 7, &answer, Extensions::ALL).unwrap();
-        json::encode_answer(json_answer, &EventId::Number(7), &answer, BY_NUMBER).unwrap();
+        json::encode_answer(json_answer, &EventId::Number(7), 0, &answer, BY_NUMBER).unwrap();
         for message in &mut messages {
             for (place, byte) in &changes {
                 let place = place.index(message.len());

@@ -129,7 +129,7 @@ async fn who_waits_for_a_change_learns_of_the_end() {
 #[tokio::test]
 async fn a_paused_connection_gets_answers_and_takes_events() {
     let (connection, mut peer) = raw_agent(Extensions::NONE).await;
-    let ask = |id| connection.request_headers(&Request::new(id, "/").view(), CallGuard::none());
+    let ask = |id| connection.send(&Request::new(id, "/").event(), CallGuard::none());
     let before = ask("before").unwrap();
     let (kind, message) = typed("pause");
     peer.send_json(kind, &message).await;

@@ -57,7 +57,7 @@ async fn our_agents_take_and_refuse_it() {
         assert_eq!(present(), json!({"level": 2}));
         // It goes on as it was.
         let request = Request::new("c", "/block");
-        let asked = connection.request_headers(&request.view(), CallGuard::none());
+        let asked = connection.send(&request.event(), CallGuard::none());
         assert_eq!(within(asked.unwrap()).await, Ok(block()));
         let taken = connection.configure(&json!({"level": 4}), None);
         assert_eq!(within(taken).await, Ok(()));
@@ -71,7 +71,7 @@ async fn it_is_one_of_many_messages() {
     for extensions in [Extensions::NONE, BY_NUMBER] {
         let (connection, mut peer) = raw_agent(extensions, false).await;
         let request = Request::new("c-1", "/");
-        let event = connection.request_headers(&request.view(), CallGuard::none());
+        let event = connection.send(&request.event(), CallGuard::none());
         let first = connection.configure(&json!({"level": 2}), Some("7"));
         let second = connection.configure(&json!({"level": 3}), None);
         let asked = peer.receive_json(MessageType::RequestHeaders).await;

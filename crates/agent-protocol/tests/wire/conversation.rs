@@ -19,7 +19,7 @@ use crate::support::{
 
 async fn ask(connection: &Connection, uri: &str) -> Result<Decision, CallError> {
     let request = Request::new(uri, uri);
-    let answer = connection.request_headers(&request.view(), CallGuard::none())?;
+    let answer = connection.send(&request.event(), CallGuard::none())?;
     within(answer).await
 }
 
@@ -64,9 +64,8 @@ async fn agents_of_ours_learn_the_time_left() {
             Some(Duration::from_micros(1500)),
         ] {
             let request = Request::new("c", "/budget");
-            let mut event = request.view();
-            event.budget_left = left;
-            let answer = connection.request_headers(&event, CallGuard::none());
+            let event = request.event().with_budget_left(left);
+            let answer = connection.send(&event, CallGuard::none());
             let told = left.filter(|_| extensions.event_id);
             let expected = Decision::allow().tag(format!("{told:?}"));
             assert_eq!(within(answer.unwrap()).await, Ok(expected));
@@ -118,7 +117,7 @@ async fn a_thousand_calls_at_once_get_their_own_answers() {
             // They finish in another order than they began.
             let request = Request::new(format!("c-{n}"), format!("/yield/{}", n * 7 % 13));
             connection
-                .request_headers(&request.view(), CallGuard::none())
+                .send(&request.event(), CallGuard::none())
                 .unwrap()
         });
         let answers: Vec<_> = answers.collect();
@@ -141,7 +140,7 @@ async fn a_handler_that_waits_does_not_hold_up_others() {
         let connection = connect(&served.path).await;
         let request = Request::new("held", "/hold");
         let held = connection
-            .request_headers(&request.view(), CallGuard::none())
+            .send(&request.event(), CallGuard::none())
             .unwrap();
         assert_eq!(ask(&connection, "/block").await, Ok(block()));
         assert_eq!(connection.in_flight(), 1);
@@ -162,12 +161,12 @@ async fn concurrency_of_a_connection_is_bounded() {
     let held: Vec<_> = ["1", "2", "3"]
         .map(|id| {
             connection
-                .request_headers(&Request::new(id, "/hold").view(), CallGuard::none())
+                .send(&Request::new(id, "/hold").event(), CallGuard::none())
                 .unwrap()
         })
         .into();
     let last = connection
-        .request_headers(&Request::new("4", "/").view(), CallGuard::none())
+        .send(&Request::new("4", "/").event(), CallGuard::none())
         .unwrap();
     for _ in 0..3 {
         served.agent.release.notify_one();
@@ -268,7 +267,7 @@ async fn an_event_that_is_too_large_is_refused() {
     };
     let connection = connect_with(&served.path, &options).await;
     let uri = format!("/{}", "x".repeat(1000));
-    let refused = connection.request_headers(&Request::new("c", uri).view(), CallGuard::none());
+    let refused = connection.send(&Request::new("c", uri).event(), CallGuard::none());
     let Err(CallError::EventTooLarge { bytes, limit: 1000 }) = refused else {
         panic!("{refused:?}");
     };
@@ -281,8 +280,7 @@ async fn an_event_that_is_too_large_is_refused() {
 async fn d12_a_legacy_connection_retires_after_a_late_answer_is_expected() {
     let served = Served::with_extensions(PEERS[2]);
     let connection = connect(&served.path).await;
-    let ask_held =
-        |id| connection.request_headers(&Request::new(id, "/hold").view(), CallGuard::none());
+    let ask_held = |id| connection.send(&Request::new(id, "/hold").event(), CallGuard::none());
     let forgotten = ask_held("1").unwrap();
     let waited_for = ask_held("2").unwrap();
     assert_eq!(ask_held("2").unwrap_err(), CallError::DuplicateOutstanding);
@@ -304,12 +302,12 @@ async fn retiring_finishes_and_closing_does_not() {
     let served = Served::with_extensions(Extensions::ALL);
     let retired = connect(&served.path).await;
     let answer = retired
-        .request_headers(&Request::new("1", "/hold").view(), CallGuard::none())
+        .send(&Request::new("1", "/hold").event(), CallGuard::none())
         .unwrap();
     retired.retire();
     assert!(
         retired
-            .request_headers(&Request::new("2", "/").view(), CallGuard::none())
+            .send(&Request::new("2", "/").event(), CallGuard::none())
             .is_err()
     );
     served.agent.release.notify_one();
@@ -318,7 +316,7 @@ async fn retiring_finishes_and_closing_does_not() {
 
     let closed = connect(&served.path).await;
     let answer = closed
-        .request_headers(&Request::new("1", "/hold").view(), CallGuard::none())
+        .send(&Request::new("1", "/hold").event(), CallGuard::none())
         .unwrap();
     closed.close();
     assert_eq!(within(answer).await, Err(CallError::Closed));
@@ -336,7 +334,7 @@ async fn the_last_handle_lets_the_connection_finish_and_close() {
     let clone = connection.clone();
     drop(connection);
     let answer = clone
-        .request_headers(&Request::new("1", "/hold").view(), CallGuard::none())
+        .send(&Request::new("1", "/hold").event(), CallGuard::none())
         .unwrap();
     drop(clone);
     served.agent.release.notify_one();
@@ -350,7 +348,7 @@ async fn dropping_the_driver_ends_the_connection() {
     let options = ConnectOptions::new("test");
     let (connection, driver) = Connection::connect(&served.path, &options).await.unwrap();
     let answer = connection
-        .request_headers(&Request::new("1", "/").view(), CallGuard::none())
+        .send(&Request::new("1", "/").event(), CallGuard::none())
         .unwrap();
     drop(driver);
     assert_eq!(within(answer).await, Err(CallError::Closed));
@@ -362,7 +360,7 @@ async fn a_stopping_agent_finishes_what_it_has() {
     let mut served = Served::with_extensions(Extensions::ALL);
     let connection = connect(&served.path).await;
     let held = connection
-        .request_headers(&Request::new("1", "/hold").view(), CallGuard::none())
+        .send(&Request::new("1", "/hold").event(), CallGuard::none())
         .unwrap();
     // Answered after the held event was read.
     assert_eq!(ask(&connection, "/").await, Ok(Decision::allow()));

@@ -42,7 +42,7 @@ impl Guards {
 }
 
 fn ask(connection: &Connection, guards: &Guards, id: &str) -> Result<PendingAnswer, CallError> {
-    connection.request_headers(&Request::new(id, "/").view(), guards.make())
+    connection.send(&Request::new(id, "/").event(), guards.make())
 }
 
 /// Reads one event and answers it with allow.
@@ -115,7 +115,7 @@ async fn a_refused_event_holds_nothing() {
     assert_eq!(duplicate, CallError::DuplicateOutstanding);
     assert_eq!(guards.held(), 1);
     let long = Request::new("2", format!("/{}", "x".repeat(1000)));
-    let too_large = connection.request_headers(&long.view(), guards.make());
+    let too_large = connection.send(&long.event(), guards.make());
     assert!(matches!(too_large, Err(CallError::EventTooLarge { .. })));
     assert_eq!(guards.held(), 1);
     let _second = ask(&connection, &guards, "2").unwrap();
@@ -208,14 +208,14 @@ async fn it_may_use_the_connection_while_it_is_dropped() {
             // Would never return if the connection were locked.
             assert!(self.0.in_flight() < 2);
             let view = Request::new("again", "/");
-            drop(self.0.request_headers(&view.view(), CallGuard::none()));
+            drop(self.0.send(&view.event(), CallGuard::none()));
         }
     }
     let served = Served::with_extensions(Extensions::ALL);
     let connection = connect(&served.path).await;
     let request = Request::new("1", "/");
     let guard = CallGuard::new(Asks(connection.clone()));
-    let answer = connection.request_headers(&request.view(), guard).unwrap();
+    let answer = connection.send(&request.event(), guard).unwrap();
     assert_eq!(within(answer).await, Ok(Decision::allow()));
     until(|| connection.unanswered() == 0).await;
 }

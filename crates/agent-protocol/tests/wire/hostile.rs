@@ -46,7 +46,7 @@ async fn garbage_fails_all_calls_with_a_protocol_error() {
             let raw = RawListener::new();
             let (connection, mut peer) = raw.connected(extensions).await;
             let answer = connection
-                .request_headers(&Request::new("c", "/").view(), CallGuard::none())
+                .send(&Request::new("c", "/").event(), CallGuard::none())
                 .unwrap();
             peer.receive().await;
             peer.send_bytes(&bytes).await;
@@ -63,7 +63,7 @@ async fn garbage_fails_all_calls_with_a_protocol_error() {
             );
             assert!(
                 connection
-                    .request_headers(&Request::new("d", "/").view(), CallGuard::none())
+                    .send(&Request::new("d", "/").event(), CallGuard::none())
                     .is_err()
             );
             peer.ended().await;
@@ -79,7 +79,7 @@ async fn an_agent_that_closes_fails_all_calls() {
             let (connection, mut peer) = raw.connected(extensions).await;
             let answers = ["1", "2"].map(|id| {
                 connection
-                    .request_headers(&Request::new(id, "/").view(), CallGuard::none())
+                    .send(&Request::new(id, "/").event(), CallGuard::none())
                     .unwrap()
             });
             peer.receive().await;
@@ -101,7 +101,7 @@ async fn answers_before_an_error_count() {
     let (connection, mut peer) = raw.connected(Extensions::NONE).await;
     let [first, second] = ["1", "2"].map(|id| {
         connection
-            .request_headers(&Request::new(id, "/").view(), CallGuard::none())
+            .send(&Request::new(id, "/").event(), CallGuard::none())
             .unwrap()
     });
     let answer = legacy_answer("1", &json!({"block": {"status": 403}})).to_string();
@@ -123,7 +123,7 @@ async fn a_malformed_answer_fails_its_own_call_alone() {
         let (connection, mut peer) = raw.connected(extensions).await;
         let [first, second] = ["1", "2"].map(|id| {
             connection
-                .request_headers(&Request::new(id, "/").view(), CallGuard::none())
+                .send(&Request::new(id, "/").event(), CallGuard::none())
                 .unwrap()
         });
         let (_, event) = peer.receive().await;
@@ -161,7 +161,7 @@ async fn answers_that_nobody_asked_for_end_the_connection() {
             let raw = RawListener::new();
             let (connection, mut peer) = raw.connected(extensions).await;
             let first = connection
-                .request_headers(&Request::new("1", "/").view(), CallGuard::none())
+                .send(&Request::new("1", "/").event(), CallGuard::none())
                 .unwrap();
             let (_, event) = peer.receive().await;
             let answer = |number, id: &str| match extensions.binary {
@@ -184,7 +184,7 @@ async fn answers_that_nobody_asked_for_end_the_connection() {
             assert_eq!(within(first).await, Ok(Decision::allow()));
             // The second use of the same slot must not be hit by it either.
             let second = connection
-                .request_headers(&Request::new("2", "/").view(), CallGuard::none())
+                .send(&Request::new("2", "/").event(), CallGuard::none())
                 .unwrap();
             let stray = match repeated {
                 true => answer(number, "1"),
@@ -227,7 +227,7 @@ async fn an_agent_that_does_not_read_is_bounded() {
     let mut answers = Vec::new();
     let refused = within(async {
         loop {
-            match connection.request_headers(&Request::new("c", &*uri).view(), CallGuard::none()) {
+            match connection.send(&Request::new("c", &*uri).event(), CallGuard::none()) {
                 Ok(answer) => answers.push(answer),
                 Err(error) => break error,
             }
@@ -243,7 +243,7 @@ async fn an_agent_that_does_not_read_is_bounded() {
         peer.receive().await;
     }
     until(
-        || match connection.request_headers(&Request::new("c", "/").view(), CallGuard::none()) {
+        || match connection.send(&Request::new("c", "/").event(), CallGuard::none()) {
             Ok(answer) => {
                 answers.push(answer);
                 true
@@ -272,7 +272,7 @@ async fn unanswered_events_are_bounded() {
     };
     let (connection, _peer) =
         tokio::join!(crate::support::connect_with(&raw.path, &options), agent);
-    let ask = || connection.request_headers(&Request::new("c", "/").view(), CallGuard::none());
+    let ask = || connection.send(&Request::new("c", "/").event(), CallGuard::none());
     drop(ask().unwrap());
     let _waited_for = ask().unwrap();
     assert_eq!(ask().unwrap_err(), CallError::OutboundFull);
@@ -339,7 +339,7 @@ async fn garbage_ends_a_connection_of_our_agent_and_no_other() {
         }
     }
     let answer = bystander
-        .request_headers(&Request::new("c", "/").view(), CallGuard::none())
+        .send(&Request::new("c", "/").event(), CallGuard::none())
         .unwrap();
     assert_eq!(within(answer).await, Ok(Decision::allow()));
 }
@@ -378,7 +378,7 @@ async fn frames_arrive_in_any_pieces() {
     let raw = RawListener::new();
     let (connection, mut peer) = raw.connected(Extensions::NONE).await;
     let answer = connection
-        .request_headers(&Request::new("1", "/").view(), CallGuard::none())
+        .send(&Request::new("1", "/").event(), CallGuard::none())
         .unwrap();
     let body = "x".repeat(100_000);
     let text = legacy_answer("1", &json!({"block": {"status": 403, "body": body}})).to_string();

@@ -42,7 +42,7 @@ async fn the_proxy_greets_and_asks_as_legacy_agents_expect() {
     };
     assert_eq!(connection.extensions(), Extensions::NONE);
     let answer = connection
-        .request_headers(&Request::new("c-1", "/a?b=1").view(), CallGuard::none())
+        .send(&Request::new("c-1", "/a?b=1").event(), CallGuard::none())
         .unwrap();
     let event = peer.receive_json(MessageType::RequestHeaders).await;
     assert_eq!(event["correlation_id"], "c-1");
@@ -146,7 +146,7 @@ async fn a_refused_handshake_has_its_reason() {
 async fn a_legacy_agent_cannot_say_not_now() {
     let raw = RawListener::new();
     let (connection, mut peer) = raw.connected(Extensions::NONE).await;
-    let answer = connection.request_headers(&Request::new("c", "/").view(), CallGuard::none());
+    let answer = connection.send(&Request::new("c", "/").event(), CallGuard::none());
     let later = json!({"overloaded": {"retry_after_ms": 1500}});
     peer.send_json(MessageType::AgentResponse, &legacy_answer("c", &later))
         .await;
@@ -160,13 +160,13 @@ async fn d12_a_late_legacy_answer_is_given_to_nobody() {
     let raw = RawListener::new();
     let (connection, mut peer) = raw.connected(Extensions::NONE).await;
     let late = connection
-        .request_headers(&Request::new("late", "/").view(), CallGuard::none())
+        .send(&Request::new("late", "/").event(), CallGuard::none())
         .unwrap();
     let other = connection
-        .request_headers(&Request::new("other", "/").view(), CallGuard::none())
+        .send(&Request::new("other", "/").event(), CallGuard::none())
         .unwrap();
     drop(late);
-    let again = connection.request_headers(&Request::new("late", "/").view(), CallGuard::none());
+    let again = connection.send(&Request::new("late", "/").event(), CallGuard::none());
     assert_eq!(again.unwrap_err(), CallError::Closed);
     let blocked = json!({"block": {"status": 403}});
     peer.send_json(MessageType::AgentResponse, &legacy_answer("late", &blocked))
@@ -188,7 +188,7 @@ async fn an_abandoned_only_call_closes_a_legacy_connection() {
     let (connection, mut peer) = raw.connected(Extensions::NONE).await;
     drop(
         connection
-            .request_headers(&Request::new("1", "/").view(), CallGuard::none())
+            .send(&Request::new("1", "/").event(), CallGuard::none())
             .unwrap(),
     );
     within(connection.closed()).await;

@@ -18,7 +18,7 @@ async fn raw_agent(extensions: Extensions) -> (Connection, RawPeer) {
 
 fn ask(connection: &Connection, id: &str, uri: &str) -> PendingAnswer {
     let request = Request::new(id, uri);
-    let pending = connection.request_headers(&request.view(), CallGuard::none());
+    let pending = connection.send(&request.event(), CallGuard::none());
     pending.unwrap()
 }
 

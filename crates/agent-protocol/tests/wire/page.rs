@@ -45,7 +45,7 @@ fn written() -> BTreeMap<&'static str, Vec<u8>> {
     add("binary-request-headers", binary_request_headers());
     for (name, id, answer, extensions) in json_answers() {
         let mut out = Vec::new();
-        json::encode_answer(&mut out, &id, &answer, extensions).unwrap();
+        json::encode_answer(&mut out, &id, 0, &answer, extensions).unwrap();
         add(name, out);
     }
     for (name, answer) in binary_answers() {

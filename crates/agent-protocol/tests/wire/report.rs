@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::support::{DEADLINE, PEERS, RawPeer, Request, Served, connect, until, within};
 
 fn ask(connection: &Connection, id: &str, uri: &str) -> Result<PendingAnswer, CallError> {
-    connection.request_headers(&Request::new(id, uri).view(), CallGuard::none())
+    connection.send(&Request::new(id, uri).event(), CallGuard::none())
 }
 
 #[tokio::test]

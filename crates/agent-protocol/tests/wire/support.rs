@@ -10,7 +10,7 @@ use http::HeaderMap;
 use portcullis_agent_protocol::codec::frame::{self, MessageType};
 use portcullis_agent_protocol::server::{self, Agent, AgentError, ServeOptions};
 use portcullis_agent_protocol::{
-    ConnectOptions, Connection, Decision, Extensions, RequestHeaders, RequestMetadata,
+    ConnectOptions, Connection, Decision, Event, Extensions, RequestHeaders, RequestMetadata,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -67,6 +67,10 @@ impl Request {
             uri: uri.into(),
             headers,
         }
+    }
+
+    pub(crate) fn event(&self) -> Event<'_> {
+        Event::RequestHeaders(self.view())
     }
 
     pub(crate) fn view(&self) -> RequestHeaders<'_> {

@@ -283,7 +283,7 @@ fn the_legacy_answer_has_every_member() {
         .set_request_header("x-a", "1")
         .remove_request_header("x-c"));
     let mut out = Vec::new();
-    json::encode_answer(&mut out, &id, &answer, Extensions::NONE).unwrap();
+    json::encode_answer(&mut out, &id, 0, &answer, Extensions::NONE).unwrap();
     assert_eq!(
         String::from_utf8(out).unwrap(),
         concat!(
@@ -303,7 +303,7 @@ fn d08_a_failure_is_an_error_or_a_block_but_never_an_allow() {
     let id = EventId::Correlation("c-1".to_owned());
     let failure = failed("no idea");
     let mut out = Vec::new();
-    json::encode_answer(&mut out, &id, &failure, ERRORS).unwrap();
+    json::encode_answer(&mut out, &id, 0, &failure, ERRORS).unwrap();
     assert_eq!(
         json::decode_answer(&out, ERRORS),
         Ok((id.clone(), failure.clone()))
@@ -314,7 +314,7 @@ fn d08_a_failure_is_an_error_or_a_block_but_never_an_allow() {
     );
 
     out.clear();
-    json::encode_answer(&mut out, &id, &failure, Extensions::NONE).unwrap();
+    json::encode_answer(&mut out, &id, 0, &failure, Extensions::NONE).unwrap();
     let (_, answer) = json::decode_answer(&out, Extensions::NONE).unwrap();
     let decision = answer.unwrap();
     let expected = Verdict::Block {
@@ -360,7 +360,7 @@ fn legacy_answers_are_read() {
         .with_param("a", "2")
         .with_param("b", "1");
     let table: [(Value, Decision); 8] = [
-        (full, edit()),
+        (full, edit().replace_request_body("")),
         (at_top, Decision::allow()),
         (nulls, Decision::allow()),
         (

@@ -13,6 +13,8 @@ const DETAILS: u8 = 1;
 const REQUEST_OPS: u8 = 2;
 const RESPONSE_OPS: u8 = 3;
 const AUDIT: u8 = 4;
+const REQUEST_BODY: u8 = 5;
+const RESPONSE_BODY: u8 = 6;
 
 const ALLOW: u8 = 0;
 const BLOCK: u8 = 1;
@@ -55,9 +57,18 @@ pub fn encode_answer(
     encode_ops(out, REQUEST_OPS, &decision.request_headers);
     encode_ops(out, RESPONSE_OPS, &decision.response_headers);
     match decision.audit.as_deref() {
-        Some(audit) if !audit.is_empty() => encode_audit(out, audit),
-        _ => Ok(()),
+        Some(audit) if !audit.is_empty() => encode_audit(out, audit)?,
+        _ => {}
     }
+    for (tag, body) in [
+        (REQUEST_BODY, &decision.request_body),
+        (RESPONSE_BODY, &decision.response_body),
+    ] {
+        if let Some(body) = body {
+            write::section(out, tag, |out| write::bytes(out, body));
+        }
+    }
+    Ok(())
 }
 
 fn encode_reason(out: &mut Vec<u8>, reason: &NoDecision) {
@@ -69,10 +80,7 @@ fn encode_reason(out: &mut Vec<u8>, reason: &NoDecision) {
         NoDecision::Overloaded { retry_after } => {
             out.extend_from_slice(&[OVERLOADED, 0]);
             write::section(out, DETAILS, |out| {
-                out.push(retry_after.is_some().into());
-                if let Some(retry_after) = retry_after {
-                    out.extend_from_slice(&whole_milliseconds(*retry_after).to_be_bytes());
-                }
+                write::present_u64(out, retry_after.map(whole_milliseconds));
             });
         }
     }
@@ -167,25 +175,55 @@ pub fn decode_answer(
     payload: &[u8],
     extensions: Extensions,
 ) -> Result<(EventId, Answer), BadMessage> {
+    read(payload, extensions, &Bytes::copy_from_slice)
+}
+
+/// The same, but bodies share the memory of the payload. This is worth it for
+/// a payload of some size, since it keeps all of the buffer that it is in.
+///
+/// # Errors
+/// As [`decode_answer`].
+pub fn decode_shared_answer(
+    payload: &Bytes,
+    extensions: Extensions,
+) -> Result<(EventId, Answer), BadMessage> {
+    read(payload, extensions, &|body| payload.slice_ref(body))
+}
+
+fn read(
+    payload: &[u8],
+    extensions: Extensions,
+    body: Body<'_>,
+) -> Result<(EventId, Answer), BadMessage> {
     let bad = |detail| BadMessage {
         id: super::event_id(payload),
         error: ProtocolError::malformed("answer", detail),
     };
     let id = super::event_id(payload).ok_or_else(|| bad("it ends too early"))?;
-    let answer = decode(payload, extensions).map_err(bad)?;
+    let answer = decode(payload, extensions, body).map_err(bad)?;
     Ok((id, answer))
 }
 
-fn decode(payload: &[u8], extensions: Extensions) -> Result<Answer, Malformed> {
+/// Keeps a body of the payload.
+type Body<'a> = &'a dyn Fn(&[u8]) -> Bytes;
+
+fn decode(payload: &[u8], extensions: Extensions, body: Body<'_>) -> Result<Answer, Malformed> {
     let mut reader = Reader::new(payload);
     reader.u64()?;
     let verdict = reader.u8()?;
     let flags = reader.u8()?;
-    let [details, request_ops, response_ops, audit] = reader.sections()?;
+    let [
+        details,
+        request_ops,
+        response_ops,
+        audit,
+        request_body,
+        response_body,
+    ] = reader.sections()?;
     let details = details.ok_or("the details of the verdict are missing");
     let verdict = match verdict {
         ALLOW => Verdict::Allow,
-        BLOCK => decode_block(details?)?,
+        BLOCK => decode_block(details?, body)?,
         REDIRECT => decode_redirect(details?)?,
         CHALLENGE => decode_challenge(details?)?,
         ERROR if extensions.error => {
@@ -193,25 +231,34 @@ fn decode(payload: &[u8], extensions: Extensions) -> Result<Answer, Malformed> {
             return Ok(Err(NoDecision::Failed(message)));
         }
         ERROR => return Err("the verdict `error` was not negotiated"),
-        OVERLOADED if extensions.overloaded => return decode_overloaded(details?).map(Err),
+        OVERLOADED if extensions.overloaded => {
+            let retry_after_ms = details?.present_u64()?;
+            return Ok(Err(NoDecision::overloaded(retry_after_ms)));
+        }
         OVERLOADED => return Err("the verdict `overloaded` was not negotiated"),
         _ => return Err("the verdict is of an unknown kind"),
     };
     let audit = audit.map(decode_audit).transpose()?;
+    let kept = |section: Option<Reader<'_>>| match section {
+        Some(mut section) => section.bytes().map(body).map(Some),
+        None => Ok(None),
+    };
     Ok(Ok(Decision {
         verdict,
         request_headers: request_ops.map_or(Ok(Vec::new()), decode_ops)?,
         response_headers: response_ops.map_or(Ok(Vec::new()), decode_ops)?,
         audit: audit.filter(|audit| !audit.is_empty()).map(Box::new),
         needs_more: flags & NEEDS_MORE != 0,
+        request_body: kept(request_body)?,
+        response_body: kept(response_body)?,
     }))
 }
 
-fn decode_block(mut reader: Reader<'_>) -> Result<Verdict, Malformed> {
+fn decode_block(mut reader: Reader<'_>, body: Body<'_>) -> Result<Verdict, Malformed> {
     Ok(Verdict::Block {
         status: reader.u16()?,
         body: match reader.present()? {
-            true => Some(Bytes::copy_from_slice(reader.bytes()?)),
+            true => Some(body(reader.bytes()?)),
             false => None,
         },
         headers: reader.pairs()?,
@@ -232,14 +279,6 @@ fn decode_challenge(mut reader: Reader<'_>) -> Result<Verdict, Malformed> {
         challenge_type,
         params: reader.pairs()?,
     })
-}
-
-fn decode_overloaded(mut reader: Reader<'_>) -> Result<NoDecision, Malformed> {
-    let retry_after_ms = match reader.present()? {
-        true => Some(reader.u64()?),
-        false => None,
-    };
-    Ok(NoDecision::overloaded(retry_after_ms))
 }
 
 fn decode_ops(mut reader: Reader<'_>) -> Result<Vec<HeaderOp>, Malformed> {

@@ -1,7 +1,7 @@
 //! The binary encoding: events and answers between peers that agreed to it.
 //!
-//! The frame header is the same, and only two types have a binary payload:
-//! `0x10` (request headers) and `0x20` (answer). Everything else stays JSON.
+//! The frame header is the same, and only events (`0x10` to `0x14`) and
+//! answers (`0x20`) have a binary payload. Everything else stays JSON.
 //! Integers are big-endian.
 //!
 //! ```text
@@ -21,6 +21,27 @@
 //!   3 headers       list of (string name, bytes value)
 //!   4 time left     u64 microseconds of the request's agent budget
 //!
+//! 0x11 request body chunk, 0x13 response body chunk
+//!                   u64 event id, then sections
+//!   1 request       string correlation id
+//!   2 piece         u32 index, u8 flags (bit 0: last, bit 1: truncated; the
+//!                   others are zero), u64 bytes transferred,
+//!                   u8 1 and u64 size of the whole body or u8 0, bytes data
+//!   3 trailers      as headers
+//!   4 time left     as above
+//!
+//! 0x12 response headers  u64 event id, then sections
+//!   1 request       string correlation id
+//!   2 status        u16
+//!   3 headers       as above
+//!   4 time left     as above
+//!
+//! 0x14 request complete  u64 event id, then sections
+//!   1 request       string correlation id
+//!   2 outcome       u16 status, u64 microseconds that the request took,
+//!                   u64 size of its body, u64 size of the response's body,
+//!                   u32 attempts, optional error
+//!
 //! 0x20 answer   u64 event id, u8 verdict, u8 flags, then sections
 //!   verdict         0 allow, 1 block, 2 redirect, 3 challenge, 4 error,
 //!                   5 overloaded
@@ -37,6 +58,8 @@
 //!   4 audit         lists of strings: tags, rule ids, reason codes;
 //!                   u8 1 and f32 confidence or u8 0;
 //!                   string of a JSON object, empty for none
+//!   5 request body  bytes that replace the chunk; empty drops it
+//!   6 response body the same
 //!   operation       u8 1 set, 2 add, 3 remove; string name;
 //!                   string value unless it is remove
 //! ```
@@ -45,16 +68,22 @@
 //! added. A reader passes over what follows the fields that it knows, and
 //! over sections that it does not know. Whatever must not be passed over is
 //! negotiated in the handshake by a name of its own. A section that is known
-//! appears at most once; the first three of an event are required, those of
-//! an answer may be left out when they would be empty, and the order is free.
+//! appears at most once; all of an event but time left and trailers are
+//! required, those of an answer may be left out when they would be empty, and
+//! the order is free.
 
 mod answer;
+mod body_chunk;
 mod event;
 mod read;
+mod request_complete;
+mod request_headers;
+mod response_headers;
 mod write;
 
-pub use answer::{decode_answer, encode_answer};
-pub use event::{decode_request_headers, encode_request_headers};
+pub use answer::{decode_answer, decode_shared_answer, encode_answer};
+pub use event::{decode_event, encode_event};
+pub use request_headers::{decode_request_headers, encode_request_headers};
 
 use super::EventId;
 

@@ -1,5 +1,8 @@
 //! Reading the primitives of the binary encoding.
 
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
+
 use super::ABSENT;
 
 /// What is wrong with the bytes.
@@ -108,6 +111,31 @@ impl<'a> Reader<'a> {
         self.list(8, |reader| {
             Ok((reader.string()?.to_owned(), reader.string()?.to_owned()))
         })
+    }
+
+    /// Reads header fields, whose values share the memory of the payload that
+    /// this reads from.
+    pub(super) fn headers(&mut self, payload: &Bytes) -> Result<HeaderMap, Malformed> {
+        let count = self.count(8)?;
+        let mut headers = HeaderMap::new();
+        for _ in 0..count {
+            let name =
+                HeaderName::from_bytes(self.bytes()?).map_err(|_| "a header name is invalid")?;
+            let value = HeaderValue::from_maybe_shared(payload.slice_ref(self.bytes()?))
+                .map_err(|_| "a header value is invalid")?;
+            headers
+                .try_append(name, value)
+                .map_err(|_| "there are too many headers")?;
+        }
+        Ok(headers)
+    }
+
+    /// Reads a number that may be missing.
+    pub(super) fn present_u64(&mut self) -> Result<Option<u64>, Malformed> {
+        match self.present()? {
+            true => self.u64().map(Some),
+            false => Ok(None),
+        }
     }
 
     /// Reads all sections to the end and keeps those with tags 1 to `N`.

@@ -1,5 +1,7 @@
 //! Writing the primitives of the binary encoding.
 
+use http::HeaderMap;
+
 use super::ABSENT;
 
 // Nothing that is encoded reaches 4 GiB: a frame has at most 16 MiB, and the
@@ -36,6 +38,22 @@ pub(super) fn pairs(out: &mut Vec<u8>, list: &[(String, String)]) {
     for (name, value) in list {
         string(out, name);
         string(out, value);
+    }
+}
+
+pub(super) fn headers(out: &mut Vec<u8>, headers: &HeaderMap) {
+    count(out, headers.len());
+    for (name, value) in headers {
+        string(out, name.as_str());
+        bytes(out, value.as_bytes());
+    }
+}
+
+/// Writes a byte that says whether a number follows, and the number.
+pub(super) fn present_u64(out: &mut Vec<u8>, number: Option<u64>) {
+    out.push(number.is_some().into());
+    if let Some(number) = number {
+        out.extend_from_slice(&number.to_be_bytes());
     }
 }
 

@@ -2,11 +2,13 @@
 
 use std::fmt;
 
+use bytes::Bytes;
 use serde::de::{MapAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
+use super::base64::{AsBase64, Base64};
 use super::find_event_id;
 use crate::codec::answer::{in_words_of, whole_milliseconds};
 use crate::codec::{Answer, BadMessage, EventId, NoDecision};
@@ -89,6 +91,8 @@ pub fn decode_answer(
         response_headers: wire.response_headers,
         audit: (!audit.is_empty()).then(|| Box::new(audit)),
         needs_more: wire.needs_more,
+        request_body: wire.request_body_mutation.and_then(WireMutation::body),
+        response_body: wire.response_body_mutation.and_then(WireMutation::body),
     };
     Ok((id, Ok(decision)))
 }
@@ -96,12 +100,14 @@ pub fn decode_answer(
 /// Appends the payload of an answer. For a legacy peer the id is in
 /// `audit.custom`, where legacy proxies look for it. What the peer does not
 /// know, a failure or an overload, is a block 500 for it; see [`NoDecision`].
+/// What takes the place of a piece of a body names the piece by `chunk_index`.
 ///
 /// # Errors
 /// When the answer cannot be written as JSON.
 pub fn encode_answer(
     out: &mut Vec<u8>,
     id: &EventId,
+    chunk_index: u32,
     answer: &Answer,
     extensions: Extensions,
 ) -> Result<(), serde_json::Error> {
@@ -142,14 +148,14 @@ pub fn encode_answer(
                 },
             },
             needs_more: decision.needs_more,
-            request_body_mutation: (),
-            response_body_mutation: (),
+            request_body_mutation: mutation(decision.request_body.as_deref(), chunk_index),
+            response_body_mutation: mutation(decision.response_body.as_deref(), chunk_index),
             websocket_decision: (),
         },
     )
 }
 
-// Members that are not named here, like mutations of bodies, are passed over.
+// Members that are not named here are passed over.
 #[derive(Deserialize)]
 struct WireAnswer {
     version: u32,
@@ -166,6 +172,26 @@ struct WireAnswer {
     audit: WireAudit,
     #[serde(default, deserialize_with = "null_as_default")]
     needs_more: bool,
+    #[serde(default)]
+    request_body_mutation: Option<WireMutation>,
+    #[serde(default)]
+    response_body_mutation: Option<WireMutation>,
+}
+
+// It also has a `chunk_index`, which is passed over: an agent has one event of
+// a request to answer at a time, so there is only one piece that it can mean.
+// Agents that gather a body and answer to its last piece write 0 there, or the
+// number of that piece.
+#[derive(Deserialize)]
+struct WireMutation {
+    #[serde(default)]
+    data: Option<Base64>,
+}
+
+impl WireMutation {
+    fn body(self) -> Option<Bytes> {
+        self.data.map(|data| data.0)
+    }
 }
 
 #[derive(Deserialize)]
@@ -275,9 +301,20 @@ struct WireAnswerOut<'a> {
     routing_metadata: Map<String, Value>,
     audit: WireAuditOut<'a>,
     needs_more: bool,
-    request_body_mutation: (),
-    response_body_mutation: (),
+    request_body_mutation: Option<WireMutationOut<'a>>,
+    response_body_mutation: Option<WireMutationOut<'a>>,
     websocket_decision: (),
+}
+
+#[derive(Serialize)]
+struct WireMutationOut<'a> {
+    data: AsBase64<'a>,
+    chunk_index: u32,
+}
+
+fn mutation(body: Option<&[u8]>, chunk_index: u32) -> Option<WireMutationOut<'_>> {
+    let data = AsBase64(body?);
+    Some(WireMutationOut { data, chunk_index })
 }
 
 #[derive(Serialize)]

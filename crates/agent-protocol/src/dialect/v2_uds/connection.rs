@@ -20,8 +20,8 @@ use crate::codec::frame::{self, MessageType};
 use crate::codec::{binary, json};
 use crate::transport::now_ms;
 use crate::{
-    CallError, CallGuard, CancelReason, Capabilities, Condition, ConnectError, Decision, EventKind,
-    Extensions, HealthState, RequestHeaders,
+    CallError, CallGuard, CancelReason, Capabilities, Condition, ConnectError, Decision, Event,
+    EventKind, Extensions, HealthState,
 };
 
 /// A connection to an agent. Clones share it; when the last is dropped, it
@@ -238,15 +238,17 @@ impl Connection {
     /// [`config_push`](crate::Features::config_push).
     ///
     /// It fails with [`ConfigureError`](crate::ConfigureError), and as
-    /// [`request_headers`](Self::request_headers) does when it cannot be
-    /// queued.
+    /// [`send`](Self::send) does when it cannot be queued.
     pub fn configure(&self, config: &Value, version: Option<&str>) -> PendingConfiguration {
         PendingConfiguration::new(self.shared(), config, version)
     }
 
-    /// Asks about the head of a request. The event is encoded and queued
-    /// before this returns; it never waits. The guard is held as long as the
-    /// agent may be working on the event; see [`CallGuard`].
+    /// Asks about an event. It is encoded and queued before this returns,
+    /// which never waits. The guard is held as long as the agent may be
+    /// working on the event; see [`CallGuard`].
+    ///
+    /// Whether the agent wants events of this kind, and that it has answered
+    /// the one before of the same request, is for the caller to see to.
     ///
     /// # Errors
     /// [`CallError::Closed`] when no new events are accepted,
@@ -254,25 +256,21 @@ impl Connection {
     /// [`CallError::EventTooLarge`], and with legacy peers
     /// [`CallError::DuplicateOutstanding`]. Nothing was queued then, and the
     /// guard is dropped.
-    pub fn request_headers(
-        &self,
-        event: &RequestHeaders<'_>,
-        guard: CallGuard,
-    ) -> Result<PendingAnswer, CallError> {
+    pub fn send(&self, event: &Event<'_>, guard: CallGuard) -> Result<PendingAnswer, CallError> {
         let shared = self.shared();
         let extensions = shared.extensions;
         let encode = |out: &mut Vec<u8>, number| match extensions {
-            Extensions { binary: true, .. } => binary::encode_request_headers(out, number, event),
+            Extensions { binary: true, .. } => binary::encode_event(out, number, event),
             Extensions { event_id, .. } => {
-                json::encode_request_headers(out, event_id.then_some(number), event);
+                json::encode_event(out, event_id.then_some(number), event);
             }
         };
         let mut state = shared.lock();
         let id = queue(
             &mut state,
             shared,
-            MessageType::RequestHeaders,
-            event.metadata.correlation_id,
+            event.kind().into(),
+            event.correlation_id(),
             encode,
         )?;
         state.calls.hold(id, guard);

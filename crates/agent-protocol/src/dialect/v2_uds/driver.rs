@@ -17,6 +17,10 @@ use crate::codec::{Answer, BadMessage, EventId, binary, json};
 use crate::transport::{Inbound, Outbound};
 use crate::{CallError, Extensions, ProtocolError};
 
+/// Bodies in answers from this size on stay where they were read. Smaller ones
+/// are copied, so that they do not keep the whole buffer from its next use.
+const SHARED_BYTES: usize = 4 << 10;
+
 /// Reads, writes and hands out answers; to be spawned on the runtime that the
 /// connection was made on. It ends when the connection ends, and says why.
 /// Dropping it closes the connection.
@@ -105,24 +109,39 @@ impl ConnectionDriver {
                 self.shared.note_heard();
                 heard = true;
             }
-            let payload = &self.inbound.bytes[HEADER_BYTES..total];
             if kind == MessageType::AgentResponse {
-                let answer = match decode_answer(payload, self.shared.extensions) {
-                    Ok((id, answer)) => (id, answer.map_err(CallError::from)),
-                    Err(BadMessage {
-                        id: Some(id),
-                        error,
-                    }) => (id, Err(error.into())),
-                    Err(BadMessage { id: None, error }) => return Err(error),
-                };
+                let answer = self.take_answer(total)?;
                 self.answers.push(answer);
             } else {
+                let payload = &self.inbound.bytes[HEADER_BYTES..total];
                 self.shared
                     .on_control(&json::decode_control(kind, payload)?);
+                self.inbound.bytes.advance(total);
             }
-            self.inbound.bytes.advance(total);
         }
         Ok(())
+    }
+
+    // Takes an answer of this many bytes off the buffer.
+    fn take_answer(&mut self, total: usize) -> Result<(EventId, Outcome), ProtocolError> {
+        let extensions = self.shared.extensions;
+        let buffer = &mut self.inbound.bytes;
+        let decoded = if extensions.binary && total >= SHARED_BYTES {
+            let payload = buffer.split_to(total).freeze().split_off(HEADER_BYTES);
+            binary::decode_shared_answer(&payload, extensions)
+        } else {
+            let decoded = decode_answer(&buffer[HEADER_BYTES..total], extensions);
+            buffer.advance(total);
+            decoded
+        };
+        match decoded {
+            Ok((id, answer)) => Ok((id, answer.map_err(CallError::from))),
+            Err(BadMessage {
+                id: Some(id),
+                error,
+            }) => Ok((id, Err(error.into()))),
+            Err(BadMessage { id: None, error }) => Err(error),
+        }
     }
 }
 
