@@ -2,7 +2,8 @@
 //! What must outlive a configuration, the state of agents and upstreams that stay the same, goes over to the next one.
 
 use crate::{
-    filter::Filter,
+    exchange::{memory::BufferMemory, plan::Plan},
+    filter::{self, Compiler, Filter},
     reply::Reply,
     router::Router,
     telemetry::metrics::{AgentMetrics, Metrics, RouteMetrics},
@@ -36,6 +37,8 @@ pub(crate) struct Snapshot {
     pub(crate) agent_metrics: Vec<(AgentId, AgentMetrics)>,
     pub(crate) path: PathPolicy,
     pub(crate) upstreams: Vec<Arc<Upstream>>,
+    /// Of the whole process, whatever the configuration.
+    pub(crate) buffer_memory: Arc<BufferMemory>,
 }
 
 /// A route, ready to serve.
@@ -44,6 +47,8 @@ pub(crate) struct Route {
     pub(crate) filters: Vec<Filter>,
     /// Whether any of the filters asks an agent.
     pub(crate) asks_agents: bool,
+    /// What agents want to see beyond the heads of requests.
+    pub(crate) plan: Plan,
     pub(crate) action: Action,
     pub(crate) websocket: bool,
     pub(crate) timeouts: Timeouts,
@@ -70,6 +75,7 @@ pub(crate) struct Timeouts {
 pub(crate) struct Parts<'a> {
     pub(crate) agents: Arc<AgentManager>,
     pub(crate) metrics: &'a Metrics,
+    pub(crate) buffer_memory: &'a Arc<BufferMemory>,
     /// Where the echo origin inside the binary listens.
     pub(crate) echo_socket: &'a Path,
     /// What is in use now.
@@ -94,8 +100,9 @@ impl Snapshot {
             upstreams.insert(upstream.id.clone(), compiled);
         }
         let mut routes = Vec::with_capacity(config.routes.len());
+        let compiler = Compiler::new(&parts.agents, &config.agents);
         for route in &config.routes {
-            let compiled = Arc::new(compile_route(route, &upstreams, parts)?);
+            let compiled = Arc::new(compile_route(route, &compiler, &upstreams, parts)?);
             routes.push((compiled, route.priority, route.matches.as_slice()));
         }
         let router = Router::new(routes).map_err(|error| error.to_string())?;
@@ -111,6 +118,7 @@ impl Snapshot {
             agent_metrics,
             path: config.system.path,
             upstreams: upstreams.into_values().collect(),
+            buffer_memory: parts.buffer_memory.clone(),
         })
     }
 
@@ -124,6 +132,7 @@ impl Snapshot {
 
 fn compile_route(
     route: &portcullis_config::Route,
+    compiler: &Compiler<'_>,
     upstreams: &HashMap<UpstreamId, Arc<Upstream>>,
     parts: &Parts<'_>,
 ) -> Result<Route, String> {
@@ -150,13 +159,14 @@ fn compile_route(
     let filters = route
         .filters
         .iter()
-        .map(|filter| Filter::compile(filter, &parts.agents))
+        .map(|filter| compiler.compile(filter))
         .collect::<Result<Vec<_>, _>>()?;
     Ok(Route {
         id: route.id.clone(),
         asks_agents: filters
             .iter()
             .any(|filter| matches!(filter, Filter::Agents(_))),
+        plan: filter::plan(&filters),
         filters,
         action,
         websocket: route.websocket,

@@ -19,8 +19,9 @@ pub(crate) async fn on_request(session: &mut Session, request: &mut Request) -> 
         .route
         .as_deref()
         .is_some_and(|route| route.asks_agents);
+    request.has_body = !session.is_body_empty();
     // A body that nobody has read yet cannot be told from the end of the stream without reading it.
-    if !asks || !session.is_body_empty() {
+    if !asks || request.has_body {
         return filter::on_request(session.req_header_mut(), request).await;
     }
     let placeholder = RequestHeader::build("GET", b"/", Some(0))?;

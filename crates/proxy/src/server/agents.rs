@@ -1,11 +1,11 @@
 //! From the agents of a configuration to what the manager and the supervisor have to know about them.
 
 use portcullis_agent_manager::{
-    AgentSettings, BreakerSettings, HeaderRules, OverloadSettings, OwnedHeaders, PoolSettings,
+    AgentSettings, BreakerSettings, CompletionSettings, HeaderRules, OverloadSettings, OwnedHeaders, PoolSettings,
     SendHeaders, supervise::Launch,
 };
 use portcullis_agent_protocol::EventKind;
-use portcullis_config::{AgentId, AgentTransport, Config, FailureMode};
+use portcullis_config::{AgentId, AgentTransport, Config, FailureMode, Inspect};
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -76,13 +76,16 @@ pub(super) fn settings(
 fn agent_settings(agent: &portcullis_config::Agent, socket: PathBuf) -> AgentSettings {
     let breaker = &agent.circuit_breaker;
     let patterns = |list: &[String]| OwnedHeaders::new(list.iter().map(String::as_str));
-    let request_headers = agent
-        .inspect
-        .request_headers
-        .then_some(EventKind::RequestHeaders);
     AgentSettings {
         config: agent.config.clone().map(Arc::new),
-        needs: request_headers.into_iter().collect(),
+        needs: needs(&agent.inspect),
+        completions: agent
+            .inspect
+            .request_complete
+            .map(|completions| CompletionSettings {
+                queue: completions.queue,
+                timeout: agent.timeout,
+            }),
         // An agent that takes its time over an answer may be silent for as long.
         ping_interval: PING_INTERVAL.max(agent.timeout * 2),
         max_concurrent_calls: agent.max_concurrent_calls,
@@ -112,6 +115,19 @@ fn agent_settings(agent: &portcullis_config::Agent, socket: PathBuf) -> AgentSet
         },
         ..AgentSettings::new(agent.id.clone(), socket)
     }
+}
+
+/// The events that an agent has to take for what it inspects.
+fn needs(inspect: &Inspect) -> Vec<EventKind> {
+    let table = [
+        (inspect.request_headers, EventKind::RequestHeaders),
+        (inspect.request_body.is_some(), EventKind::RequestBodyChunk),
+        (inspect.response_headers, EventKind::ResponseHeaders),
+        (inspect.response_body.is_some(), EventKind::ResponseBodyChunk),
+        (inspect.request_complete.is_some(), EventKind::RequestComplete),
+    ];
+    let needed = table.into_iter().filter(|(needed, _)| *needed);
+    needed.map(|(_, kind)| kind).collect()
 }
 
 /// The agents without which some route refuses requests; readiness waits for them.

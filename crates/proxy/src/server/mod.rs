@@ -132,6 +132,7 @@ struct Process {
     listeners: Listeners,
     workers: Workers,
     snapshot: Arc<Snapshot>,
+    buffer_memory: Arc<BufferMemory>,
 }
 
 impl Process {
@@ -156,7 +157,16 @@ impl Process {
         // From here on nothing fails that an operator could have mistaken.
         let settings = agents::settings(&config, &executable, |launch| supervisor.run(launch));
         let manager = manager(settings, None, &telemetry);
-        let snapshot = Arc::new(compile(&config, manager, &telemetry, &echo, None)?);
+        let buffer_memory = Arc::new(BufferMemory::new(bytes(config.system.buffer_memory)));
+        let parts = Parts {
+            agents: manager,
+            metrics: &telemetry.metrics,
+            buffer_memory: &buffer_memory,
+            echo_socket: &echo,
+            previous: None,
+        };
+        let snapshot = Snapshot::compile(&config, &parts).map_err(ServeError::Compile)?;
+        let snapshot = Arc::new(snapshot);
         health.serves(snapshot.clone(), agents::needed(&config));
         admin.adopt(admin_plan, &health);
         let shared = Arc::new(Shared {
@@ -183,6 +193,7 @@ impl Process {
             listeners,
             workers,
             snapshot,
+            buffer_memory,
         })
     }
 
@@ -266,29 +277,18 @@ fn manager(
     previous: Option<&AgentManager>,
     telemetry: &Telemetry,
 ) -> Arc<AgentManager> {
-    let queue_wait = |agent: &AgentId| Some(telemetry.metrics.queue_wait(agent));
+    let observer = |agent: &AgentId| Some(telemetry.metrics.agent_observer(agent));
     Arc::new(AgentManager::new(
         settings,
         previous,
         &proxy_id(),
-        queue_wait,
+        observer,
     ))
 }
 
-fn compile(
-    config: &Config,
-    agents: Arc<AgentManager>,
-    telemetry: &Telemetry,
-    echo_socket: &Path,
-    previous: Option<&Snapshot>,
-) -> Result<Snapshot, ServeError> {
-    let parts = Parts {
-        agents,
-        metrics: &telemetry.metrics,
-        echo_socket,
-        previous,
-    };
-    Snapshot::compile(config, &parts).map_err(ServeError::Compile)
+/// What no memory can hold is as good as no limit.
+fn bytes(size: portcullis_config::ByteSize) -> usize {
+    usize::try_from(size.bytes()).unwrap_or(usize::MAX)
 }
 
 fn worker_count(system: &System) -> usize {

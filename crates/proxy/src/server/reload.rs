@@ -5,11 +5,11 @@
 //! Requests that have begun keep the old one to their end, and with it the old agents.
 
 use super::{
-    Process, ServeError, access_log_error, agents, changes::Changes, compile, listeners, manager,
+    Process, ServeError, access_log_error, agents, bytes, changes::Changes, listeners, manager,
 };
 use crate::{
     admin,
-    snapshot::Snapshot,
+    snapshot::{Parts, Snapshot},
     telemetry::{access_log::Sink, notify},
 };
 use portcullis_agent_manager::{AgentManager, supervise::Launch};
@@ -98,7 +98,14 @@ impl Process {
         let old = &self.snapshot;
         let manager = manager(settings, Some(&old.agents), &self.telemetry);
         let echo = self.echo_socket();
-        let snapshot = compile(config, manager, &self.telemetry, &echo, Some(old))?;
+        let parts = Parts {
+            agents: manager,
+            metrics: &self.telemetry.metrics,
+            buffer_memory: &self.buffer_memory,
+            echo_socket: &echo,
+            previous: Some(old),
+        };
+        let snapshot = Snapshot::compile(config, &parts).map_err(ServeError::Compile)?;
         let snapshot = Arc::new(snapshot);
         self.workers.prepare(&snapshot).await?;
         await_agents(&snapshot.agents, &old.agents).await?;
@@ -119,6 +126,8 @@ impl Process {
         let old = std::mem::replace(&mut self.snapshot, prepared.snapshot);
         let (assignments, adopted) = prepared.listeners.split();
         self.limits.set_max(config.system.max_connections);
+        self.buffer_memory
+            .set_limit(bytes(config.system.buffer_memory));
         if let Some(sink) = prepared.access_log {
             self.telemetry.access_log.switch(sink);
         }

@@ -8,6 +8,7 @@ use super::{
     stream::EdgeStream,
 };
 use crate::{
+    exchange::Forwarder,
     phases::Edge,
     snapshot::{Live, Serving, Snapshot},
     telemetry::Telemetry,
@@ -85,7 +86,14 @@ async fn serve(
     mut orders: mpsc::Receiver<Order>,
     mut stage: watch::Receiver<Stage>,
 ) {
-    let mut worker = Worker::new(shared, first);
+    let forwarder = match Forwarder::new().await {
+        Ok(forwarder) => forwarder,
+        Err(error) => {
+            tracing::error!(%error, "a worker cannot be made");
+            return;
+        }
+    };
+    let mut worker = Worker::new(shared, first, forwarder);
     loop {
         // An error means that whoever gives orders is gone, which is an end as well.
         tokio::select! {
@@ -120,7 +128,7 @@ struct Accepting {
 }
 
 impl Worker {
-    fn new(shared: &Shared, first: Arc<Snapshot>) -> Self {
+    fn new(shared: &Shared, first: Arc<Snapshot>, forwarder: Forwarder) -> Self {
         let links = first.agents.attach(None);
         let live = Arc::new(Live::from_pointee(Serving {
             snapshot: first,
@@ -129,6 +137,7 @@ impl Worker {
         let edge = Edge {
             live: live.clone(),
             telemetry: shared.telemetry.clone(),
+            forwarder,
         };
         let settings = Arc::new(ServerConf {
             threads: 1,

@@ -3,14 +3,17 @@
 //! Labels are bounded: listeners, routes and agents come from the configuration, methods and codes are known sets. Where a
 //! request is on its way, counters are reached through small caches beside what they count, not through a lookup of labels.
 
+mod agents;
 mod config;
 
+pub(crate) use agents::AgentMetrics;
+use agents::{AgentCalls, Observer};
 pub(crate) use config::ConfigMetrics;
 
 use super::Refused;
 use crate::server::limits::Rejection;
-use portcullis_agent_manager::{AgentStatus, BreakerState, Record, RecordedVerdict, WaitObserver};
-use portcullis_config::{AgentId, FailureMode, ListenerId};
+use portcullis_agent_manager::{AgentObserver, AgentStatus, BreakerState};
+use portcullis_config::{AgentId, ListenerId};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
@@ -50,25 +53,6 @@ struct ListenerReason {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct CallLabels {
-    agent: String,
-    phase: &'static str,
-    outcome: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct AgentPhase {
-    agent: String,
-    phase: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct AgentPolicy {
-    agent: String,
-    policy: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct AgentLabel {
     agent: String,
 }
@@ -90,9 +74,7 @@ pub(crate) struct Metrics {
     refused: Family<ListenerReason, Counter>,
     rejected: Family<ListenerReason, Counter>,
     pub(crate) connections: Gauge,
-    agent_calls: Family<CallLabels, Counter>,
-    agent_seconds: Durations<AgentPhase>,
-    agent_failures: Family<AgentPolicy, Counter>,
+    agent_calls: AgentCalls,
     agent_up: Family<AgentLabel, Gauge>,
     agent_in_flight: Family<AgentLabel, Gauge>,
     agent_waiting: Family<AgentLabel, Gauge>,
@@ -101,6 +83,8 @@ pub(crate) struct Metrics {
     agent_connections: Family<AgentLabel, Gauge>,
     agent_reconnects: Family<AgentLabel, Counter>,
     agent_rejected: Family<AgentLabel, Counter>,
+    completions_dropped: Family<AgentLabel, Counter>,
+    buffer_memory: Gauge,
     pub(crate) access_log_dropped: Counter,
     pub(crate) config: ConfigMetrics,
 }
@@ -124,9 +108,7 @@ impl Metrics {
             refused: Family::default(),
             rejected: Family::default(),
             connections: Gauge::default(),
-            agent_calls: Family::default(),
-            agent_seconds: Family::new_with_constructor(|| Histogram::new(AGENT_SECONDS)),
-            agent_failures: Family::default(),
+            agent_calls: AgentCalls::default(),
             agent_up: Family::default(),
             agent_in_flight: Family::default(),
             agent_waiting: Family::default(),
@@ -135,6 +117,8 @@ impl Metrics {
             agent_connections: Family::default(),
             agent_reconnects: Family::default(),
             agent_rejected: Family::default(),
+            completions_dropped: Family::default(),
+            buffer_memory: Gauge::default(),
             access_log_dropped: Counter::default(),
             config: ConfigMetrics::default(),
             registry: Registry::default(),
@@ -170,22 +154,7 @@ impl Metrics {
             "Connections of clients that are open",
             metrics.connections.clone(),
         );
-        registry.register(
-            "agent_calls",
-            "Questions to agents, by agent, phase and outcome (a verdict or the name of a failure)",
-            metrics.agent_calls.clone(),
-        );
-        registry.register_with_unit(
-            "agent_call_duration",
-            "From a question to its answer, by agent and phase",
-            Unit::Seconds,
-            metrics.agent_seconds.clone(),
-        );
-        registry.register(
-            "agent_failures_applied",
-            "Failed questions, by agent and the failure mode that was applied",
-            metrics.agent_failures.clone(),
-        );
+        metrics.agent_calls.register(&mut registry);
         registry.register(
             "agent_up",
             "Whether every worker is connected to the agent: 1 or 0",
@@ -228,6 +197,17 @@ impl Metrics {
             metrics.agent_rejected.clone(),
         );
         registry.register(
+            "agent_completions_dropped",
+            "Requests whose end the agent was not told, because too many such events were waiting for it",
+            metrics.completions_dropped.clone(),
+        );
+        registry.register_with_unit(
+            "buffer_memory_used",
+            "Bodies that are held for agents",
+            Unit::Bytes,
+            metrics.buffer_memory.clone(),
+        );
+        registry.register(
             "access_log_dropped",
             "Lines of the access log that were dropped because its sink did not keep up",
             metrics.access_log_dropped.clone(),
@@ -250,24 +230,21 @@ impl Metrics {
         }
     }
 
-    /// What is told how long calls waited for a permit of an agent.
-    pub(crate) fn queue_wait(&self, agent: &AgentId) -> WaitObserver {
-        let seconds = self.agent_wait_seconds.get_or_create_owned(&AgentLabel {
+    /// What is told of an agent's calls that no request sees.
+    pub(crate) fn agent_observer(&self, agent: &AgentId) -> Arc<dyn AgentObserver> {
+        let label = AgentLabel {
             agent: agent.to_string(),
-        });
-        Arc::new(move |waited| seconds.observe(waited.as_secs_f64()))
+        };
+        Arc::new(Observer {
+            agent: self.agent(agent),
+            waited: self.agent_wait_seconds.get_or_create_owned(&label),
+            dropped: self.completions_dropped.get_or_create_owned(&label),
+        })
     }
 
     /// The handles that an agent keeps.
     pub(crate) fn agent(&self, agent: &AgentId) -> AgentMetrics {
-        AgentMetrics {
-            agent: agent.to_string(),
-            calls: CounterCache::default(),
-            seconds: self.agent_seconds.get_or_create_owned(&AgentPhase {
-                agent: agent.to_string(),
-                phase: portcullis_agent_manager::Phase::RequestHeaders.name(),
-            }),
-        }
+        AgentMetrics::new(agent, self.agent_calls.clone())
     }
 
     pub(crate) fn request_done(
@@ -297,35 +274,6 @@ impl Metrics {
         );
     }
 
-    pub(crate) fn agent_asked(&self, agent: &AgentMetrics, record: &Record) {
-        let given_up = [RecordedVerdict::Cancelled, RecordedVerdict::ClientGone];
-        if !given_up.contains(&record.verdict) {
-            agent.seconds.observe(record.duration.as_secs_f64());
-        }
-        let outcome = record.verdict.name();
-        agent
-            .calls
-            .increment((outcome.as_ptr() as usize, 0, 0), || {
-                self.agent_calls.get_or_create_owned(&CallLabels {
-                    agent: agent.agent.clone(),
-                    phase: record.phase.name(),
-                    outcome,
-                })
-            });
-        if let RecordedVerdict::Failed { mode, .. } = record.verdict {
-            let policy = match mode {
-                FailureMode::Open => "open",
-                FailureMode::Closed => "closed",
-            };
-            self.agent_failures
-                .get_or_create(&AgentPolicy {
-                    agent: agent.agent.clone(),
-                    policy,
-                })
-                .inc();
-        }
-    }
-
     pub(crate) fn refused(&self, listener: &ListenerId, why: Refused) {
         self.refused
             .get_or_create(&ListenerReason {
@@ -344,8 +292,9 @@ impl Metrics {
             .inc();
     }
 
-    /// The text that Prometheus reads, with gauges of agents as they are now.
-    pub(crate) fn encode(&self, agents: &[AgentStatus]) -> String {
+    /// The text that Prometheus reads, with gauges of agents as they are now, and of the bytes that are held for them.
+    pub(crate) fn encode(&self, agents: &[AgentStatus], held: usize) -> String {
+        self.buffer_memory.set(i64::try_from(held).unwrap_or(i64::MAX));
         for status in agents {
             self.show_agent(status);
         }
@@ -424,14 +373,6 @@ pub(crate) struct RouteMetrics {
     seconds: Histogram,
 }
 
-/// What is counted for one agent.
-#[derive(Debug)]
-pub(crate) struct AgentMetrics {
-    agent: String,
-    calls: CounterCache,
-    seconds: Histogram,
-}
-
 type CounterKey = (usize, usize, u16);
 
 /// The counters of one family that were needed so far beside one route or agent. There are few, so they stand in a list.
@@ -441,14 +382,18 @@ struct CounterCache(Mutex<Vec<(CounterKey, Counter<u64, AtomicU64>)>>);
 
 impl CounterCache {
     fn increment(&self, key: CounterKey, make: impl FnOnce() -> Counter) {
+        self.increase(key, 1, make);
+    }
+
+    fn increase(&self, key: CounterKey, by: u64, make: impl FnOnce() -> Counter) {
         // An entry is pushed whole, so a poisoned lock loses nothing.
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, counter)) = known.iter().find(|(known, _)| *known == key) {
-            counter.inc();
+            counter.inc_by(by);
             return;
         }
         let counter = make();
-        counter.inc();
+        counter.inc_by(by);
         known.push((key, counter));
     }
 }
@@ -467,7 +412,7 @@ mod tests {
         metrics.request_done(&route, &listener, &brew, 200, 0.001);
         metrics.request_done(&route, &listener, &brew, 200, 0.001);
         metrics.refused(&listener, Refused::Malformed);
-        let text = metrics.encode(&[]);
+        let text = metrics.encode(&[], 0);
         for line in [
             r#"portcullis_http_requests_total{listener="http",route="all",method="GET",code="200"} 1"#,
             r#"portcullis_http_requests_total{listener="http",route="all",method="other",code="200"} 2"#,
