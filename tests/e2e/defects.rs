@@ -81,7 +81,6 @@ fn d20_what_is_unknown_is_an_error() {
 #[test]
 fn d20_what_is_not_built_is_an_error() {
     for (place, kdl) in [
-        ("SYSTEM", "buffer-memory \"256MiB\""),
         ("LISTENER", "proxy-protocol"),
         ("LISTENER", "tls { certificate \"a.pem\" key=\"a.key\" }"),
         ("FILTER", "rate-limit \"100/s\" burst=200 key=\"client-ip\""),
@@ -100,11 +99,6 @@ fn d20_what_is_not_built_is_an_error() {
         ("AGENT", "dialect \"ext-authz\""),
         ("AGENT", "verdict-cache max-entries=10"),
         ("AGENT", "pool min=1 idle=\"300s\""),
-        (
-            "AGENT",
-            "inspect { request-headers; request-body \"buffer\" }",
-        ),
-        ("AGENT", "inspect { request-headers; response-headers }"),
         ("AGENT", "inspect { request-headers; websocket-frames }"),
         ("LOGS", "tracing otlp=\"http://127.0.0.1:4317\""),
         ("LOGS", "verdict-trace token-file=\"/token\""),
@@ -123,6 +117,7 @@ fn d20_a_wrong_type_is_no_default() {
         ("SYSTEM", "max-connections #true", "wrong-type"),
         ("SYSTEM", "max-connections 0", "out-of-range"),
         ("SYSTEM", "shutdown-grace 30", "wrong-unit"),
+        ("SYSTEM", "buffer-memory 256", "wrong-unit"),
         ("SYSTEM", "shutdown-grace \"30 parsecs\"", "wrong-unit"),
         ("SYSTEM", "trusted-proxies \"everybody\"", "invalid-value"),
         (
@@ -146,6 +141,12 @@ fn d20_a_wrong_type_is_no_default() {
         ("AGENT", "timeout \"soon\"", "wrong-unit"),
         ("AGENT", "failure-mode \"close\"", "invalid-value"),
         ("AGENT", "failure-mode #true", "wrong-type"),
+        (
+            "AGENT",
+            "inspect { request-body \"whole\" }",
+            "invalid-value",
+        ),
+        ("AGENT", "inspect { response-headers 1 }", "wrong-type"),
         ("LOGS", "log level=1", "wrong-type"),
         ("LOGS", "log format=\"xml\"", "invalid-value"),
         ("FILTER", "request-headers { set \"x-a\" 1 }", "wrong-type"),

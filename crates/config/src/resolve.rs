@@ -133,7 +133,7 @@ fn agent(written: ParsedAgent, defaults: &Defaults, sources: &Sources) -> Option
         transport: written.transport?,
         timeout: policy.timeout.unwrap_or(AGENT_TIMEOUT),
         failure_mode: policy.failure_mode.unwrap_or_default(),
-        inspect: written.inspect,
+        inspect: written.inspect.into_model(),
         max_concurrent_calls: policy.max_concurrent_calls.unwrap_or(AGENT_CALLS),
         queue: policy.queue.unwrap_or(AGENT_QUEUE),
         circuit_breaker: policy.circuit_breaker.into_model(),
@@ -156,7 +156,7 @@ fn route(written: ParsedRoute, filters: &Filters<'_>, sources: &Sources) -> Opti
     Some(Route {
         agent_budget: written
             .agent_budget
-            .map_or_else(|| default_budget(&expanded), |budget| budget.value),
+            .map_or_else(|| filters.default_budget(&expanded), |budget| budget.value),
         id: written.id.value,
         matches: written
             .matches
@@ -172,19 +172,10 @@ fn route(written: ParsedRoute, filters: &Filters<'_>, sources: &Sources) -> Opti
             ParsedAction::Broken => return None,
         },
         websocket: written.websocket.is_some(),
+        uninspected_upgrade: written.uninspected_upgrade.is_some(),
         timeouts: written.timeouts,
         place: sources.place(written.span),
     })
-}
-
-/// All that the agents may take, one after the other.
-fn default_budget(filters: &[Filter]) -> Duration {
-    filters
-        .iter()
-        .flat_map(Filter::agents)
-        .map(|used| used.timeout)
-        .fold(Duration::ZERO, Duration::saturating_add)
-        .min(MOST_DEFAULT_BUDGET)
 }
 
 /// What the lines of a chain refer to.
@@ -215,6 +206,20 @@ impl Filters<'_> {
             });
         }
         Some(())
+    }
+
+    /// All that the agents may take, one after the other in one phase after the other.
+    fn default_budget(&self, filters: &[Filter]) -> Duration {
+        let timeout = |used: &AgentUse| {
+            let agent = self.agents.get(used.agent.as_str())?;
+            Some(used.timeout.saturating_mul(agent.inspect.phases()))
+        };
+        filters
+            .iter()
+            .flat_map(Filter::agents)
+            .filter_map(timeout)
+            .fold(Duration::ZERO, Duration::saturating_add)
+            .min(MOST_DEFAULT_BUDGET)
     }
 
     fn agent_use(&self, written: &ParsedAgentUse) -> Option<AgentUse> {

@@ -16,12 +16,13 @@ const SURPLUS: &str = "qqqqqq";
 const FREE_FORM: [&str; 2] = ["config", "env"];
 
 /// Lines and properties that say what would hold without them.
-const SAID_ANYWAY: [&str; 5] = [
+const SAID_ANYWAY: [&str; 6] = [
     "balance \"round-robin\"",
     "dialect \"v2\"",
     "h2c #false",
     "header present",
     "inspect {\nrequest-headers\n}",
+    "request-headers #false",
 ];
 
 #[test]

@@ -124,7 +124,10 @@ fn defaults_are_those_of_the_model() {
         config.agents[0].failure_mode,
         portcullis_config::FailureMode::Closed
     );
-    assert!(config.agents[0].inspect.request_headers);
+    assert_eq!(
+        config.agents[0].inspect,
+        portcullis_config::Inspect::default()
+    );
     assert_eq!((config.admin, config.probes), (None, None));
 }
 

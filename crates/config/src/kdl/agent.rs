@@ -3,12 +3,14 @@
 use super::{
     agent_policy::{self, AgentPolicy},
     cursor::{Block, Later, Node},
-    header, header_span, json,
+    header, header_span,
+    inspect::{self, ParsedInspect},
+    json,
     value::Value,
 };
 use crate::{
     diagnostic::{Diagnostic, code},
-    model::{AgentId, AgentTransport, BuiltinAgent, Inspect, Json, SendHeaders},
+    model::{AgentId, AgentTransport, BuiltinAgent, Json, SendHeaders},
     source::{Span, Spanned},
 };
 use std::path::PathBuf;
@@ -19,7 +21,7 @@ pub(crate) struct ParsedAgent {
     /// None: it was reported as wrong already.
     pub(crate) transport: Option<AgentTransport>,
     pub(crate) policy: AgentPolicy,
-    pub(crate) inspect: Inspect,
+    pub(crate) inspect: ParsedInspect,
     pub(crate) owns_headers: Vec<Spanned<String>>,
     pub(crate) send_headers: SendHeaders,
     pub(crate) config: Option<Json>,
@@ -38,14 +40,6 @@ const LATER_TRANSPORTS: &[Later] = &[
     Later::with_remedy("grpc", "use `unix-socket`, `command` or `builtin`"),
     Later::with_remedy("http", "use `unix-socket`, `command` or `builtin`"),
     Later::with_remedy("reverse", "use `unix-socket`, `command` or `builtin`"),
-];
-
-const LATER_EVENTS: &[Later] = &[
-    Later::new("request-body"),
-    Later::new("response-headers"),
-    Later::new("response-body"),
-    Later::new("request-complete"),
-    Later::new("websocket-frames"),
 ];
 
 /// What tells an agent where its socket is. Set by us.
@@ -71,7 +65,7 @@ pub(super) fn agent(node: &mut Node<'_>) -> Option<ParsedAgent> {
                 .unwrap_or_default(),
             send_headers: block.one("send-headers", send_headers).unwrap_or_default(),
             inspect: block
-                .one("inspect", |node| Some(inspect(node)))
+                .one("inspect", |node| Some(inspect::inspect(node)))
                 .unwrap_or_default(),
             config: block.one("config", |node| {
                 json::object(node.context(), node.take_raw())
@@ -141,27 +135,6 @@ fn refuse_everything(block: &Block<'_>, only: &[Spanned<String>], span: Span) {
 
 fn names(patterns: Vec<Spanned<String>>) -> Vec<String> {
     patterns.into_iter().map(|pattern| pattern.value).collect()
-}
-
-fn inspect(node: &mut Node<'_>) -> Inspect {
-    let span = node.span();
-    node.block(|block| {
-        block.later(LATER_EVENTS);
-        if block.is_empty() {
-            block.report(
-                Diagnostic::error(code::MISSING, span, "this agent is asked about nothing")
-                    .help("write `inspect { request-headers }`, or leave the block out, which means the same"),
-            );
-        }
-        let request_headers = block.one("request-headers", |node| Some((node.flag()?, node.span())));
-        if let Some((false, at)) = request_headers {
-            block.report(
-                Diagnostic::error(code::CONTRADICTION, at, "this agent would be asked about nothing")
-                    .help("remove `#false`: requests' headers are all that an agent can inspect in this version"),
-            );
-        }
-        Inspect { request_headers: request_headers.is_none_or(|(on, _)| on) }
-    })
 }
 
 fn transport(block: &mut Block<'_>, span: Span) -> Option<AgentTransport> {

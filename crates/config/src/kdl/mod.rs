@@ -12,6 +12,7 @@ mod cursor;
 mod defaults;
 mod filter;
 mod header;
+mod inspect;
 mod json;
 mod later;
 mod listener;

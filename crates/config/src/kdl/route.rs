@@ -25,6 +25,7 @@ pub(crate) struct ParsedRoute {
     /// One, if the route is right.
     pub(crate) actions: Vec<Spanned<ParsedAction>>,
     pub(crate) websocket: Option<Span>,
+    pub(crate) uninspected_upgrade: Option<Span>,
     pub(crate) timeouts: RouteTimeouts,
     pub(crate) timeouts_span: Option<Span>,
     pub(crate) span: Span,
@@ -46,7 +47,7 @@ pub(crate) enum ParsedAction {
     Broken,
 }
 
-const LATER: &[Later] = &[Later::new("retry"), Later::new("uninspected-upgrade")];
+const LATER: &[Later] = &[Later::new("retry")];
 
 /// The most that can be written as a budget. Who waits longer for agents than this waits for ever.
 const MOST_BUDGET: Duration = Duration::from_secs(60);
@@ -78,13 +79,19 @@ pub(super) fn route(node: &mut Node<'_>) -> Option<ParsedRoute> {
                 })
             }),
             actions: actions(block),
-            websocket: block.one("websocket", |node| node.flag()?.then(|| node.span())),
+            websocket: block.one("websocket", switched_on),
+            uninspected_upgrade: block.one("uninspected-upgrade", switched_on),
             timeouts_span: timeouts.map(|(_, span)| span),
             timeouts: timeouts.map(|(timeouts, _)| timeouts).unwrap_or_default(),
             id: id?,
             span,
         })
     })
+}
+
+/// Where it is, unless it is switched off; what is wrongly written was meant to be on.
+fn switched_on(node: &mut Node<'_>) -> Option<Span> {
+    node.flag().unwrap_or(true).then(|| node.span())
 }
 
 fn timeouts(node: &mut Node<'_>) -> RouteTimeouts {

@@ -2,21 +2,20 @@
 
 use super::{
     address,
-    cursor::{Block, Later, Node},
+    cursor::{Block, Node},
     value::LONGEST,
 };
-use crate::model::{DoubleSlash, EncodedSlash, PathPolicy, System};
+use crate::model::{ByteSize, DoubleSlash, EncodedSlash, PathPolicy, System};
 use std::time::Duration;
 
-const LATER: &[Later] = &[Later::with_remedy(
-    "buffer-memory",
-    "leave it out: no bodies are held for agents in this version",
-)];
+/// Less could not hold one body of the usual size.
+const LEAST_MEMORY: ByteSize = ByteSize::mib(1);
+/// More is a slip of the unit.
+const MOST_MEMORY: ByteSize = ByteSize::mib(1 << 20);
 
 pub(super) fn system(node: &mut Node<'_>) -> System {
     let default = System::default();
     node.block(|block| {
-        block.later(LATER);
         let any = Duration::ZERO..=LONGEST;
         System {
             worker_threads: block
@@ -30,6 +29,12 @@ pub(super) fn system(node: &mut Node<'_>) -> System {
                         .count(1..=10_000_000)
                 })
                 .unwrap_or(default.max_connections),
+            buffer_memory: block
+                .one("buffer-memory", |node| {
+                    node.argument("a size, such as \"256MiB\"")?
+                        .size(LEAST_MEMORY..=MOST_MEMORY)
+                })
+                .unwrap_or(default.buffer_memory),
             shutdown_grace: block
                 .one("shutdown-grace", |node| {
                     node.argument("a duration, such as \"10s\"")?

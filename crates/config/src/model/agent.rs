@@ -1,6 +1,6 @@
 //! `agents { agent "ID" { … } }`: the processes that are asked for verdicts.
 
-use super::{AgentId, Place};
+use super::{AgentId, Inspect, Place};
 use std::{path::PathBuf, time::Duration};
 
 /// What an agent is configured with, handed to it as it is.
@@ -91,21 +91,6 @@ pub enum FailureMode {
     /// The request is refused. The default.
     #[default]
     Closed,
-}
-
-/// The events that an agent gets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Inspect {
-    /// The head of the request. The default when there is no `inspect` block.
-    pub request_headers: bool,
-}
-
-impl Default for Inspect {
-    fn default() -> Self {
-        Self {
-            request_headers: true,
-        }
-    }
 }
 
 /// When an agent is left alone for a while, because it fails again and again. Of the whole process.

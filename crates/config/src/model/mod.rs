@@ -5,6 +5,7 @@ mod agent;
 mod condition;
 mod filter;
 mod id;
+mod inspect;
 mod listener;
 mod observability;
 mod place;
@@ -16,14 +17,15 @@ mod upstream;
 
 pub use admin::{Admin, AdminAddress, Probes};
 pub use agent::{
-    Agent, AgentTransport, BuiltinAgent, CircuitBreaker, FailureMode, Inspect, Json, Overload,
-    Pool, SendHeaders,
+    Agent, AgentTransport, BuiltinAgent, CircuitBreaker, FailureMode, Json, Overload, Pool,
+    SendHeaders,
 };
 pub use condition::{
     HeaderCondition, HeaderConditionKind, HostPattern, Match, PathPattern, QueryCondition,
 };
 pub use filter::{AgentUse, Filter, HeaderEdit};
 pub use id::{AgentId, ListenerId, RouteId, UpstreamId};
+pub use inspect::{BodyEncoding, BodyInspection, BodyMode, Completions, Inspect, OnOversize};
 pub use listener::{Listener, ListenerLimits, ListenerTimeouts};
 pub use observability::{
     AccessLog, AccessLogFormat, LogFormat, LogLevel, LogSettings, LogSink, Observability,
@@ -57,10 +59,11 @@ pub struct Config {
 }
 
 impl Config {
-    /// The routes that ask agents, in the order written: those whose [`Route::agent_budget`] means something.
+    /// The routes whose requests wait for agents, in the order written: those whose [`Route::agent_budget`] means
+    /// something.
     pub fn routes_with_agents(&self) -> impl Iterator<Item = &Route> {
         self.routes
             .iter()
-            .filter(|route| route.agents().next().is_some())
+            .filter(|route| !route.agent_budget.is_zero())
     }
 }

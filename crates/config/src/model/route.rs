@@ -15,12 +15,16 @@ pub struct Route {
     /// In the order of the way in; chains are expanded in place.
     pub filters: Vec<Filter>,
     /// For all agents of a request together, in every phase, waiting included. Default: the timeouts of all
-    /// [`agents`](Self::agents) added up, at most 10 s; zero when there are none. Written: 1 ms to 60 s.
+    /// [`agents`](Self::agents), each as many times as it inspects [phases](super::Inspect::phases), added up, at most
+    /// 10 s; zero when that is nothing. Written: 1 ms to 60 s.
     pub agent_budget: Duration,
     /// What answers.
     pub action: Action,
     /// Whether a request may upgrade to WebSocket. Default false; only with [`Action::Upstream`].
     pub websocket: bool,
+    /// Whether upgrades are meant although agents inspect the bodies of this route, which see nothing of an upgraded
+    /// connection. Default false; only with [`websocket`](Self::websocket) and such agents.
+    pub uninspected_upgrade: bool,
     /// Overrides of the upstream's timeouts.
     pub timeouts: RouteTimeouts,
     /// Where it is written.

@@ -1,5 +1,6 @@
 //! `system { … }`: settings of the whole process.
 
+use super::ByteSize;
 use ipnet::IpNet;
 use std::time::Duration;
 
@@ -10,6 +11,8 @@ pub struct System {
     pub worker_threads: usize,
     /// Client connections over all listeners; beyond it a new one is closed and counted. Default 100000.
     pub max_connections: usize,
+    /// All bodies held for agents together; beyond it a request is refused at once. Default 256 MiB, 1 MiB to 1 TiB.
+    pub buffer_memory: ByteSize,
     /// How long requests in flight may go on after SIGTERM. Default 30 s.
     pub shutdown_grace: Duration,
     /// How long readiness is false after SIGTERM before listeners stop. Default 0.
@@ -25,6 +28,7 @@ impl Default for System {
         Self {
             worker_threads: 0,
             max_connections: 100_000,
+            buffer_memory: ByteSize::mib(256),
             shutdown_grace: Duration::from_secs(30),
             drain_delay: Duration::ZERO,
             trusted_proxies: Vec::new(),
