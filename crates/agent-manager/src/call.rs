@@ -6,8 +6,8 @@
 use crate::{
     agent::Agent,
     breaker::Outcome,
-    clock,
     chain::Ask,
+    clock,
     conversation::Conversation,
     failure::{Failure, FailureReason},
     operations,
@@ -212,11 +212,7 @@ struct Asking<'a> {
 }
 
 /// Asks, and asks again when the agent says "not now" and there is time for it.
-async fn try_on(
-    pool: &Pool,
-    event: &Event<'_>,
-    asking: &Asking<'_>,
-) -> Result<Decision, Failure> {
+async fn try_on(pool: &Pool, event: &Event<'_>, asking: &Asking<'_>) -> Result<Decision, Failure> {
     let agent: &Agent = &pool.agent;
     let overload = &agent.settings.overload;
     let mut tries_left = overload.retries;

@@ -147,10 +147,7 @@ pub(crate) struct Turn<'a> {
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let agent = self.agent;
-        self.conversation
-            .state()
-            .busy
-            .retain(|busy| *busy != agent);
+        self.conversation.state().busy.retain(|busy| *busy != agent);
         self.conversation.freed.notify_waiters();
     }
 }

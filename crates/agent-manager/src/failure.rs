@@ -226,7 +226,10 @@ mod tests {
             for phase in Phase::ALL {
                 let status = reason.status(phase);
                 let is_clients_fault = reason.is_of_body() && !phase.is_response();
-                assert!(status >= 500 || is_clients_fault && [413, 415].contains(&status), "{reason}");
+                assert!(
+                    status >= 500 || is_clients_fault && [413, 415].contains(&status),
+                    "{reason}"
+                );
             }
         }
     }

@@ -176,10 +176,7 @@ mod tests {
             mode: FailureMode::Open,
         };
         let mut record = piece(RecordedVerdict::Allow, "a");
-        for next in [
-            piece(failed, "b"),
-            piece(RecordedVerdict::Allow, "a"),
-        ] {
+        for next in [piece(failed, "b"), piece(RecordedVerdict::Allow, "a")] {
             assert!(record.continues(&next));
             record.extend(next);
         }

@@ -1,12 +1,13 @@
 //! The end of a request: its line in the access log and its share of the metrics.
 
 use crate::{
-    request::{Begun, Request},
+    filter, reply,
+    request::{Begun, EndedBy, Request},
     telemetry::{Telemetry, access_log::json_string},
 };
 use http::{Version, header};
 use pingora::{Error, http::RequestHeader, proxy::Session};
-use portcullis_agent_manager::{Record, RecordedVerdict};
+use portcullis_agent_manager::{Completed, Record, RecordedVerdict};
 use portcullis_config::{AccessLogFormat, FailureMode};
 use std::{io::Write, time::Duration};
 
@@ -21,9 +22,7 @@ pub(crate) fn finished(
     telemetry: &Telemetry,
 ) {
     let Some(begun) = &request.begun else { return };
-    let status = session
-        .response_written()
-        .map_or(CLIENT_GONE, |head| head.status.as_u16());
+    let status = reply::answered(session).unwrap_or(CLIENT_GONE);
     let duration = begun.started.elapsed();
     let metrics = &telemetry.metrics;
     let route = request
@@ -38,23 +37,27 @@ pub(crate) fn finished(
         status,
         duration.as_secs_f64(),
     );
-    for record in &request.agents.conversation.records {
+    let records = request.agents.conversation.take_records();
+    for record in &records {
         let known = &begun.snapshot().agent_metrics;
         if let Some((_, agent)) = known.iter().find(|(id, _)| *id == record.agent) {
-            metrics.agent_asked(agent, record);
+            agent.asked(record);
         }
     }
     let finished = Finished {
         begun,
         request,
+        records: &records,
+        ended_by: request.agents.ended_by(),
         status,
         duration,
         bytes_in: session.body_bytes_read() as u64,
         bytes_out: session.body_bytes_sent() as u64,
         version: session.req_header().version,
         head: session.req_header(),
-        aborted: error.is_some() && session.response_written().is_some(),
+        aborted: error.is_some() && reply::answered(session).is_some(),
     };
+    finished.tell_agents();
     let writer = telemetry.access_log.writer();
     let Some(writer) = &*writer else { return };
     match writer.format {
@@ -75,6 +78,8 @@ pub(crate) fn finished(
 struct Finished<'a> {
     begun: &'a Begun,
     request: &'a Request,
+    records: &'a [Record],
+    ended_by: Option<EndedBy>,
     status: u16,
     duration: Duration,
     bytes_in: u64,
@@ -85,6 +90,23 @@ struct Finished<'a> {
 }
 
 impl Finished<'_> {
+    fn reason(&self) -> Option<&str> {
+        let by_agent = self.ended_by.as_ref().and_then(|by| by.reason.as_deref());
+        by_agent.or(self.request.reason)
+    }
+
+    fn tell_agents(&self) {
+        filter::completed(self.request, self.begun, || Completed {
+            correlation_id: self.begun.identity.correlation_id().to_owned(),
+            status: self.status,
+            duration: self.duration,
+            request_body_size: self.bytes_in,
+            response_body_size: self.bytes_out,
+            upstream_attempts: self.request.upstream.attempts,
+            error: self.reason().map(str::to_owned),
+        });
+    }
+
     /// The rest of a JSON line, behind the value of `ts`.
     fn json(&self, line: &mut Vec<u8>) {
         let identity = &self.begun.identity;
@@ -115,9 +137,11 @@ impl Finished<'_> {
             json_string(line, route.id.as_bytes());
         }
         self.json_upstream(line);
-        if !self.request.agents.conversation.records.is_empty() {
+        if !self.records.is_empty() {
+            line.extend_from_slice(b",\"agents_ms\":");
+            milliseconds(line, self.request.agents.conversation.waited());
             line.extend_from_slice(b",\"agents\":[");
-            for (position, record) in self.request.agents.conversation.records.iter().enumerate() {
+            for (position, record) in self.records.iter().enumerate() {
                 if position > 0 {
                     line.push(b',');
                 }
@@ -125,17 +149,11 @@ impl Finished<'_> {
             }
             line.push(b']');
         }
-        if let Some(agent) = &self.request.agents.blocked_by {
+        if let Some(by) = &self.ended_by {
             line.extend_from_slice(b",\"blocked_by\":");
-            json_string(line, agent.as_bytes());
+            json_string(line, by.agent.as_bytes());
         }
-        let reason = self
-            .request
-            .agents
-            .reason
-            .as_deref()
-            .or(self.request.reason);
-        if let Some(reason) = reason {
+        if let Some(reason) = self.reason() {
             line.extend_from_slice(b",\"reason\":");
             json_string(line, reason.as_bytes());
         }
@@ -244,6 +262,10 @@ fn json_record(line: &mut Vec<u8>, record: &Record) {
         }
         line.push(b']');
     }
+    if record.calls != 1 {
+        line.extend_from_slice(b",\"calls\":");
+        number(line, record.calls);
+    }
     line.extend_from_slice(b",\"duration_ms\":");
     milliseconds(line, record.duration);
     line.push(b'}');
@@ -285,6 +307,7 @@ mod tests {
             reason: Some("rule:\"1\"".into()),
             tags: vec!["bot".into()],
             duration: Duration::from_micros(1234),
+            calls: 1,
         }
     }
 

@@ -7,7 +7,7 @@ use crate::{
     hop,
     reply::{self, Reply},
     request::Request,
-    snapshot::{Action, Live, Route},
+    snapshot::{Action, Live},
     telemetry::Telemetry,
     upstream, watch,
 };
@@ -187,7 +187,7 @@ impl ProxyHttp for Edge {
             tracing::debug!(%error, reason, "request failed");
             request.reason = Some(reason);
             status = code;
-            if session.response_written().is_none() {
+            if reply::answered(session).is_none() {
                 // The connection is not used again, see below, and the answer shall say so.
                 session.set_keepalive(None);
                 let retry = (code == 503).then_some(Duration::from_secs(1));

@@ -111,6 +111,12 @@ pub(crate) async fn write(
     session.write_response_body(Some(body), true).await
 }
 
+/// The status that the client has got; `None` before there is one. What is sent ahead of an answer is none.
+pub(crate) fn answered(session: &Session) -> Option<u16> {
+    let status = session.response_written()?.status;
+    (!status.is_informational() || status == 101).then_some(status.as_u16())
+}
+
 /// Where the listener or the process takes its leave, the answer says that it is the last one of its connection.
 pub(crate) fn end_if_leaving(session: &mut Session, request: &Request) {
     let begun = request.begun.as_ref();

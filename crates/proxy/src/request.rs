@@ -95,7 +95,9 @@ impl AgentRun {
     pub(crate) fn response_changes(&self, step: usize) -> Vec<HeaderOp> {
         let said = self.said();
         let of_step = said.response.iter().filter(|(of, _)| *of == step);
-        of_step.flat_map(|(_, operations)| operations.clone()).collect()
+        of_step
+            .flat_map(|(_, operations)| operations.clone())
+            .collect()
     }
 
     /// An agent ends the request, by its verdict or by its failure.
@@ -114,7 +116,7 @@ impl AgentRun {
 }
 
 /// What happened upstream.
-#[derive(Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct UpstreamRun {
     /// The address of the target that was chosen last, for the log.
     pub(crate) target: Option<Arc<str>>,

@@ -123,7 +123,11 @@ impl Health {
     fn metrics(&self) -> String {
         let open = i64::try_from(self.connections.open()).unwrap_or(i64::MAX);
         self.telemetry.metrics.connections.set(open);
-        self.telemetry.metrics.encode(&self.agents())
+        let serving = self.serving.load();
+        let held = serving
+            .as_ref()
+            .map_or(0, |serving| serving.snapshot.buffer_memory.used());
+        self.telemetry.metrics.encode(&self.agents(), held)
     }
 
     fn probe(&self, path: &str, verbose: bool) -> Option<Response<Vec<u8>>> {

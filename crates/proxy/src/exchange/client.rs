@@ -143,26 +143,29 @@ pub(super) async fn serve(
                 Ok(permit) => place = Some(permit),
                 Err(_) => wants_more = false,
             },
-            received = reader.read(&mut session.downstream_session), if reads && place.is_some() => match received {
-                Ok(received) => if let Some(place) = place.take() {
+            heard = hear(&mut session.downstream_session, &mut reader),
+                if reads && place.is_some() || reader.ended && listens => match heard {
+                Ok(Some(received)) => if let Some(place) = place.take() {
                     place.send(received);
                 },
+                Ok(None) => listens = false,
                 Err(error) => return Ended::Failed(error),
-            },
-            end = listen(&mut session.downstream_session), if reader.ended && listens => match end {
-                None => listens = false,
-                Some(error) => return Ended::Failed(error),
             },
         }
     }
 }
 
-/// The client has nothing more to say; returns its end, or `None` when it says something all the same.
-async fn listen(session: &mut ServerSession) -> Option<Box<Error>> {
-    match session.read_body_or_idle(true).await {
-        Ok(_) => None,
-        Err(error) => Some(error.into_down()),
+/// What the client sends: more of the body, or `None` when it says something where nothing was to come, which may be its next
+/// request.
+///
+/// # Errors
+/// The client has gone, is too slow, or sends more than it may.
+async fn hear(session: &mut ServerSession, reader: &mut Reader) -> Result<Option<Received>> {
+    if !reader.ended {
+        return reader.read(session).await.map(Some);
     }
+    let heard = session.read_body_or_idle(true).await;
+    heard.map(|_| None).map_err(Error::into_down)
 }
 
 /// Writes a part of the response; returns whether it was the last one.

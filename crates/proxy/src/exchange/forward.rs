@@ -13,7 +13,6 @@ use pingora::{
     Error,
     ErrorType::InternalError,
     Result,
-    apps::HttpServerApp,
     http::{RequestHeader, ResponseHeader},
     modules::http::HttpModules,
     protocols::http::{ServerSession, subrequest::server::SubrequestHandle},
@@ -31,7 +30,7 @@ use std::{
 };
 
 /// What one inner pass is about.
-pub(super) struct Passage {
+pub(crate) struct Passage {
     pub(super) route: Arc<Route>,
     pub(super) started: Instant,
     /// It asks to become a WebSocket.
@@ -94,21 +93,13 @@ impl Forwarder {
         })
     }
 
-    pub(super) fn prepare(
-        &self,
-        passage: &Arc<Passage>,
-    ) -> (PreparedSubrequest, SubrequestHandle) {
+    pub(super) fn prepare(&self, passage: &Arc<Passage>) -> (PreparedSubrequest, SubrequestHandle) {
         let context = pingora::proxy::subrequest::Ctx::builder()
             // Otherwise headers that describe the body are taken away.
             .body_mode(pingora::proxy::subrequest::BodyMode::ExpectBody)
             .user_ctx(Box::new(passage.clone()))
             .build();
         SubrequestSpawner::new(self.proxy.clone()).create_subrequest(&self.template, context)
-    }
-
-    /// Connections that nobody uses are closed.
-    pub(crate) async fn clean_up(&self) {
-        self.proxy.http_cleanup().await;
     }
 }
 

@@ -57,7 +57,10 @@ pub(super) fn inner_request(
         }
         Length::Open => {
             head.remove_header(&header::CONTENT_LENGTH);
-            head.insert_header(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"))?;
+            head.insert_header(
+                header::TRANSFER_ENCODING,
+                HeaderValue::from_static("chunked"),
+            )?;
         }
     }
     if let Some(form) = form {
@@ -143,7 +146,11 @@ fn weaken(head: &mut ResponseHeader) -> Result<()> {
 ///
 /// # Errors
 /// None of the values can be refused by the header map; the signature is Pingora's.
-pub(super) fn frame(head: &mut ResponseHeader, client: http::Version, method: &Method) -> Result<bool> {
+pub(super) fn frame(
+    head: &mut ResponseHeader,
+    client: http::Version,
+    method: &Method,
+) -> Result<bool> {
     let counted = head.headers.contains_key(header::CONTENT_LENGTH);
     match client {
         http::Version::HTTP_10 => {

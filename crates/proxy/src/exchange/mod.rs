@@ -4,8 +4,8 @@
 //! reads and writes the client's side, [`upload`] and [`download`] are the two directions, and [`pipe`] is the way of one body
 //! through the agents that see it. Nothing is spawned, so that everything ends together.
 
-pub(crate) mod coding;
 mod client;
+pub(crate) mod coding;
 mod download;
 mod forward;
 mod head;
@@ -16,7 +16,8 @@ mod upload;
 
 use crate::{
     filter::{self, Direction, Flow, Inspectors},
-    request::{Begun, Request},
+    reply,
+    request::{Begun, Request, UpstreamRun},
     snapshot::{Action, Route},
 };
 use client::{Ended, Reader};
@@ -25,13 +26,12 @@ use download::{Download, Halt, Ways};
 pub(crate) use forward::Forwarder;
 use forward::Passage;
 use head::Length;
-use http::{Method, header};
+use http::header;
 use pingora::{
     Error,
     ErrorType::{ConnectionClosed, HTTPStatus, ReadError, ReadTimedout, WriteError},
     Result,
     http::RequestHeader,
-    protocols::http::HttpTask,
     proxy::Session,
 };
 use pipe::{Body, End, Form, Pieces, Pipe};
@@ -76,14 +76,14 @@ pub(crate) async fn run(
         begun,
         route,
         forwarder,
-        upstream: crate::request::UpstreamRun::default(),
+        upstream: UpstreamRun::default(),
     };
     let outcome = exchange.carry_out(session).await;
     let upstream = exchange.upstream;
     request.upstream = upstream;
     match outcome {
         Ok(()) => Ok(Flow::Continue),
-        Err(Halt::Stopped(reply)) if session.response_written().is_none_or(is_interim) => {
+        Err(Halt::Stopped(reply)) if reply::answered(session).is_none() => {
             if !session.is_body_done() {
                 // What is left of the body would have to be read before the next request.
                 session.set_keepalive(None);
@@ -95,24 +95,24 @@ pub(crate) async fn run(
             Error::e_explain(HTTPStatus(reply.status), "stopped on its way to the client")
         }
         Err(Halt::Failed(error)) => Err(error),
-        Err(Halt::Lost) => Err(Error::explain(ConnectionClosed, "the response is incomplete").into_up()),
+        Err(Halt::Lost) => {
+            Err(Error::explain(ConnectionClosed, "the response is incomplete").into_up())
+        }
     }
-}
-
-fn is_interim(head: &pingora::http::ResponseHeader) -> bool {
-    head.status.is_informational() && head.status != 101
 }
 
 struct Exchange<'a> {
     request: &'a Request,
-    begun: &'a Arc<Begun>,
+    begun: &'a Begun,
     route: &'a Arc<Route>,
     forwarder: &'a Forwarder,
-    upstream: crate::request::UpstreamRun,
+    upstream: UpstreamRun,
 }
 
 /// The response is through, and the inner pass has this long to leave its connection in order.
 const TO_TIDY_UP: Duration = Duration::from_millis(500);
+/// A request goes to the upstream at most so often because its connection was lost.
+const MOST_ATTEMPTS: u32 = 3;
 /// Parts of the response that wait for the client.
 const RESPONSE_QUEUE: usize = 2;
 
@@ -140,17 +140,22 @@ impl Exchange<'_> {
         filter::apply(session.req_header_mut(), &changes).map_err(Halt::Failed)?;
         let form = pipe.as_ref().map(Pipe::changes);
         loop {
-            let start = Start {
-                pieces: pieces.clone(),
-                ends: reader.ended,
-            };
             let whole = reader.ended;
+            let start = Start {
+                pieces: match whole {
+                    true => pieces.clone(),
+                    false => std::mem::take(&mut pieces),
+                },
+                ends: whole,
+            };
             let next = Reader::new(u64::MAX, true);
-            let reader = if whole { next } else { std::mem::replace(&mut reader, next) };
+            let reader = if whole {
+                next
+            } else {
+                std::mem::replace(&mut reader, next)
+            };
             let head = self.inner_head(session, &start, form)?;
-            let passed = self
-                .pass(session, reader, pipe.as_mut(), start, head)
-                .await;
+            let passed = self.pass(session, reader, pipe.as_mut(), start, head).await;
             match passed {
                 Err(Halt::Failed(error)) if whole && self.may_repeat(session, &error) => {}
                 passed => return passed,
@@ -184,10 +189,7 @@ impl Exchange<'_> {
 
     /// Whether the whole request may go to the upstream once more. Nothing of a response has come, and the body is still here.
     fn may_repeat(&self, session: &Session, error: &Error) -> bool {
-        let is_idempotent = matches!(
-            *session.req_header().method.as_str().as_bytes(),
-            ref method if [&b"GET"[..], b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"TRACE"].contains(&method)
-        );
+        let is_idempotent = session.req_header().method.is_idempotent();
         let is_lost = matches!(error.etype(), ConnectionClosed | ReadError | WriteError)
             && *error.esource() == pingora::ErrorSource::Upstream;
         is_lost
@@ -234,7 +236,11 @@ impl Exchange<'_> {
                 uploads,
                 to_client
             ));
-            let mut late = pin!(late(is_sent, &head_seen, self.route.timeouts.response_header));
+            let mut late = pin!(late(
+                is_sent,
+                &head_seen,
+                self.route.timeouts.response_header
+            ));
             let mut is_running = true;
             let mut is_passing = true;
             loop {

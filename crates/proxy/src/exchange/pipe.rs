@@ -159,10 +159,7 @@ impl<'a, A: Agents> Pipe<'a, A> {
         let is_plain = matches!(front, Front::Plain);
         Ok(Self {
             agents,
-            stages: steps
-                .iter()
-                .map(|step| Stage::new(step, memory))
-                .collect(),
+            stages: steps.iter().map(|step| Stage::new(step, memory)).collect(),
             front,
             total: body.length.filter(|_| is_plain),
             received: 0,

@@ -30,7 +30,10 @@ pub(super) async fn pass<A: Agents>(
     sent: oneshot::Sender<()>,
 ) -> Reply {
     let mut is_open = send(&inner, start.pieces, start.ends).await;
-    if let Some(pipe) = &mut pipe {
+    if let Some(pipe) = &mut pipe
+        && !start.ends
+    {
+        // A whole body is kept for another attempt.
         pipe.let_go();
     }
     let mut ended = start.ends;
@@ -64,7 +67,11 @@ async fn send(inner: &mpsc::Sender<HttpTask>, pieces: Pieces, ends: bool) -> boo
         if piece.is_empty() && !is_last {
             continue;
         }
-        if inner.send(HttpTask::Body(Some(piece), is_last)).await.is_err() {
+        if inner
+            .send(HttpTask::Body(Some(piece), is_last))
+            .await
+            .is_err()
+        {
             return false;
         }
     }

@@ -47,6 +47,7 @@ pub(super) async fn on_request(
         Ok(changes) => changes,
         Err(reply) => return Ok(Flow::Reply(reply)),
     };
+    drop(asks);
     apply(head, &changes.request)?;
     request.agents.change_response(position, changes.response);
     Ok(Flow::Continue)
@@ -86,6 +87,7 @@ pub(super) async fn on_response(
         Ok(changes) => changes,
         Err(reply) => return Ok(Flow::Reply(reply)),
     };
+    drop(asks);
     apply(head, &changes.response)?;
     Ok(Flow::Continue)
 }

@@ -35,9 +35,13 @@ pub(crate) fn plan(filters: &[Filter]) -> Plan {
         let Filter::Agents(of_route) = filter else {
             continue;
         };
-        let request = of_route.iter().map(|agent| agent.inspect.request_body.as_ref());
+        let request = of_route
+            .iter()
+            .map(|agent| agent.inspect.request_body.as_ref());
         plan.request.extend(Step::new(position, request));
-        let response = of_route.iter().map(|agent| agent.inspect.response_body.as_ref());
+        let response = of_route
+            .iter()
+            .map(|agent| agent.inspect.response_body.as_ref());
         plan.response.extend(Step::new(position, response));
         for AgentOfRoute { used, inspect } in of_route {
             plan.response_heads |= inspect.response_headers;
@@ -175,8 +179,7 @@ impl Agents for Inspectors<'_> {
             })
             .collect();
         let position = step.filter;
-        let changes =
-            agents::ask(&asks, self.phase(), position, self.request, self.begun).await?;
+        let changes = agents::ask(&asks, self.phase(), position, self.request, self.begun).await?;
         self.remember(step, changes.request, changes.response);
         let replaced = changes.pieces.into_iter();
         Ok(replaced
@@ -209,7 +212,11 @@ impl Agents for Inspectors<'_> {
                 "buffer-memory is used up".to_owned(),
             ),
         };
-        self.note(agent, RecordedVerdict::Refused(reason), Some(detail.clone()));
+        self.note(
+            agent,
+            RecordedVerdict::Refused(reason),
+            Some(detail.clone()),
+        );
         let refusal = Refusal {
             agent: self.begun.snapshot().agents.name(agent.used.agent).clone(),
             reason,

@@ -149,8 +149,7 @@ pub(crate) async fn on_upstream_response(
             Filter::ResponseHeaders(edits) => headers::edit(edits, head, request)?,
             Filter::Agents(of_route) => {
                 agents::change_response(position, head, request)?;
-                let flow =
-                    agents::on_response(of_route, position, head, has_body, request).await?;
+                let flow = agents::on_response(of_route, position, head, has_body, request).await?;
                 if matches!(flow, Flow::Reply(_)) {
                     return Ok(flow);
                 }

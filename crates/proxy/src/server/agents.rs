@@ -1,8 +1,8 @@
 //! From the agents of a configuration to what the manager and the supervisor have to know about them.
 
 use portcullis_agent_manager::{
-    AgentSettings, BreakerSettings, CompletionSettings, HeaderRules, OverloadSettings, OwnedHeaders, PoolSettings,
-    SendHeaders, supervise::Launch,
+    AgentSettings, BreakerSettings, CompletionSettings, HeaderRules, OverloadSettings,
+    OwnedHeaders, PoolSettings, SendHeaders, supervise::Launch,
 };
 use portcullis_agent_protocol::EventKind;
 use portcullis_config::{AgentId, AgentTransport, Config, FailureMode, Inspect};
@@ -123,8 +123,14 @@ fn needs(inspect: &Inspect) -> Vec<EventKind> {
         (inspect.request_headers, EventKind::RequestHeaders),
         (inspect.request_body.is_some(), EventKind::RequestBodyChunk),
         (inspect.response_headers, EventKind::ResponseHeaders),
-        (inspect.response_body.is_some(), EventKind::ResponseBodyChunk),
-        (inspect.request_complete.is_some(), EventKind::RequestComplete),
+        (
+            inspect.response_body.is_some(),
+            EventKind::ResponseBodyChunk,
+        ),
+        (
+            inspect.request_complete.is_some(),
+            EventKind::RequestComplete,
+        ),
     ];
     let needed = table.into_iter().filter(|(needed, _)| *needed);
     needed.map(|(_, kind)| kind).collect()

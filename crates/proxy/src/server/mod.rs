@@ -14,6 +14,7 @@ mod workers;
 
 use crate::{
     admin::{self, Bounds, Health, Listeners as AdminListeners},
+    exchange::memory::BufferMemory,
     snapshot::{Parts, Snapshot},
     telemetry::{Telemetry, access_log::AccessLog, logging, metrics::Metrics, notify},
     upstream::echo,
@@ -27,12 +28,7 @@ use portcullis_agent_manager::{
 use portcullis_config::{AgentId, Config, System};
 use private_dir::PrivateDir;
 use signals::{End, Signals, Wanted};
-use std::{
-    io,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 use worker::Shared;
 use workers::Workers;
 
@@ -278,12 +274,7 @@ fn manager(
     telemetry: &Telemetry,
 ) -> Arc<AgentManager> {
     let observer = |agent: &AgentId| Some(telemetry.metrics.agent_observer(agent));
-    Arc::new(AgentManager::new(
-        settings,
-        previous,
-        &proxy_id(),
-        observer,
-    ))
+    Arc::new(AgentManager::new(settings, previous, &proxy_id(), observer))
 }
 
 /// What no memory can hold is as good as no limit.

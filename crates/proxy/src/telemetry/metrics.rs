@@ -294,7 +294,8 @@ impl Metrics {
 
     /// The text that Prometheus reads, with gauges of agents as they are now, and of the bytes that are held for them.
     pub(crate) fn encode(&self, agents: &[AgentStatus], held: usize) -> String {
-        self.buffer_memory.set(i64::try_from(held).unwrap_or(i64::MAX));
+        self.buffer_memory
+            .set(i64::try_from(held).unwrap_or(i64::MAX));
         for status in agents {
             self.show_agent(status);
         }
