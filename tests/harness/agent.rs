@@ -49,6 +49,68 @@ pub(super) struct Script {
     /// By path, without the query.
     pub(super) rules: Vec<(String, Reaction)>,
     pub(super) otherwise: Reaction,
+    /// In later phases.
+    pub(super) phases: Vec<PhaseRule>,
+    /// The size of a piece of a body that the agent announces to like.
+    pub(super) preferred_chunk: u64,
+}
+
+/// What an agent does in a phase after that of the request's head.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct PhaseRule {
+    pub(super) phase: Phase,
+    pub(super) when: When,
+    pub(super) reaction: Reaction,
+}
+
+/// A phase after that of the request's head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Phase {
+    RequestBody,
+    ResponseHeaders,
+    ResponseBody,
+    Complete,
+}
+
+impl Phase {
+    pub(super) const fn event(self) -> &'static str {
+        match self {
+            Self::RequestBody => "request_body_chunk",
+            Self::ResponseHeaders => "response_headers",
+            Self::ResponseBody => "response_body_chunk",
+            Self::Complete => "request_complete",
+        }
+    }
+}
+
+/// To which event of a phase a rule applies. The first rule that does counts.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum When {
+    Always,
+    /// The piece of this number.
+    Index(u32),
+    Last,
+    /// The piece holds this text.
+    Holds(String),
+}
+
+impl When {
+    pub(super) fn applies(&self, told: &Told<'_>) -> bool {
+        match self {
+            Self::Always => true,
+            Self::Index(index) => told.index == *index,
+            Self::Last => told.is_last,
+            Self::Holds(text) => super::find(told.data, text.as_bytes()).is_some(),
+        }
+    }
+}
+
+/// What is told of a piece of a body; of a head there is none.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Told<'a> {
+    pub(super) index: u32,
+    pub(super) is_last: bool,
+    pub(super) data: &'a [u8],
 }
 
 /// How the agent speaks.
@@ -78,6 +140,8 @@ pub(crate) enum Handshake {
 pub(crate) enum Reaction {
     /// Answers with this decision, as the protocol writes it.
     Answer(Value),
+    /// Lets the piece of a body pass as this text; `$DATA` in it is the piece itself.
+    Replace(String),
     /// Never answers.
     Hang,
     /// Answers with this decision when the test says so, see [`TestAgent::release`].
@@ -125,12 +189,14 @@ impl TestAgent {
                 handshake: Handshake::Accept,
                 refuse_config: None,
                 refuse_marked: String::new(),
-                supports: vec![1],
+                supports: vec![1, 2, 3, 4, 5],
                 says: folder.path().join("says"),
                 in_numbers: false,
                 bears: 100,
                 rules: Vec::new(),
                 otherwise: Decision::allow().into(),
+                phases: Vec::new(),
+                preferred_chunk: 65536,
             },
             folder,
             process: None,
@@ -195,6 +261,22 @@ impl TestAgent {
     /// What it does with every other request.
     pub(crate) fn otherwise(mut self, reaction: impl Into<Reaction>) -> Self {
         self.script.otherwise = reaction.into();
+        self
+    }
+
+    /// What it does in a later phase, unless an earlier rule says something else.
+    pub(crate) fn then(mut self, phase: Phase, when: When, reaction: impl Into<Reaction>) -> Self {
+        self.script.phases.push(PhaseRule {
+            phase,
+            when,
+            reaction: reaction.into(),
+        });
+        self
+    }
+
+    /// The size of a piece of a body that it announces to like.
+    pub(crate) fn preferring(mut self, bytes: u64) -> Self {
+        self.script.preferred_chunk = bytes;
         self
     }
 
@@ -330,6 +412,7 @@ fn to_json(decision: &Decision) -> Value {
         "decision": verdict,
         "request_headers": decision.request_headers,
         "response_headers": decision.response_headers,
+        "needs_more": decision.needs_more,
         "audit": {"tags": audit.tags, "rule_ids": audit.rule_ids, "reason_codes": audit.reason_codes, "custom": audit.custom},
     })
 }
@@ -375,6 +458,7 @@ pub(super) fn from_json(answer: &Value) -> Decision {
             reason_codes: list("reason_codes"),
             ..Audit::default()
         })),
+        needs_more: answer["needs_more"] == true,
         ..verdict.into()
     }
 }

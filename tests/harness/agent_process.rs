@@ -1,12 +1,14 @@
 //! The agent's side of [`TestAgent`](super::TestAgent): what the process does that is an agent.
 
 use super::{
-    agent::{Dialect, Reaction, SCRIPT_VARIABLE, Script, from_json},
+    agent::{Dialect, Phase, Reaction, SCRIPT_VARIABLE, Script, Told, from_json},
     agent_raw,
 };
 use async_trait::async_trait;
+use http::HeaderMap;
 use portcullis_agent_protocol::{
-    Decision, Extensions, HealthState, RequestHeaders,
+    BodyChunk, Capabilities, Decision, EventKind, Extensions, HealthState, RequestComplete,
+    RequestHeaders, ResponseHeaders,
     server::{self, Agent, AgentError, Reporter, ServeOptions},
 };
 use serde_json::{Map, Value, json};
@@ -94,6 +96,18 @@ impl Agent for Scripted {
         &self.0.name
     }
 
+    fn capabilities(&self) -> Capabilities {
+        let mut capabilities = Capabilities::new(self.name(), "0.0.1").with_events(&[
+            EventKind::RequestHeaders,
+            EventKind::RequestBodyChunk,
+            EventKind::ResponseHeaders,
+            EventKind::ResponseBodyChunk,
+            EventKind::RequestComplete,
+        ]);
+        capabilities.limits.preferred_chunk_size = self.0.preferred_chunk;
+        capabilities
+    }
+
     async fn configure(&self, config: &Value) -> Result<(), String> {
         self.0.note("configure", json!({"config": config}));
         self.0.refusal_of(config).map_or(Ok(()), Err)
@@ -102,10 +116,58 @@ impl Agent for Scripted {
     async fn request_headers(&self, event: &RequestHeaders<'_>) -> Result<Decision, AgentError> {
         self.0.note("request_headers", described(event));
         let mut dropped = NotedWhenDropped(Some((&self.0, event.uri)));
-        let decision = self.decide(event.path()).await;
+        let decision = self.react(self.0.reaction_to(event.path())).await;
         dropped.0 = None;
         decision
     }
+
+    async fn request_body_chunk(&self, event: &BodyChunk<'_>) -> Result<Decision, AgentError> {
+        self.chunk(Phase::RequestBody, event).await
+    }
+
+    async fn response_headers(&self, event: &ResponseHeaders<'_>) -> Result<Decision, AgentError> {
+        let told = json!({
+            "correlation_id": event.correlation_id,
+            "status": event.status,
+            "headers": fields(event.headers),
+        });
+        self.later(Phase::ResponseHeaders, told, Told::default())
+            .await
+    }
+
+    async fn response_body_chunk(&self, event: &BodyChunk<'_>) -> Result<Decision, AgentError> {
+        self.chunk(Phase::ResponseBody, event).await
+    }
+
+    async fn request_complete(&self, event: &RequestComplete<'_>) {
+        let told = json!({
+            "correlation_id": event.correlation_id,
+            "status": event.status,
+            "request_body_size": event.request_body_size,
+            "response_body_size": event.response_body_size,
+            "upstream_attempts": event.upstream_attempts,
+            "error": event.error,
+        });
+        let _ = self.later(Phase::Complete, told, Told::default()).await;
+    }
+}
+
+/// What a piece looks like in the record.
+fn described_chunk(event: &BodyChunk<'_>) -> Value {
+    /// More of the piece is not written down.
+    const MOST: usize = 256;
+    let data = &event.data[..event.data.len().min(MOST)];
+    json!({
+        "correlation_id": event.correlation_id,
+        "index": event.index,
+        "is_last": event.is_last,
+        "size": event.data.len(),
+        "data": String::from_utf8_lossy(data),
+        "total_size": event.total_size,
+        "transferred": event.transferred,
+        "truncated": event.truncated,
+        "trailers": event.trailers.map(fields),
+    })
 }
 
 /// Writes down that nobody wants the answer any longer: the proxy has cancelled the event, or the connection has ended.
@@ -120,9 +182,42 @@ impl Drop for NotedWhenDropped<'_> {
 }
 
 impl Scripted {
-    async fn decide(&self, path: &str) -> Result<Decision, AgentError> {
-        match self.0.reaction_to(path) {
+    async fn chunk(&self, phase: Phase, event: &BodyChunk<'_>) -> Result<Decision, AgentError> {
+        let told = Told {
+            index: event.index,
+            is_last: event.is_last,
+            data: &event.data,
+        };
+        let replaced = match self.0.reaction_in(phase, &told) {
+            Some(Reaction::Replace(text)) => Some(replacement(text, &event.data)),
+            _ => None,
+        };
+        let decision = self.later(phase, described_chunk(event), told).await?;
+        Ok(match (replaced, phase) {
+            (None, _) => decision,
+            (Some(piece), Phase::RequestBody) => decision.replace_request_body(piece),
+            (Some(piece), _) => decision.replace_response_body(piece),
+        })
+    }
+
+    /// What it does in a phase after that of the request's head.
+    async fn later(
+        &self,
+        phase: Phase,
+        told: Value,
+        piece: Told<'_>,
+    ) -> Result<Decision, AgentError> {
+        self.0.note(phase.event(), told);
+        match self.0.reaction_in(phase, &piece) {
+            Some(reaction) => self.react(reaction).await,
+            None => Ok(Decision::allow()),
+        }
+    }
+
+    async fn react(&self, reaction: &Reaction) -> Result<Decision, AgentError> {
+        match reaction {
             Reaction::Answer(answer) => Ok(from_json(answer)),
+            Reaction::Replace(_) => Ok(Decision::allow()),
             Reaction::Hang => std::future::pending().await,
             Reaction::Late(answer) => {
                 while !self.0.release.exists() {
@@ -144,20 +239,33 @@ impl Scripted {
     }
 }
 
-fn described(event: &RequestHeaders<'_>) -> Value {
-    let mut headers = Map::new();
-    for name in event.headers.keys() {
-        let values = event.headers.get_all(name).iter();
+/// Names with their values.
+fn fields(headers: &HeaderMap) -> Value {
+    let mut fields = Map::new();
+    for name in headers.keys() {
+        let values = headers.get_all(name).iter();
         let values: Vec<_> = values
             .map(|value| String::from_utf8_lossy(value.as_bytes()))
             .collect();
-        headers.insert(name.to_string(), json!(values));
+        fields.insert(name.to_string(), json!(values));
     }
+    fields.into()
+}
+
+/// The text with the piece in it.
+pub(super) fn replacement(text: &str, piece: &[u8]) -> Vec<u8> {
+    match text.split_once("$DATA") {
+        Some((before, behind)) => [before.as_bytes(), piece, behind.as_bytes()].concat(),
+        None => text.into(),
+    }
+}
+
+fn described(event: &RequestHeaders<'_>) -> Value {
     let metadata = &event.metadata;
     json!({
         "method": event.method,
         "uri": event.uri,
-        "headers": headers,
+        "headers": fields(event.headers),
         "request_id": metadata.request_id,
         "client_ip": metadata.client_ip,
         "client_port": metadata.client_port,
@@ -172,6 +280,12 @@ impl Script {
     pub(super) fn reaction_to(&self, path: &str) -> &Reaction {
         let rule = self.rules.iter().find(|(wanted, _)| wanted == path);
         rule.map_or(&self.otherwise, |(_, reaction)| reaction)
+    }
+
+    pub(super) fn reaction_in(&self, phase: Phase, told: &Told<'_>) -> Option<&Reaction> {
+        let mut rules = self.phases.iter();
+        let rule = rules.find(|rule| rule.phase == phase && rule.when.applies(told));
+        rule.map(|rule| &rule.reaction)
     }
 
     /// Why the agent refuses this configuration.

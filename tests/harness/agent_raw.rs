@@ -1,9 +1,10 @@
 //! An agent without the library: frames and JSON written by hand, as an old agent does it, and as a broken one does.
 
 use super::{
-    agent::{Handshake, Reaction, Script},
-    agent_process::{POLL, new_words},
+    agent::{Handshake, Phase, Reaction, Script, Told},
+    agent_process::{POLL, new_words, replacement},
 };
+use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 use std::{
     io::{self, Read, Write},
@@ -16,6 +17,10 @@ use std::{
 const HANDSHAKE_REQUEST: u8 = 0x01;
 const HANDSHAKE_RESPONSE: u8 = 0x02;
 const REQUEST_HEADERS: u8 = 0x10;
+const REQUEST_BODY_CHUNK: u8 = 0x11;
+const RESPONSE_HEADERS: u8 = 0x12;
+const RESPONSE_BODY_CHUNK: u8 = 0x13;
+const REQUEST_COMPLETE: u8 = 0x14;
 const CONFIGURE: u8 = 0x17;
 const AGENT_RESPONSE: u8 = 0x20;
 const HEALTH: u8 = 0x30;
@@ -59,7 +64,11 @@ fn converse(script: &Arc<Script>, stream: &mut UnixStream) -> io::Result<()> {
                 };
                 answer(stream, &json!({"version": 2, "decision": decision}), &id)?;
             }
-            REQUEST_HEADERS => react(script, stream, message)?,
+            REQUEST_HEADERS => asked(script, stream, message)?,
+            REQUEST_BODY_CHUNK => later(script, stream, Phase::RequestBody, &message)?,
+            RESPONSE_HEADERS => later(script, stream, Phase::ResponseHeaders, &message)?,
+            RESPONSE_BODY_CHUNK => later(script, stream, Phase::ResponseBody, &message)?,
+            REQUEST_COMPLETE => later(script, stream, Phase::Complete, &message)?,
             PING => send(stream, PONG, &payload)?,
             _ => {}
         }
@@ -112,7 +121,7 @@ fn shake_hands(script: &Arc<Script>, stream: &mut UnixStream) -> io::Result<()> 
                 "features": {"streaming_body": false, "websocket": false, "guardrails": false, "config_push": false,
                     "metrics_export": false, "concurrent_requests": 100, "cancellation": false, "flow_control": false,
                     "health_reporting": false},
-                "limits": {"max_body_size": 1_048_576, "max_concurrency": script.bears, "preferred_chunk_size": 65536},
+                "limits": {"max_body_size": 1_048_576, "max_concurrency": script.bears, "preferred_chunk_size": script.preferred_chunk},
             },
             "success": success,
             "error": error,
@@ -137,7 +146,7 @@ fn shake_hands(script: &Arc<Script>, stream: &mut UnixStream) -> io::Result<()> 
     }
 }
 
-fn react(script: &Script, stream: &mut UnixStream, mut message: Value) -> io::Result<()> {
+fn asked(script: &Script, stream: &mut UnixStream, mut message: Value) -> io::Result<()> {
     let id = message["correlation_id"].clone();
     let uri = message["uri"].as_str().unwrap_or_default().to_owned();
     for field in ["route_id", "upstream_id", "client_ip", "request_id"] {
@@ -145,14 +154,60 @@ fn react(script: &Script, stream: &mut UnixStream, mut message: Value) -> io::Re
     }
     script.note("request_headers", message);
     let path = uri.split('?').next().unwrap_or_default();
-    match script.reaction_to(path) {
-        Reaction::Answer(decision) => answer(stream, decision, &id),
+    react(script, stream, script.reaction_to(path), &id)
+}
+
+/// An event after that of the request's head.
+fn later(
+    script: &Script,
+    stream: &mut UnixStream,
+    phase: Phase,
+    message: &Value,
+) -> io::Result<()> {
+    let data = message["data"].as_str().unwrap_or_default();
+    let data = STANDARD.decode(data).unwrap();
+    let told = Told {
+        index: u32::try_from(message["chunk_index"].as_u64().unwrap_or_default()).unwrap(),
+        is_last: message["is_last"] == true,
+        data: &data,
+    };
+    let mut noted = message.clone();
+    noted["index"] = json!(told.index);
+    noted["size"] = json!(data.len());
+    noted["data"] = json!(String::from_utf8_lossy(&data[..data.len().min(256)]));
+    script.note(phase.event(), noted);
+    let id = &message["correlation_id"];
+    let allow = json!({"version": 2, "decision": "allow"});
+    match script.reaction_in(phase, &told) {
+        None => answer(stream, &allow, id),
+        Some(Reaction::Replace(text)) => {
+            let piece = STANDARD.encode(replacement(text, &data));
+            let member = match phase {
+                Phase::RequestBody => "request_body_mutation",
+                _ => "response_body_mutation",
+            };
+            let mut replaced = allow;
+            replaced[member] = json!({"data": piece, "chunk_index": told.index});
+            answer(stream, &replaced, id)
+        }
+        Some(reaction) => react(script, stream, reaction, id),
+    }
+}
+
+fn react(
+    script: &Script,
+    stream: &mut UnixStream,
+    reaction: &Reaction,
+    id: &Value,
+) -> io::Result<()> {
+    match reaction {
+        Reaction::Answer(decision) => answer(stream, decision, id),
         Reaction::Hang => Ok(()),
         Reaction::Late(decision) => {
             while !script.release.exists() {
                 thread::sleep(POLL);
             }
-            answer(stream, decision, &id)
+            answer(stream, decision, id)
         }
         Reaction::Exit => std::process::exit(1),
         Reaction::Close => Err(io::ErrorKind::ConnectionAborted.into()),
@@ -164,6 +219,7 @@ fn react(script: &Script, stream: &mut UnixStream, mut message: Value) -> io::Re
         Reaction::Fail | Reaction::Panic | Reaction::Overloaded(_) => {
             Err(io::Error::other("only by the library"))
         }
+        Reaction::Replace(_) => Err(io::Error::other("there is no piece")),
     }
 }
 

@@ -203,6 +203,44 @@ fn validate_redirect(url: &str, status: u16) -> Result<(), String> {
 mod tests {
     use super::*;
 
+    fn validate_head(decision: &Decision, foreign: &OwnedHeaders) -> Result<(), String> {
+        validate(decision, EventKind::RequestHeaders, foreign)
+    }
+
+    #[test]
+    fn only_what_was_shown_can_be_changed() {
+        use EventKind::{
+            RequestBodyChunk, RequestComplete, RequestHeaders, ResponseBodyChunk, ResponseHeaders,
+        };
+        let table = [
+            (
+                Decision::allow().replace_request_body("x"),
+                [false, true, false, false, false],
+            ),
+            (
+                Decision::allow().replace_response_body("x"),
+                [false, false, false, true, false],
+            ),
+            (
+                Decision::allow().set_request_header("x", "1"),
+                [true, true, false, false, true],
+            ),
+            (Decision::allow().set_response_header("x", "1"), [true; 5]),
+        ];
+        let kinds = [
+            RequestHeaders,
+            RequestBodyChunk,
+            ResponseHeaders,
+            ResponseBodyChunk,
+            RequestComplete,
+        ];
+        for (decision, expected) in table {
+            let valid =
+                kinds.map(|kind| validate(&decision, kind, &OwnedHeaders::default()).is_ok());
+            assert_eq!(valid, expected, "{decision:?}");
+        }
+    }
+
     #[test]
     fn framing_headers_are_refused_in_every_spelling() {
         for name in NEVER_SETTABLE.iter().copied().chain([
@@ -230,7 +268,7 @@ mod tests {
                 let mut decision = Decision::allow();
                 decision.request_headers.push(operation.clone());
                 assert!(
-                    validate(&decision, &OwnedHeaders::default()).is_err(),
+                    validate_head(&decision, &OwnedHeaders::default()).is_err(),
                     "{operation:?}"
                 );
             }
@@ -241,10 +279,10 @@ mod tests {
     fn headers_of_other_agents_are_refused() {
         let foreign = OwnedHeaders::new(["x-user"]);
         let decision = Decision::allow().set_request_header("X_User", "root");
-        assert!(validate(&decision, &foreign).is_err());
-        assert!(validate(&decision, &OwnedHeaders::default()).is_ok());
+        assert!(validate_head(&decision, &foreign).is_err());
+        assert!(validate_head(&decision, &OwnedHeaders::default()).is_ok());
         let response = Decision::allow().set_response_header("x-user", "root");
-        assert!(validate(&response, &foreign).is_ok());
+        assert!(validate_head(&response, &foreign).is_ok());
     }
 
     #[test]
@@ -252,17 +290,17 @@ mod tests {
         let many = (0..=MOST_OPERATIONS).fold(Decision::allow(), |decision, number| {
             decision.set_response_header(format!("x-{number}"), "v")
         });
-        assert!(validate(&many, &OwnedHeaders::default()).is_err());
+        assert!(validate_head(&many, &OwnedHeaders::default()).is_err());
         let large = Decision::allow().set_request_header("x", "v".repeat(MOST_HEADER_BYTES));
-        assert!(validate(&large, &OwnedHeaders::default()).is_err());
+        assert!(validate_head(&large, &OwnedHeaders::default()).is_err());
         let fair = Decision::allow().set_request_header("x", "v".repeat(8192));
-        assert!(validate(&fair, &OwnedHeaders::default()).is_ok());
+        assert!(validate_head(&fair, &OwnedHeaders::default()).is_ok());
     }
 
     #[test]
     fn challenge_parameters_are_checked_in_every_case() {
         let decision = Decision::challenge("basic").with_param("WWW-Authenticate", "a\r\nb: c");
-        assert!(validate(&decision, &OwnedHeaders::default()).is_err());
+        assert!(validate_head(&decision, &OwnedHeaders::default()).is_err());
     }
 
     #[test]
@@ -274,7 +312,7 @@ mod tests {
                 value: value.into(),
             });
             assert!(
-                validate(&decision, &OwnedHeaders::default()).is_err(),
+                validate_head(&decision, &OwnedHeaders::default()).is_err(),
                 "{value:?}"
             );
         }
@@ -309,7 +347,7 @@ mod tests {
                 ..Decision::allow()
             };
             assert_eq!(
-                validate(&decision, &OwnedHeaders::default()).is_ok(),
+                validate_head(&decision, &OwnedHeaders::default()).is_ok(),
                 good,
                 "{url} {status}"
             );
@@ -332,7 +370,7 @@ mod tests {
                 ..Decision::allow()
             };
             assert_eq!(
-                validate(&decision, &OwnedHeaders::default()).is_ok(),
+                validate_head(&decision, &OwnedHeaders::default()).is_ok(),
                 good,
                 "{status}"
             );

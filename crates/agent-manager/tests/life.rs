@@ -3,10 +3,10 @@
 
 use http::HeaderMap;
 use portcullis_agent_manager::{
-    AgentManager, AgentSettings, AgentState, AgentUse, Answer, Conversation, Links, Step,
+    AgentManager, AgentSettings, AgentState, AgentUse, Answer, Ask, Conversation, Links,
 };
 use portcullis_agent_protocol::{
-    Decision, RequestHeaders, RequestMetadata,
+    Decision, Event, RequestHeaders, RequestMetadata,
     server::{self, Agent, AgentError, ServeOptions},
 };
 use portcullis_config::FailureMode;
@@ -73,7 +73,7 @@ fn manager(socket: &Path, previous: Option<&AgentManager>) -> AgentManager {
 
 async fn ask(manager: &AgentManager, links: &Links, uri: &str) -> Answer {
     let headers = HeaderMap::new();
-    let event = RequestHeaders {
+    let event = Event::RequestHeaders(RequestHeaders {
         metadata: RequestMetadata {
             correlation_id: uri,
             request_id: uri,
@@ -92,14 +92,20 @@ async fn ask(manager: &AgentManager, links: &Links, uri: &str) -> Answer {
         uri,
         headers: &headers,
         budget_left: None,
-    };
-    let step = Step::One(AgentUse {
+    });
+    let used = AgentUse {
         agent: 0,
         timeout: DEADLINE,
         failure_mode: FailureMode::Closed,
-    });
-    let mut conversation = Conversation::with_budget(DEADLINE);
-    manager.ask(links, &step, &event, &mut conversation).await
+    };
+    let ask = Ask {
+        used: &used,
+        event: &event,
+        more: false,
+        streamed: false,
+    };
+    let conversation = Conversation::with_budget(DEADLINE);
+    manager.ask(links, &[ask], &conversation).await
 }
 
 async fn within<T>(future: impl Future<Output = T>) -> T {
