@@ -13,6 +13,7 @@ mod precedence;
 mod references;
 mod routes;
 mod unused;
+mod uses;
 
 use crate::{diagnostic::Report, kdl::Parsed};
 
