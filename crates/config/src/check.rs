@@ -8,11 +8,13 @@ mod agents;
 mod chains;
 mod conditions;
 mod identity;
+mod inspect;
 mod paths;
 mod precedence;
 mod references;
 mod routes;
 mod unused;
+mod uses;
 
 use crate::{diagnostic::Report, kdl::Parsed};
 
@@ -27,6 +29,9 @@ const ERRORS: &[Check] = &[
     agents::owned_headers,
     agents::pools,
     agents::useless_budgets,
+    inspect::limits,
+    inspect::encodings,
+    inspect::upgrades,
     addresses::listeners,
     routes::actions,
     routes::useless_settings,
@@ -38,6 +43,7 @@ const WARNINGS: &[Check] = &[
     unused::unused,
     routes::no_routes,
     chains::asked_twice,
+    inspect::never_asked,
     precedence::file_order,
     addresses::loops,
 ];

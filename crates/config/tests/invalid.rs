@@ -110,6 +110,7 @@ fn every_kind_of_error_has_a_fixture() {
         code::UNUSED,
         code::FILE_ORDER,
         code::ASKED_TWICE,
+        code::NEVER_ASKED,
         code::TRUSTS_EVERYBODY,
         code::PROXY_LOOP,
         code::INTERNAL,

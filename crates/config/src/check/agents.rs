@@ -1,12 +1,13 @@
 //! What agents share, and what the settings of one say together.
 
+use super::uses::{Chains, Uses};
 use crate::{
     diagnostic::{Diagnostic, Report, code},
     header_pattern,
-    kdl::{Parsed, ParsedChain, ParsedFilter, PartialPool},
+    kdl::{Parsed, PartialPool},
     model::Pool,
 };
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 /// A header belongs to one agent: of two, the one could speak for the other.
 pub(super) fn owned_headers(parsed: &Parsed, report: &Report) {
@@ -88,43 +89,42 @@ fn pool(shared: PartialPool, own: PartialPool, report: &Report) {
     report.add(diagnostic);
 }
 
-/// A budget on a route that asks nobody.
+/// A budget on a route that waits for nobody.
 pub(super) fn useless_budgets(parsed: &Parsed, report: &Report) {
-    let chains: HashMap<&str, &ParsedChain> = parsed
-        .chains
+    let chains = Chains::new(parsed);
+    let waits: HashMap<&str, bool> = parsed
+        .agents
         .iter()
-        .map(|chain| (chain.id.value.as_str(), chain))
+        .map(|agent| {
+            let phases = agent.inspect.into_model().phases();
+            (agent.id.value.as_str(), phases > 0)
+        })
         .collect();
     for route in &parsed.routes {
         let Some(budget) = &route.agent_budget else {
             continue;
         };
-        if !asks(&route.filters, &chains, &mut HashSet::new()) {
-            report.add(
-                Diagnostic::error(
-                    code::CONTRADICTION,
-                    budget.span,
-                    "`agent-budget` has no effect on this route",
-                )
-                .also(route.span, "this route asks no agent")
-                .help("remove it, or add a line such as `agent \"waf\"` to the route's `filters`"),
-            );
+        let Uses { agents, in_doubt } = chains.uses(&route.filters);
+        // One that does not exist was meant to be asked.
+        let mut waits = agents
+            .iter()
+            .map(|used| *waits.get(used.agent.value.as_str()).unwrap_or(&true));
+        if in_doubt || waits.any(|waits| waits) {
+            continue;
         }
+        let why = if agents.is_empty() {
+            "this route asks no agent"
+        } else {
+            "this route waits for no agent: all of them inspect `request-complete` alone"
+        };
+        report.add(
+            Diagnostic::error(
+                code::CONTRADICTION,
+                budget.span,
+                "`agent-budget` has no effect on this route",
+            )
+            .also(route.span, why)
+            .help("remove it, or add a line such as `agent \"waf\"` to the route's `filters`"),
+        );
     }
-}
-
-/// Whether there is an agent, or something that was meant to be one. Each chain is looked at once, so circles end.
-fn asks<'a>(
-    filters: &'a [ParsedFilter],
-    chains: &HashMap<&str, &'a ParsedChain>,
-    seen: &mut HashSet<&'a str>,
-) -> bool {
-    filters.iter().any(|filter| match filter {
-        ParsedFilter::Agent(_) | ParsedFilter::Parallel(_) | ParsedFilter::Broken => true,
-        ParsedFilter::RequestHeaders(_) | ParsedFilter::ResponseHeaders(_) => false,
-        ParsedFilter::Use(name) => match chains.get(name.value.as_str()) {
-            Some(chain) => seen.insert(&name.value) && asks(&chain.filters, chains, seen),
-            None => true,
-        },
-    })
 }

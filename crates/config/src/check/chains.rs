@@ -1,16 +1,17 @@
 //! Filter chains: circles, sizes, and agents that are asked twice.
 
+use super::uses::Chains;
 use crate::{
     diagnostic::{Diagnostic, Report, code},
-    kdl::{Parsed, ParsedAgentUse, ParsedChain, ParsedFilter},
+    kdl::{Parsed, ParsedChain, ParsedFilter},
     source::{Span, Spanned},
 };
 use std::collections::HashMap;
 
 /// Chains in chains. Nobody can follow more.
-const DEEPEST: usize = 8;
+pub(super) const DEEPEST: usize = 8;
 /// Filters of a route when all its chains are written out.
-const MOST_FILTERS: usize = 256;
+pub(super) const MOST_FILTERS: usize = 256;
 
 /// Chains that use each other in a circle, and routes that grow without reason.
 pub(super) fn loops_and_sizes(parsed: &Parsed, report: &Report) {
@@ -94,7 +95,8 @@ impl<'a> Walk<'a> {
         filters
             .iter()
             .map(|filter| match filter {
-                ParsedFilter::Use(name) => self.chain(name),
+                // An empty chain is a line too, else a route could be made of any number of them.
+                ParsedFilter::Use(name) => self.chain(name).max(1),
                 ParsedFilter::Parallel(several) => several.len(),
                 _ => 1,
             })
@@ -150,16 +152,10 @@ pub(super) fn agents_in_parallel(parsed: &Parsed, report: &Report) {
 
 /// Warning: usually a chain brings an agent that the route names too.
 pub(super) fn asked_twice(parsed: &Parsed, report: &Report) {
-    let chains: HashMap<&str, &ParsedChain> = parsed
-        .chains
-        .iter()
-        .map(|chain| (chain.id.value.as_str(), chain))
-        .collect();
+    let chains = Chains::new(parsed);
     for route in &parsed.routes {
-        let mut uses = Vec::new();
-        collect(&route.filters, &chains, &mut uses);
         let mut seen = HashMap::new();
-        for written in uses {
+        for written in chains.uses(&route.filters).agents {
             let name = written.agent.value.as_str();
             if let Some(first) = seen.insert(name, written.agent.span) {
                 report.add(
@@ -173,28 +169,6 @@ pub(super) fn asked_twice(parsed: &Parsed, report: &Report) {
                     .help("remove one of them, unless something between them changes the request"),
                 );
             }
-        }
-    }
-}
-
-/// Called when there are no circles.
-fn collect<'a>(
-    filters: &'a [ParsedFilter],
-    chains: &HashMap<&str, &'a ParsedChain>,
-    uses: &mut Vec<&'a ParsedAgentUse>,
-) {
-    for filter in filters {
-        match filter {
-            ParsedFilter::Agent(one) => uses.push(one),
-            ParsedFilter::Parallel(several) => uses.extend(several),
-            ParsedFilter::Use(name) => {
-                if let Some(chain) = chains.get(name.value.as_str()) {
-                    collect(&chain.filters, chains, uses);
-                }
-            }
-            ParsedFilter::RequestHeaders(_)
-            | ParsedFilter::ResponseHeaders(_)
-            | ParsedFilter::Broken => {}
         }
     }
 }

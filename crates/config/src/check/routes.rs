@@ -53,12 +53,11 @@ pub(super) fn useless_settings(parsed: &Parsed, report: &Report) {
         };
         let why = match &action.value {
             ParsedAction::Upstream(id) if builtin.contains(id.value.as_str()) => {
-                "this is answered inside the program"
+                Some("this is answered inside the program")
             }
-            ParsedAction::Redirect { .. } => "this redirects",
-            ParsedAction::Respond { .. } => "this answers at once",
-            ParsedAction::Upstream(_) | ParsedAction::Broken => continue,
+            other => own_answer(other),
         };
+        let Some(why) = why else { continue };
         for (name, span) in settings(route) {
             report.add(
                 Diagnostic::error(
@@ -70,6 +69,15 @@ pub(super) fn useless_settings(parsed: &Parsed, report: &Report) {
                 .help(format!("remove `{name}`, or use an upstream with targets")),
             );
         }
+    }
+}
+
+/// How a route answers by itself, if it does.
+pub(super) fn own_answer(action: &ParsedAction) -> Option<&'static str> {
+    match action {
+        ParsedAction::Redirect { .. } => Some("this redirects"),
+        ParsedAction::Respond { .. } => Some("this answers at once"),
+        ParsedAction::Upstream(_) | ParsedAction::Broken => None,
     }
 }
 

@@ -99,6 +99,8 @@ codes! {
     FILE_ORDER = "file-order";
     /// Warning: an agent is asked twice about the same request.
     ASKED_TWICE = "asked-twice";
+    /// Warning: an agent inspects what it is not asked about on a route.
+    NEVER_ASKED = "never-asked";
     /// Warning: everybody is believed.
     TRUSTS_EVERYBODY = "trusts-everybody";
     /// Warning: an upstream target is one of our own listeners.

@@ -45,6 +45,16 @@ impl ParsedInspect {
             request_complete: self.request_complete,
         }
     }
+
+    /// The bodies that it is shown, with the names of their nodes.
+    pub(crate) fn bodies(self) -> impl Iterator<Item = (&'static str, Spanned<BodyInspection>)> {
+        [
+            (REQUEST_BODY, self.request_body),
+            (RESPONSE_BODY, self.response_body),
+        ]
+        .into_iter()
+        .filter_map(|(name, body)| Some((name, body?)))
+    }
 }
 
 const REQUEST_BODY: &str = "request-body";
