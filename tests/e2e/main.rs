@@ -10,6 +10,7 @@ mod harness;
 
 mod abuse;
 mod agents;
+mod bodies;
 mod client_address;
 mod defects;
 mod drain;

@@ -353,6 +353,20 @@ impl TestAgent {
             .collect()
     }
 
+    /// The events of this kind that it was told of so far.
+    pub(crate) fn seen(&self, event: &str) -> Vec<Value> {
+        let mut record = self.record();
+        record.retain(|told| told["event"] == event);
+        record
+    }
+
+    /// Waits until it was told of so many events of this kind.
+    pub(crate) fn wait_seen(&self, event: &str, count: usize) -> Vec<Value> {
+        eventually(&format!("{count} events of {event}"), || {
+            Some(self.seen(event)).filter(|seen| seen.len() >= count)
+        })
+    }
+
     /// The requests that it was asked about.
     pub(crate) fn requests(&self) -> Vec<Value> {
         let mut record = self.record();
