@@ -13,10 +13,13 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use portcullis_agent_protocol::codec::frame::{self, MAX_FRAME_BYTES, MessageType};
 use portcullis_agent_protocol::codec::{Answer, EventId, NoDecision, binary, json};
-use portcullis_agent_protocol::{Decision, Extensions, RequestHeaders, RequestMetadata};
+use portcullis_agent_protocol::{
+    BodyChunk, Decision, Event, Extensions, RequestHeaders, RequestMetadata,
+};
 
 #[path = "../fuzz/src/lib.rs"]
 #[expect(unreachable_pub, reason = "the fuzz targets reach it")]
@@ -46,13 +49,22 @@ const TARGETS: [(&str, Decoder, &[&str]); 8] = [
     (
         "json_event",
         decoders::json_event,
-        &["request-headers", "request-headers-event-id"],
+        &[
+            "request-headers",
+            "request-headers-event-id",
+            "request-body-chunk",
+            "response-headers",
+            "response-body-chunk",
+            "response-body-chunk-event-id",
+            "request-complete",
+        ],
     ),
     (
         "json_answer",
         decoders::json_answer,
         &[
             "answer",
+            "answer-body",
             "answer-event-id",
             "answer-error",
             "answer-overloaded",
@@ -72,7 +84,13 @@ const TARGETS: [(&str, Decoder, &[&str]); 8] = [
     (
         "binary_event",
         decoders::binary_event,
-        &["binary-request-headers"],
+        &[
+            "binary-request-headers",
+            "binary-body-chunk",
+            "binary-body-chunk-last",
+            "binary-response-headers",
+            "binary-request-complete",
+        ],
     ),
     (
         "binary_answer",
@@ -80,6 +98,8 @@ const TARGETS: [(&str, Decoder, &[&str]); 8] = [
         &[
             "binary-block",
             "binary-redirect",
+            "binary-replace",
+            "binary-drop",
             "binary-error",
             "binary-overloaded",
         ],
@@ -87,7 +107,7 @@ const TARGETS: [(&str, Decoder, &[&str]); 8] = [
 ];
 
 /// Messages of other makes, and such that leave nearly everything out.
-const TEXTS: [(&str, &str, &str); 13] = [
+const TEXTS: [(&str, &str, &str); 18] = [
     (
         "handshake_request",
         "shortest",
@@ -112,6 +132,31 @@ const TEXTS: [(&str, &str, &str); 13] = [
         "json_event",
         "offset",
         r#"{"metadata":{"correlation_id":"c","client_ip":"::1","timestamp":"2026-07-01T14:00:00.1234567891+02:00"},"method":"GET","uri":"/\u00e9","headers":{"X":["\"\\","é"]}}"#,
+    ),
+    (
+        "json_event",
+        "chunk-shortest",
+        r#"{"correlation_id":"c","data":"","is_last":false}"#,
+    ),
+    (
+        "json_event",
+        "chunk-escaped",
+        r#"{"correlation_id":"c","event_id":7,"data":"\u0061GVs\/+==","is_last":true,"bytes_sent":1,"truncated":false,"trailers":{"x":["1","2"],"y":[]}}"#,
+    ),
+    (
+        "json_event",
+        "chunk-not-base64",
+        r#"{"correlation_id":"c","event_id":7,"data":"hello, world","is_last":true}"#,
+    ),
+    (
+        "json_event",
+        "complete-shortest",
+        r#"{"correlation_id":"c","status":0}"#,
+    ),
+    (
+        "json_answer",
+        "not-base64",
+        r#"{"version":2,"decision":"allow","correlation_id":"c","event_id":7,"response_body_mutation":{"data":"hello, world"}}"#,
     ),
     (
         "json_answer",
@@ -148,7 +193,7 @@ const TEXTS: [(&str, &str, &str); 13] = [
 ];
 
 /// One answer of each kind.
-fn answers() -> [(&'static str, Answer); 8] {
+fn answers() -> [(&'static str, Answer); 9] {
     let block = Decision::block(403)
         .with_body("no")
         .with_header("x-why", "waf")
@@ -161,7 +206,11 @@ fn answers() -> [(&'static str, Answer); 8] {
         .with_param("site_key", "k")
         .add_response_header("x-d", "3")
         .remove_request_header("x-c");
+    let bodies = Decision::allow()
+        .replace_request_body(vec![0xff; 100])
+        .replace_response_body("");
     [
+        ("bodies", Ok(bodies)),
         ("allow", Ok(Decision::allow())),
         ("block-bare", Ok(Decision::block(451))),
         ("block", Ok(block)),
@@ -213,6 +262,29 @@ fn event() -> Vec<u8> {
     out
 }
 
+/// A piece of a body with everything that there can be, and what nobody knows.
+fn chunk() -> Vec<u8> {
+    let mut trailers = HeaderMap::new();
+    for value in [&b"0"[..], b"\xff", b""] {
+        trailers.append("x-t", HeaderValue::from_bytes(value).unwrap());
+    }
+    let event = Event::ResponseBodyChunk(BodyChunk {
+        correlation_id: "c",
+        index: u32::MAX,
+        data: Bytes::from_static(b"\0\xff"),
+        is_last: true,
+        total_size: Some(u64::MAX),
+        transferred: u64::MAX,
+        truncated: true,
+        trailers: Some(&trailers),
+        budget_left: Some(Duration::MAX),
+    });
+    let mut out = Vec::new();
+    binary::encode_event(&mut out, u64::MAX, &event);
+    out.extend_from_slice(b"\x99\0\0\0\x01z");
+    out
+}
+
 /// The seeds that are not on the page.
 fn further_seeds(target: &str) -> Vec<(String, Vec<u8>)> {
     let texts = TEXTS.iter().filter(|(of, _, _)| *of == target);
@@ -235,6 +307,7 @@ fn further_seeds(target: &str) -> Vec<(String, Vec<u8>)> {
     }
     if target == "binary_event" {
         seeds.push(("with-tls".to_owned(), event()));
+        seeds.push(("chunk-with-all".to_owned(), chunk()));
     }
     if target == "frame" {
         let mut frames = Vec::new();

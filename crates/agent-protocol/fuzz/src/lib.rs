@@ -10,8 +10,17 @@ use bytes::{Bytes, BytesMut};
 use portcullis_agent_protocol::codec::frame::{self, HEADER_BYTES, MessageType};
 use portcullis_agent_protocol::codec::handshake::{self, Agreement};
 use portcullis_agent_protocol::codec::{Answer, EventId, binary, json};
-use portcullis_agent_protocol::{Extensions, RequestHeaders};
+use portcullis_agent_protocol::{BodyChunk, Event, EventKind, Extensions};
 use serde_json::Value;
+
+/// The kinds of events that can be decoded.
+const EVENTS: [EventKind; 5] = [
+    EventKind::RequestHeaders,
+    EventKind::RequestBodyChunk,
+    EventKind::ResponseHeaders,
+    EventKind::ResponseBodyChunk,
+    EventKind::RequestComplete,
+];
 
 const BY_NUMBER: Extensions = Extensions {
     binary: false,
@@ -79,49 +88,87 @@ pub fn handshake_response(bytes: &[u8]) {
     }
 }
 
-/// Request headers in JSON.
+/// Events of all kinds in JSON.
 pub fn json_event(bytes: &[u8]) {
-    for by_number in [true, false] {
+    for (kind, by_number) in EVENTS
+        .into_iter()
+        .flat_map(|kind| [(kind, true), (kind, false)])
+    {
         let found = json::find_event_id(bytes, by_number);
-        let Ok((id, event)) = json::decode_request_headers(bytes, by_number) else {
+        let Ok((id, event)) = json::decode_event(kind, bytes, by_number) else {
             continue;
         };
         let view = event.view();
-        if by_number || !view.metadata.correlation_id.is_empty() {
+        assert_eq!(view.kind(), kind);
+        if by_number || !view.correlation_id().is_empty() {
             assert_eq!(found.as_ref(), Some(&id), "an event can be cancelled");
         }
         let number = number(&id);
         let mut out = Vec::new();
-        json::encode_request_headers(&mut out, number, &view);
+        json::encode_event(&mut out, number, &view);
         let (again, decoded) =
-            json::decode_request_headers(&out, by_number).expect("what was written can be read");
+            json::decode_event(kind, &out, by_number).expect("what was written can be read");
         assert_eq!((again, decoded.view()), (id, in_range(&view)));
     }
 }
 
-/// Request headers in the binary encoding.
+/// Events of all kinds in the binary encoding.
 pub fn binary_event(bytes: &[u8]) {
     let payload = Bytes::copy_from_slice(bytes);
-    let Ok((id, event)) = binary::decode_request_headers(&payload) else {
-        return;
-    };
-    assert_eq!(binary::event_id(bytes).as_ref(), Some(&id));
-    let view = event.view();
-    let number = number(&id).expect("a binary event has a number");
-    let mut out = Vec::new();
-    binary::encode_request_headers(&mut out, number, &view);
-    let out = Bytes::from(out);
-    let (again, decoded) =
-        binary::decode_request_headers(&out).expect("what was written can be read");
-    assert_eq!((&again, decoded.view()), (&id, view.clone()));
-    // The same event in the other encoding, which is not exact about values.
-    let mut out = Vec::new();
-    json::encode_request_headers(&mut out, Some(number), &view);
-    let (again, decoded) =
-        json::decode_request_headers(&out, true).expect("what was written can be read");
-    assert_eq!(again, id);
-    assert_eq!(decoded.headers.len(), view.headers.len());
-    assert_eq!(decoded.view().uri, view.uri);
+    for kind in EVENTS {
+        let Ok((id, event)) = binary::decode_event(kind, &payload) else {
+            continue;
+        };
+        assert_eq!(binary::event_id(bytes).as_ref(), Some(&id));
+        let view = event.view();
+        assert_eq!(view.kind(), kind);
+        let number = number(&id).expect("a binary event has a number");
+        let mut out = Vec::new();
+        binary::encode_event(&mut out, number, &view);
+        let out = Bytes::from(out);
+        let (again, decoded) =
+            binary::decode_event(kind, &out).expect("what was written can be read");
+        assert_eq!((&again, &decoded.view()), (&id, &view));
+        // The same event in the other encoding, which is not exact about
+        // header values.
+        let mut out = Vec::new();
+        json::encode_event(&mut out, Some(number), &view);
+        let (again, decoded) =
+            json::decode_event(kind, &out, true).expect("what was written can be read");
+        assert_eq!(again, id);
+        assert_alike(&decoded.view(), &view);
+    }
+}
+
+fn assert_alike(json: &Event<'_>, binary: &Event<'_>) {
+    assert_eq!(json.correlation_id(), binary.correlation_id());
+    match (json, binary) {
+        (Event::RequestHeaders(json), Event::RequestHeaders(binary)) => {
+            assert_eq!(json.headers.len(), binary.headers.len());
+            assert_eq!(json.uri, binary.uri);
+        }
+        (Event::ResponseHeaders(json), Event::ResponseHeaders(binary)) => {
+            assert_eq!(json.headers.len(), binary.headers.len());
+            assert_eq!(json.status, binary.status);
+        }
+        (Event::RequestBodyChunk(json), Event::RequestBodyChunk(binary))
+        | (Event::ResponseBodyChunk(json), Event::ResponseBodyChunk(binary)) => {
+            let trailers = |chunk: &BodyChunk<'_>| chunk.trailers.map(|fields| fields.len());
+            assert_eq!(trailers(json), trailers(binary));
+            let but_trailers = |chunk: &BodyChunk<'_>| BodyChunk {
+                correlation_id: "",
+                trailers: None,
+                ..chunk.clone()
+            };
+            assert_eq!(but_trailers(json), but_trailers(binary));
+        }
+        (Event::RequestComplete(json), Event::RequestComplete(binary)) => {
+            let milliseconds = binary.duration.as_millis();
+            assert_eq!(json.duration.as_millis(), milliseconds);
+            assert_eq!(json.error, binary.error);
+        }
+        _ => panic!("an event of another kind"),
+    }
 }
 
 /// Answers in JSON.
@@ -160,9 +207,25 @@ pub fn binary_answer(bytes: &[u8]) {
         let mut out = Vec::new();
         json::encode_answer(&mut out, &id, 0, &answer, BY_NUMBER)
             .expect("what was read can be written");
-        let (again, _) =
+        let (again, decoded) =
             json::decode_answer(&out, BY_NUMBER).expect("what was written can be read");
         assert_eq!(again, id);
+        let bodies = |answer: &Answer| {
+            let decision = answer.as_ref().ok()?;
+            Some((
+                decision.request_body.clone(),
+                decision.response_body.clone(),
+            ))
+        };
+        // What is no decision for the one is one for the other when it was not
+        // negotiated with it.
+        if answer.is_ok() {
+            assert_eq!(bodies(&decoded), bodies(&answer));
+        }
+        let payload = Bytes::copy_from_slice(bytes);
+        let shared = binary::decode_shared_answer(&payload, extensions);
+        let (again, shared) = shared.expect("it can be read either way");
+        assert_eq!((again, rounded(shared)), (id, rounded(answer)));
     }
 }
 
@@ -199,10 +262,13 @@ fn number(id: &EventId) -> Option<u64> {
 }
 
 // Our JSON has years from 1970 to 9999.
-fn in_range<'a>(view: &RequestHeaders<'a>) -> RequestHeaders<'a> {
+fn in_range<'a>(view: &Event<'a>) -> Event<'a> {
     let last = UNIX_EPOCH + Duration::from_secs(253_402_300_799);
     let mut expected = view.clone();
-    expected.metadata.timestamp = expected.metadata.timestamp.clamp(UNIX_EPOCH, last);
+    if let Event::RequestHeaders(event) = &mut expected {
+        let timestamp = &mut event.metadata.timestamp;
+        *timestamp = (*timestamp).clamp(UNIX_EPOCH, last);
+    }
     expected
 }
 

@@ -68,7 +68,7 @@ pub trait Agent: Send + Sync + 'static {
     /// Decides about a piece of a request's body, and may
     /// [replace](Decision::replace_request_body) it. The pieces of a body come
     /// in order, each when the one before has been answered. What an agent
-    /// keeps between them fits into `PerRequest`.
+    /// keeps between them fits into [`PerRequest`](super::PerRequest).
     ///
     /// # Errors
     /// When the agent cannot decide.

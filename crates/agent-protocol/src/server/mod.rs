@@ -37,6 +37,7 @@
 mod agent;
 mod counters;
 mod events;
+mod per_request;
 mod report;
 mod session;
 mod socket;
@@ -52,6 +53,7 @@ use tokio::task::JoinSet;
 
 pub use agent::{Agent, AgentError};
 pub use counters::ServeCounters;
+pub use per_request::PerRequest;
 pub use report::Reporter;
 pub use socket::{SOCKET_VARIABLE, bind_socket, socket_from_env};
 

@@ -1,16 +1,18 @@
 //! Properties of the codecs: what is written comes back, and no bytes make a
 //! decoder panic.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use portcullis_agent_protocol::codec::frame::{self, MessageType};
-use portcullis_agent_protocol::codec::{Answer, EventId, NoDecision, binary, handshake, json};
-use portcullis_agent_protocol::{
-    Audit, Decision, Extensions, HeaderOp, RequestHeaders, RequestMetadata, Verdict,
+use portcullis_agent_protocol::codec::{
+    Answer, DecodedBodyChunk, DecodedEvent, DecodedRequestComplete, DecodedRequestHeaders,
+    DecodedResponseHeaders, EventId, NoDecision, binary, handshake, json,
 };
+use portcullis_agent_protocol::{Audit, Decision, Event, Extensions, HeaderOp, Verdict};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -53,79 +55,129 @@ fn headers(any_bytes: bool) -> impl Strategy<Value = HeaderMap> {
     })
 }
 
-#[derive(Debug)]
-struct Event {
-    texts: [String; 5],
-    options: [Option<String>; 6],
-    client_ip: IpAddr,
-    client_port: u16,
-    since_epoch: Duration,
-    headers: HeaderMap,
-    budget_left: Option<Duration>,
+fn micros() -> impl Strategy<Value = Option<Duration>> {
+    option::of((0_u64..1 << 53).prop_map(Duration::from_micros))
 }
 
-impl Event {
-    fn view(&self) -> RequestHeaders<'_> {
-        let [correlation_id, request_id, protocol, method, uri] = &self.texts;
-        let [
-            server_name,
-            tls_version,
-            tls_cipher,
-            route_id,
-            upstream_id,
-            traceparent,
-        ] = self.options.each_ref().map(Option::as_deref);
-        RequestHeaders {
-            metadata: RequestMetadata {
-                correlation_id,
-                request_id,
-                client_ip: self.client_ip,
-                client_port: self.client_port,
-                server_name,
-                protocol,
-                tls_version,
-                tls_cipher,
-                route_id,
-                upstream_id,
-                timestamp: UNIX_EPOCH + self.since_epoch,
-                traceparent,
-            },
-            method,
-            uri,
-            headers: &self.headers,
-            budget_left: self.budget_left,
-        }
-    }
-}
-
-fn event(any_bytes: bool) -> impl Strategy<Value = Event> {
+fn request_headers(any_bytes: bool) -> impl Strategy<Value = DecodedRequestHeaders<'static>> {
     let texts = [text(), text(), text(), text(), text()];
     let options = [(); 6].map(|()| option::of(text()));
     // Until the year 2500.
     let since_epoch = (0_u64..16_725_225_600, 0_u32..1_000_000_000);
-    let address = any::<IpAddr>();
     (
         texts,
         options,
-        address,
-        any::<u16>(),
+        (any::<IpAddr>(), any::<u16>()),
         since_epoch,
         headers(any_bytes),
-        option::of(0_u64..1 << 53),
+        micros(),
     )
         .prop_map(
-            |(texts, options, client_ip, client_port, (seconds, nanoseconds), headers, left)| {
-                Event {
-                    texts,
-                    options,
+            |(texts, options, (client_ip, client_port), since_epoch, headers, budget_left)| {
+                let [correlation_id, request_id, protocol, method, uri] = texts.map(Cow::Owned);
+                let [
+                    server_name,
+                    tls_version,
+                    tls_cipher,
+                    route_id,
+                    upstream_id,
+                    traceparent,
+                ] = options.map(|text| text.map(Cow::Owned));
+                DecodedRequestHeaders {
+                    correlation_id,
+                    request_id,
                     client_ip,
                     client_port,
-                    since_epoch: Duration::new(seconds, nanoseconds),
+                    server_name,
+                    protocol,
+                    tls_version,
+                    tls_cipher,
+                    route_id,
+                    upstream_id,
+                    timestamp: UNIX_EPOCH + Duration::new(since_epoch.0, since_epoch.1),
+                    traceparent,
+                    method,
+                    uri,
                     headers,
-                    budget_left: left.map(Duration::from_micros),
+                    budget_left,
                 }
             },
         )
+}
+
+fn body() -> impl Strategy<Value = Bytes> {
+    vec(any::<u8>(), 0..100).prop_map(Bytes::from)
+}
+
+fn chunk(any_bytes: bool) -> impl Strategy<Value = DecodedBodyChunk<'static>> {
+    (
+        (text(), any::<u32>(), body()),
+        (any::<bool>(), any::<bool>()),
+        (option::of(any::<u64>()), any::<u64>()),
+        option::of(headers(any_bytes)),
+        micros(),
+    )
+        .prop_map(
+            |((id, index, data), (is_last, truncated), sizes, trailers, budget_left)| {
+                DecodedBodyChunk {
+                    correlation_id: Cow::Owned(id),
+                    index,
+                    data,
+                    is_last,
+                    total_size: sizes.0,
+                    transferred: sizes.1,
+                    truncated,
+                    trailers: trailers.filter(|fields| is_last && !fields.is_empty()),
+                    budget_left,
+                }
+            },
+        )
+}
+
+fn response_headers(any_bytes: bool) -> impl Strategy<Value = DecodedResponseHeaders<'static>> {
+    (text(), any::<u16>(), headers(any_bytes), micros()).prop_map(
+        |(id, status, headers, budget_left)| DecodedResponseHeaders {
+            correlation_id: Cow::Owned(id),
+            status,
+            headers,
+            budget_left,
+        },
+    )
+}
+
+fn request_complete() -> impl Strategy<Value = DecodedRequestComplete<'static>> {
+    // Whole milliseconds, which both encodings have.
+    let duration = (0_u64..1 << 40).prop_map(Duration::from_millis);
+    let sizes = (any::<u64>(), any::<u64>());
+    (
+        text(),
+        any::<u16>(),
+        duration,
+        sizes,
+        any::<u32>(),
+        option::of(text()),
+    )
+        .prop_map(|(id, status, duration, sizes, upstream_attempts, error)| {
+            DecodedRequestComplete {
+                correlation_id: Cow::Owned(id),
+                status,
+                duration,
+                request_body_size: sizes.0,
+                response_body_size: sizes.1,
+                upstream_attempts,
+                error: error.map(Cow::Owned),
+            }
+        })
+}
+
+fn event(any_bytes: bool) -> impl Strategy<Value = DecodedEvent<'static>> {
+    prop_oneof![
+        request_headers(any_bytes).prop_map(DecodedEvent::RequestHeaders),
+        chunk(any_bytes).prop_map(DecodedEvent::RequestBodyChunk),
+        response_headers(any_bytes).prop_map(DecodedEvent::ResponseHeaders),
+        chunk(any_bytes).prop_map(DecodedEvent::ResponseBodyChunk),
+        request_complete().prop_map(DecodedEvent::RequestComplete),
+    ]
 }
 
 fn verdict() -> impl Strategy<Value = Verdict> {
@@ -184,17 +236,22 @@ fn audit() -> impl Strategy<Value = Audit> {
 }
 
 fn decision() -> impl Strategy<Value = Decision> {
-    (verdict(), ops(), ops(), option::of(audit()), any::<bool>()).prop_map(
-        |(verdict, request_headers, response_headers, audit, needs_more)| Decision {
+    (
+        verdict(),
+        (ops(), ops()),
+        option::of(audit()),
+        any::<bool>(),
+        (option::of(body()), option::of(body())),
+    )
+        .prop_map(|(verdict, ops, audit, needs_more, bodies)| Decision {
             verdict,
-            request_headers,
-            response_headers,
+            request_headers: ops.0,
+            response_headers: ops.1,
             audit: audit.filter(|audit| !audit.is_empty()).map(Box::new),
             needs_more,
-            request_body: None,
-            response_body: None,
-        },
-    )
+            request_body: bodies.0,
+            response_body: bodies.1,
+        })
 }
 
 fn answer() -> impl Strategy<Value = Answer> {
@@ -209,28 +266,49 @@ fn answer() -> impl Strategy<Value = Answer> {
 proptest! {
     #[test]
     fn a_binary_event_comes_back(event in event(true), number in any::<u64>()) {
+        let view = event.view();
         let mut out = Vec::new();
-        binary::encode_request_headers(&mut out, number, &event.view());
+        binary::encode_event(&mut out, number, &view);
         let payload = Bytes::from(out);
-        let (id, decoded) = binary::decode_request_headers(&payload).unwrap();
+        let (id, decoded) = binary::decode_event(view.kind(), &payload).unwrap();
         prop_assert_eq!(id, EventId::Number(number));
-        prop_assert_eq!(decoded.view(), event.view());
+        prop_assert_eq!(decoded.view(), view);
     }
 
     #[test]
     fn a_json_event_comes_back(event in event(false), number in 0_u64..1 << 53) {
+        let view = event.view();
         let mut out = Vec::new();
-        json::encode_request_headers(&mut out, Some(number), &event.view());
-        let (id, decoded) = json::decode_request_headers(&out, true).unwrap();
+        json::encode_event(&mut out, Some(number), &view);
+        let (id, decoded) = json::decode_event(view.kind(), &out, true).unwrap();
         prop_assert_eq!(id, EventId::Number(number));
-        prop_assert_eq!(decoded.view(), event.view());
-        let (id, decoded) = json::decode_request_headers(&out, false).unwrap();
-        prop_assert_eq!(id, EventId::Correlation(event.texts[0].clone()));
-        prop_assert_eq!(decoded.budget_left, None);
+        prop_assert_eq!(decoded.view(), view);
     }
 
     #[test]
-    fn a_json_event_with_any_header_bytes_can_be_read(event in event(true)) {
+    fn a_legacy_peer_is_told_no_time_left_and_no_trailers(event in event(false)) {
+        let view = event.view();
+        let mut expected = view.clone().with_budget_left(None);
+        if let Event::RequestBodyChunk(chunk) | Event::ResponseBodyChunk(chunk) = &mut expected {
+            chunk.trailers = None;
+        }
+        // Neither when they are not written nor when they are not agreed on.
+        for number in [None, Some(7)] {
+            let mut out = Vec::new();
+            json::encode_event(&mut out, number, &view);
+            let (id, decoded) = json::decode_event(view.kind(), &out, false).unwrap();
+            prop_assert_eq!(id, EventId::Correlation(view.correlation_id().to_owned()));
+            prop_assert_eq!(&decoded.view(), &expected);
+            let text = String::from_utf8(out).unwrap();
+            if number.is_none() {
+                prop_assert!(!text.contains("\"trailers\":"));
+                prop_assert!(!text.contains("\"budget_left_us\":"));
+            }
+        }
+    }
+
+    #[test]
+    fn a_json_event_with_any_header_bytes_can_be_read(event in request_headers(true)) {
         let mut out = Vec::new();
         json::encode_request_headers(&mut out, None, &event.view());
         let (_, decoded) = json::decode_request_headers(&out, false).unwrap();
@@ -248,7 +326,9 @@ proptest! {
         let mut out = Vec::new();
         binary::encode_answer(&mut out, number, &answer, Extensions::ALL).unwrap();
         let decoded = binary::decode_answer(&out, Extensions::ALL);
-        prop_assert_eq!(decoded, Ok((EventId::Number(number), answer)));
+        let expected = Ok((EventId::Number(number), answer));
+        prop_assert_eq!(&decoded, &expected);
+        prop_assert_eq!(binary::decode_shared_answer(&out.into(), Extensions::ALL), expected);
     }
 
     #[test]
@@ -291,8 +371,8 @@ proptest! {
     ) {
         let mut messages = [const { Vec::new() }; 4];
         let [binary_event, json_event, binary_answer, json_answer] = &mut messages;
-        binary::encode_request_headers(binary_event, 7, &event.view());
-        json::encode_request_headers(json_event, Some(7), &event.view());
+        binary::encode_event(binary_event, 7, &event.view());
+        json::encode_event(json_event, Some(7), &event.view());
         binary::encode_answer(binary_answer, 7, &answer, Extensions::ALL).unwrap();
         json::encode_answer(json_answer, &EventId::Number(7), 0, &answer, BY_NUMBER).unwrap();
         for message in &mut messages {
@@ -307,14 +387,22 @@ proptest! {
 
 fn decode_everything(bytes: &[u8]) {
     let shared = Bytes::copy_from_slice(bytes);
-    drop(binary::decode_request_headers(&shared));
+    for kind in MessageType::ALL
+        .into_iter()
+        .filter_map(MessageType::event_kind)
+    {
+        drop(binary::decode_event(kind, &shared));
+        for flag in [true, false] {
+            drop(json::decode_event(kind, bytes, flag));
+        }
+    }
     for flag in [true, false] {
-        drop(json::decode_request_headers(bytes, flag));
         drop(json::find_event_id(bytes, flag));
     }
     for extensions in [BY_NUMBER, LEGACY] {
         drop(json::decode_answer(bytes, extensions));
         drop(binary::decode_answer(bytes, extensions));
+        drop(binary::decode_shared_answer(&shared, extensions));
         drop(handshake::decode_response(bytes, extensions));
     }
     drop(handshake::decode_request(bytes));

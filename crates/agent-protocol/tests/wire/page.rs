@@ -10,7 +10,10 @@ use portcullis_agent_protocol::codec::frame::{self, MessageType};
 use portcullis_agent_protocol::codec::handshake::{
     self, Configure, HandshakeRequest, HandshakeResponse,
 };
-use portcullis_agent_protocol::codec::{Answer, EventId, NoDecision, binary, json};
+use portcullis_agent_protocol::codec::{
+    Answer, DecodedBodyChunk, DecodedEvent, DecodedRequestComplete, DecodedResponseHeaders,
+    EventId, NoDecision, binary, json,
+};
 use portcullis_agent_protocol::{
     CancelReason, Capabilities, ControlMessage, Decision, Extensions, FlowAction, HealthState,
     RequestHeaders,
@@ -40,12 +43,23 @@ fn written() -> BTreeMap<&'static str, Vec<u8>> {
     add("configure", configure(None, None));
     add("configure-event-id", configure(None, Some(0)));
     add("configure-later", configure(Some("7"), Some(NUMBER)));
+    for (name, event) in json_events() {
+        let mut out = Vec::new();
+        let number = name.ends_with("event-id").then_some(NUMBER);
+        json::encode_event(&mut out, number, &event.view());
+        add(name, out);
+    }
+    for (name, event) in binary_events() {
+        let mut out = Vec::new();
+        binary::encode_event(&mut out, NUMBER, &event.view());
+        add(name, out);
+    }
     add("request-headers", request_headers());
     add("request-headers-event-id", request_headers_event_id());
     add("binary-request-headers", binary_request_headers());
     for (name, id, answer, extensions) in json_answers() {
         let mut out = Vec::new();
-        json::encode_answer(&mut out, &id, 0, &answer, extensions).unwrap();
+        json::encode_answer(&mut out, &id, 1, &answer, extensions).unwrap();
         add(name, out);
     }
     for (name, answer) in binary_answers() {
@@ -177,7 +191,116 @@ fn binary_request_headers() -> Vec<u8> {
     out
 }
 
-fn json_answers() -> [(&'static str, EventId, Answer, Extensions); 4] {
+fn chunk(index: u32, data: &[u8], transferred: u64) -> DecodedBodyChunk<'static> {
+    DecodedBodyChunk {
+        correlation_id: "c-1".into(),
+        index,
+        data: Bytes::copy_from_slice(data),
+        is_last: true,
+        total_size: None,
+        transferred,
+        truncated: false,
+        trailers: None,
+        budget_left: None,
+    }
+}
+
+fn last_chunk() -> DecodedBodyChunk<'static> {
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", "0".parse().unwrap());
+    DecodedBodyChunk {
+        trailers: Some(trailers),
+        ..chunk(2, b"", 4096)
+    }
+}
+
+fn response() -> DecodedResponseHeaders<'static> {
+    let mut headers = HeaderMap::new();
+    headers.insert("content-type", "text/html".parse().unwrap());
+    DecodedResponseHeaders {
+        correlation_id: "c-1".into(),
+        status: 200,
+        headers,
+        budget_left: None,
+    }
+}
+
+fn complete() -> DecodedRequestComplete<'static> {
+    DecodedRequestComplete {
+        correlation_id: "c-1".into(),
+        status: 200,
+        duration: Duration::from_millis(12),
+        request_body_size: 0,
+        response_body_size: 9,
+        upstream_attempts: 1,
+        error: None,
+    }
+}
+
+/// Those that are not request headers.
+fn json_events() -> [(&'static str, DecodedEvent<'static>); 5] {
+    let request_chunk = DecodedBodyChunk {
+        total_size: Some(11),
+        ..chunk(1, b"world", 11)
+    };
+    let response_chunk = DecodedBodyChunk {
+        truncated: true,
+        ..chunk(0, b"\0\xff\xfe\x80", 4)
+    };
+    let last = DecodedBodyChunk {
+        budget_left: Some(Duration::from_millis(1500)),
+        ..last_chunk()
+    };
+    [
+        (
+            "request-body-chunk",
+            DecodedEvent::RequestBodyChunk(request_chunk),
+        ),
+        (
+            "response-headers",
+            DecodedEvent::ResponseHeaders(response()),
+        ),
+        (
+            "response-body-chunk",
+            DecodedEvent::ResponseBodyChunk(response_chunk),
+        ),
+        (
+            "response-body-chunk-event-id",
+            DecodedEvent::ResponseBodyChunk(last),
+        ),
+        (
+            "request-complete",
+            DecodedEvent::RequestComplete(complete()),
+        ),
+    ]
+}
+
+/// Those that are not request headers.
+fn binary_events() -> [(&'static str, DecodedEvent<'static>); 4] {
+    let first = DecodedBodyChunk {
+        is_last: false,
+        total_size: Some(11),
+        budget_left: Some(Duration::from_millis(1500)),
+        ..chunk(0, b"hello ", 6)
+    };
+    [
+        ("binary-body-chunk", DecodedEvent::RequestBodyChunk(first)),
+        (
+            "binary-body-chunk-last",
+            DecodedEvent::ResponseBodyChunk(last_chunk()),
+        ),
+        (
+            "binary-response-headers",
+            DecodedEvent::ResponseHeaders(response()),
+        ),
+        (
+            "binary-request-complete",
+            DecodedEvent::RequestComplete(complete()),
+        ),
+    ]
+}
+
+fn json_answers() -> [(&'static str, EventId, Answer, Extensions); 5] {
     let allow = Decision::allow()
         .set_request_header("x-a", "1")
         .add_request_header("x-b", "2")
@@ -192,8 +315,10 @@ fn json_answers() -> [(&'static str, EventId, Answer, Extensions); 4] {
         .reason("SQLI");
     let number = EventId::Number(NUMBER);
     let correlation = EventId::Correlation("c-1".to_owned());
+    let replace = Decision::allow().replace_request_body("WORLD");
     [
-        ("answer", correlation, Ok(allow), Extensions::NONE),
+        ("answer", correlation.clone(), Ok(allow), Extensions::NONE),
+        ("answer-body", correlation, Ok(replace), Extensions::NONE),
         ("answer-event-id", number.clone(), Ok(block), BY_NUMBER),
         ("answer-error", number.clone(), failed("no idea"), BY_NUMBER),
         ("answer-overloaded", number, overloaded(), BY_NUMBER),
@@ -209,10 +334,14 @@ fn overloaded() -> Answer {
     Err(NoDecision::Overloaded { retry_after })
 }
 
-fn binary_answers() -> [(&'static str, Answer); 4] {
+fn binary_answers() -> [(&'static str, Answer); 6] {
     let block = Decision::block(403).with_body("no").reason("r");
     let redirect = Decision::redirect("/x").set_request_header("a", "b");
+    let replace = Decision::allow().replace_request_body("WORLD");
+    let drop = Decision::allow().replace_response_body("");
     [
+        ("binary-replace", Ok(replace)),
+        ("binary-drop", Ok(drop)),
         ("binary-block", Ok(block)),
         ("binary-redirect", Ok(redirect.provisional())),
         ("binary-error", failed("no")),
@@ -257,6 +386,20 @@ fn the_examples_can_be_read() {
     for (name, answer) in binary_answers() {
         let decoded = binary::decode_answer(&page[name], Extensions::ALL);
         assert_eq!(decoded, Ok((EventId::Number(7), answer)), "{name}");
+    }
+    for (name, event) in json_events() {
+        let by_number = name.ends_with("event-id");
+        let id = match by_number {
+            true => EventId::Number(NUMBER),
+            false => EventId::Correlation("c-1".to_owned()),
+        };
+        let decoded = json::decode_event(event.view().kind(), &page[name], by_number);
+        assert_eq!(decoded, Ok((id, event)), "{name}");
+    }
+    for (name, event) in binary_events() {
+        let payload = Bytes::from(page[name].clone());
+        let decoded = binary::decode_event(event.view().kind(), &payload);
+        assert_eq!(decoded, Ok((EventId::Number(NUMBER), event)), "{name}");
     }
     let left = Some(Duration::from_millis(1500));
     let payload = Bytes::from(page["binary-request-headers"].clone());

@@ -197,9 +197,9 @@ pub(crate) fn edit() -> Decision {
 }
 
 /// An agent that is being served, until this is dropped.
-pub(crate) struct Served {
+pub(crate) struct Served<A = PathAgent> {
     pub(crate) path: PathBuf,
-    pub(crate) agent: Arc<PathAgent>,
+    pub(crate) agent: Arc<A>,
     stop: Option<oneshot::Sender<()>>,
     serving: Option<tokio::task::JoinHandle<std::io::Result<()>>>,
     _directory: TempDir,
@@ -207,10 +207,23 @@ pub(crate) struct Served {
 
 impl Served {
     pub(crate) fn new(options: ServeOptions) -> Self {
+        Self::with_agent(PathAgent::default(), options)
+    }
+
+    pub(crate) fn with_extensions(extensions: Extensions) -> Self {
+        Self::new(ServeOptions {
+            extensions,
+            ..ServeOptions::default()
+        })
+    }
+}
+
+impl<A: Agent> Served<A> {
+    pub(crate) fn with_agent(agent: A, options: ServeOptions) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("agent.sock");
         let listener = server::bind_socket(&path).unwrap();
-        let agent = Arc::new(PathAgent::default());
+        let agent = Arc::new(agent);
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async { drop(stopped.await) };
         let serving = tokio::spawn(server::serve(
@@ -226,13 +239,6 @@ impl Served {
             serving: Some(serving),
             _directory: directory,
         }
-    }
-
-    pub(crate) fn with_extensions(extensions: Extensions) -> Self {
-        Self::new(ServeOptions {
-            extensions,
-            ..ServeOptions::default()
-        })
     }
 
     pub(crate) fn begin_stop(&mut self) {
