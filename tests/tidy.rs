@@ -5,7 +5,7 @@
 #[path = "tidy/defects.rs"]
 mod defects;
 
-use portcullis_agent_manager::FailureReason;
+use portcullis_agent_manager::{FailureReason, Phase};
 use regex::Regex;
 use std::{
     collections::BTreeSet,
@@ -53,12 +53,14 @@ const ONLY_IN: [(&str, &str, &[&str]); 11] = [
             "admin/mod.rs",
             "cli/spawn_agent.rs",
             "filter/agents.rs",
+            "filter/bodies.rs",
             "filter/mod.rs",
             "request.rs",
             "server/agents.rs",
             "server/mod.rs",
             "server/reload.rs",
             "snapshot.rs",
+            "telemetry/metrics/agents.rs",
             "telemetry/metrics.rs",
         ],
     ),
@@ -306,14 +308,17 @@ fn every_invalid_fixture_has_a_snapshot() {
 
 #[test]
 fn the_documents_list_every_metric() {
-    let source = ["metrics.rs", "metrics/config.rs"]
+    let source = ["metrics.rs", "metrics/agents.rs", "metrics/config.rs"]
         .map(|name| read(format!("crates/proxy/src/telemetry/{name}")))
         .concat();
     let plain = captures(r#"register\(\s*"([a-z_]+)""#, &source);
-    let seconds = captures(r#"register_with_unit\(\s*"([a-z_]+)""#, &source);
+    let with_unit = Regex::new(r#"register_with_unit\(\s*"([a-z_]+)"[^;]*?Unit::(\w+)"#).unwrap();
+    let with_unit = with_unit
+        .captures_iter(&source)
+        .map(|found| format!("{}_{}", &found[1], found[2].to_ascii_lowercase()));
     let registered: BTreeSet<String> = plain
         .into_iter()
-        .chain(seconds.into_iter().map(|name| format!("{name}_seconds")))
+        .chain(with_unit)
         .map(|name| format!("portcullis_{name}"))
         .collect();
     let page = read("docs/operations.md");
@@ -377,7 +382,10 @@ fn the_documents_list_every_failure_of_agents() {
         let start = format!("| `{reason}` | ");
         let row = table.lines().find(|line| line.starts_with(&start));
         let row = row.unwrap_or_else(|| panic!("{reason} is not in docs/agents.md"));
-        assert!(row.contains(&format!("| {}", reason.status())), "{row}");
+        for phase in [Phase::RequestBody, Phase::ResponseBody] {
+            let status = reason.status(phase).to_string();
+            assert!(row.contains(&status), "{reason} is {status}: {row}");
+        }
         assert_eq!(
             row.contains("retry-after"),
             reason.retry_after().is_some(),

@@ -38,7 +38,7 @@ pub(crate) enum Subject {
 pub(crate) struct Agent {
     /// Its id in the configuration.
     pub(crate) id: &'static str,
-    /// The arguments of our program that start it; `--socket PATH` is added.
+    /// The arguments of our program that start it; `--socket PATH` is added. Without any, it is absent.
     pub(crate) arguments: &'static [&'static str],
     /// More lines for its block in the configuration.
     pub(crate) settings: &'static str,
@@ -85,6 +85,19 @@ const OVER_PLAIN: Comparison = Comparison {
     base: "plain",
     kind: Kind::DifferenceUs,
     at_most: None,
+};
+
+const UPLOAD: Request = Request {
+    method: "POST",
+    path: "/upload",
+    headers: &["user-agent: portcullis-bench", "accept: */*"],
+    body_bytes: 100_000,
+};
+
+const OVER_UPLOAD: Comparison = Comparison {
+    base: "upload",
+    kind: Kind::DifferenceUs,
+    at_most: Some(60.0),
 };
 
 /// All scenarios, in the order of the report.
@@ -192,6 +205,69 @@ pub(crate) static SCENARIOS: &[Scenario] = &[
         by_default: true,
         optional: true,
         comparisons: &[OVER_PLAIN],
+    },
+    Scenario {
+        name: "exchange",
+        about: "plain and the way of inspected exchanges, with an agent that is absent and open",
+        subject: Subject::Ours {
+            filters: r#"agent "absent" failure-mode="open""#,
+            agents: &[Agent {
+                id: "absent",
+                arguments: &[],
+                settings: "        inspect { response-headers }\n",
+            }],
+        },
+        request: PLAIN_GET,
+        by_default: false,
+        optional: false,
+        comparisons: &[Comparison {
+            at_most: Some(12.0),
+            ..OVER_PLAIN
+        }],
+    },
+    Scenario {
+        name: "upload",
+        about: "no agent, and a body of 100 KB in each request",
+        subject: Subject::Ours {
+            filters: "",
+            agents: &[],
+        },
+        request: UPLOAD,
+        by_default: false,
+        optional: false,
+        comparisons: &[],
+    },
+    Scenario {
+        name: "buffer",
+        about: "upload and one agent that sees the body before the upstream does",
+        subject: Subject::Ours {
+            filters: r#"agent "echo""#,
+            agents: &[Agent {
+                id: "echo",
+                arguments: &["agent", "echo"],
+                settings: "        inspect { request-body \"buffer\" }\n",
+            }],
+        },
+        request: UPLOAD,
+        by_default: false,
+        optional: false,
+        comparisons: &[OVER_UPLOAD],
+    },
+    Scenario {
+        name: "stream",
+        about: "upload and one agent that sees the body as it passes",
+        subject: Subject::Ours {
+            filters: r#"agent "echo""#,
+            agents: &[Agent {
+                id: "echo",
+                arguments: &["agent", "echo"],
+                settings: "        inspect { request-body \"stream\" }\n",
+            }],
+        },
+        request: UPLOAD,
+        by_default: false,
+        optional: false,
+        comparisons: &[OVER_UPLOAD],
     },
 ];
 

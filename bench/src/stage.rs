@@ -126,7 +126,9 @@ impl Stage {
         let mut sockets = Vec::new();
         for agent in agents {
             let socket = file(&format!("-{}.sock", agent.id));
-            agent_processes.push(self.start_agent(name, agent, &socket)?);
+            if !agent.arguments.is_empty() {
+                agent_processes.push(self.start_agent(name, agent, &socket)?);
+            }
             sockets.push(socket);
         }
         let places = Places {

@@ -4,7 +4,7 @@ use crate::{
     call::{Limits, call},
     chain::Ask,
     conversation::Conversation,
-    failure::FailureReason,
+    failure::{FailureReason, NOBODY_WAITS},
     headers::OwnedHeaders,
     manager::AgentUse,
     pool::{Link, Pool},
@@ -12,7 +12,6 @@ use crate::{
 };
 use futures::{StreamExt, stream::FuturesUnordered};
 use portcullis_agent_protocol::{Event, RequestComplete};
-use portcullis_config::FailureMode;
 use std::{
     sync::{Arc, Weak, atomic::AtomicBool},
     time::{Duration, Instant},
@@ -86,7 +85,7 @@ async fn tell_one(pool: Weak<Pool>, completed: Arc<Completed>) {
     let used = AgentUse {
         agent: 0,
         timeout: settings.timeout,
-        failure_mode: FailureMode::Open,
+        failure_mode: NOBODY_WAITS,
     };
     let event = Event::RequestComplete(RequestComplete {
         correlation_id: &completed.correlation_id,
@@ -131,6 +130,6 @@ async fn tell_one(pool: Weak<Pool>, completed: Arc<Completed>) {
 const fn failed(reason: FailureReason) -> RecordedVerdict {
     RecordedVerdict::Failed {
         reason,
-        mode: FailureMode::Open,
+        mode: NOBODY_WAITS,
     }
 }

@@ -192,6 +192,9 @@ pub enum Consequence {
     Refuse(FailureReason),
 }
 
+/// The mode of what has no request to refuse.
+pub(crate) const NOBODY_WAITS: FailureMode = FailureMode::Open;
+
 /// The rule: no verdict means failure, and the failure mode of the agent on this route decides, in every phase the same. It
 /// does not decide about bodies that the agent cannot be shown, because then whoever sends them would.
 pub const fn on_failure(reason: FailureReason, mode: FailureMode) -> Consequence {

@@ -21,6 +21,7 @@ pub(crate) fn finished(
     request: &mut Request,
     telemetry: &Telemetry,
 ) {
+    request.is_finished = true;
     let Some(begun) = &request.begun else { return };
     let status = reply::answered(session).unwrap_or(CLIENT_GONE);
     let duration = begun.started.elapsed();
@@ -72,6 +73,19 @@ pub(crate) fn finished(
             finished.combined(line);
         }),
     }
+}
+
+/// Tells agents of a request that ends without a word.
+pub(crate) fn abandoned(request: &Request, begun: &Begun) {
+    filter::completed(request, begun, || Completed {
+        correlation_id: begun.identity.correlation_id().to_owned(),
+        status: CLIENT_GONE,
+        duration: begun.started.elapsed(),
+        request_body_size: request.body_received,
+        response_body_size: 0,
+        upstream_attempts: request.upstream.attempts,
+        error: Some("abandoned".to_owned()),
+    });
 }
 
 /// A request with its outcome, for the log. Writing into a `Vec` cannot fail, so the results of `write!` are dropped.

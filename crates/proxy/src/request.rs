@@ -1,6 +1,7 @@
 //! What is remembered about one request, from its first phase to its last. Each part belongs to the module that fills it.
 
 use crate::{
+    access,
     client::Identity,
     reply::Reply,
     server::connection::Connection,
@@ -37,8 +38,19 @@ pub(crate) struct Request {
     pub(crate) body_received: u64,
     /// The status that a gRPC client got from us.
     pub(crate) grpc_status: Option<u8>,
+    /// It has come to its end in order: it was logged and counted.
+    pub(crate) is_finished: bool,
     /// Why the proxy itself refused or failed the request, as a fixed name for the log.
     pub(crate) reason: Option<&'static str>,
+}
+
+/// A request whose task panics or is taken away is over all the same, and its agents are told.
+impl Drop for Request {
+    fn drop(&mut self) {
+        if let (false, Some(begun)) = (self.is_finished, &self.begun) {
+            access::abandoned(self, begun);
+        }
+    }
 }
 
 /// What is known since the head of the request was read.

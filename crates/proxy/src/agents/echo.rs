@@ -1,9 +1,10 @@
-//! The agent `echo`: it allows everything and leaves its name in a header of
-//! the request and of the response, which shows that it was asked.
+//! The agent `echo`: it allows everything, in every phase, and leaves its name
+//! in a header of the request and of the response, which shows that it was
+//! asked.
 
 use async_trait::async_trait;
 use portcullis_agent_protocol::server::{Agent, AgentError};
-use portcullis_agent_protocol::{Decision, RequestHeaders};
+use portcullis_agent_protocol::{Capabilities, Decision, EventKind, RequestHeaders};
 
 const HEADER: &str = "x-agent-echo";
 
@@ -15,6 +16,16 @@ pub(super) struct Echo;
 impl Agent for Echo {
     fn name(&self) -> &str {
         "echo"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::new(self.name(), self.version()).with_events(&[
+            EventKind::RequestHeaders,
+            EventKind::RequestBodyChunk,
+            EventKind::ResponseHeaders,
+            EventKind::ResponseBodyChunk,
+            EventKind::RequestComplete,
+        ])
     }
 
     async fn request_headers(&self, _event: &RequestHeaders<'_>) -> Result<Decision, AgentError> {

@@ -2,7 +2,7 @@
 //!
 //! Pingora's own way to the upstream runs as an inner pass ([`forward`]) in the same task, fed and emptied by us: [`client`]
 //! reads and writes the client's side, [`upload`] and [`download`] are the two directions, and [`pipe`] is the way of one body
-//! through the agents that see it. Nothing is spawned, so that everything ends together.
+//! through the agents that see it, step by step ([`stage`]). Nothing is spawned, so that everything ends together.
 
 mod client;
 pub(crate) mod coding;
@@ -12,6 +12,7 @@ mod head;
 pub(crate) mod memory;
 pub(crate) mod pipe;
 pub(crate) mod plan;
+mod stage;
 mod upload;
 
 use crate::{

@@ -6,12 +6,12 @@
 use super::{
     coding::{Coding, Decoder, Undecodable},
     memory::{BufferMemory, Full, Held},
-    plan::{self, Member, Step},
+    plan::{self, Step},
+    stage::{Stage, only},
 };
 use crate::reply::Reply;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::HeaderMap;
-use portcullis_config::OnOversize;
 use smallvec::SmallVec;
 use std::{future::Future, sync::Arc};
 
@@ -108,29 +108,6 @@ struct Originals {
     held: Held,
 }
 
-/// One step of agents and what it holds.
-struct Stage<'a> {
-    step: &'a Step,
-    members: SmallVec<[Seen; 2]>,
-    /// What has to wait; `None` when nothing does, or does any longer.
-    waiting: Option<Waiting>,
-}
-
-struct Waiting {
-    pieces: Pieces,
-    bytes: u64,
-    held: Held,
-}
-
-/// What a member has seen.
-#[derive(Debug, Clone, Copy, Default)]
-struct Seen {
-    pieces: u32,
-    bytes: u64,
-    /// It sees nothing more.
-    done: bool,
-}
-
 impl<'a, A: Agents> Pipe<'a, A> {
     /// # Errors
     /// What the client gets when the body cannot be shown.
@@ -171,7 +148,7 @@ impl<'a, A: Agents> Pipe<'a, A> {
 
     /// Whether nothing may go on yet.
     pub(super) fn is_holding(&self) -> bool {
-        self.stages.iter().any(|stage| stage.waiting.is_some())
+        self.stages.iter().any(Stage::is_holding)
     }
 
     /// Whether the body goes on in another form than it came, or may.
@@ -208,8 +185,11 @@ impl<'a, A: Agents> Pipe<'a, A> {
         while let Some(piece) = self.decode(&mut input, end.is_some())? {
             let end = end.as_ref().filter(|_| input.is_none());
             let mut flow = only(piece);
-            for position in 0..self.stages.len() {
-                flow = self.advance(position, flow, end).await?;
+            for stage in &mut self.stages {
+                let passed = stage.advance(self.agents, flow, end, self.total).await?;
+                self.changed |= passed.changed;
+                self.released.extend(passed.released);
+                flow = passed.pieces;
             }
             out.extend(flow);
         }
@@ -280,52 +260,7 @@ impl<'a, A: Agents> Pipe<'a, A> {
 
     /// Nobody sees anything more.
     fn is_done(&self) -> bool {
-        self.stages
-            .iter()
-            .all(|stage| stage.waiting.is_none() && stage.is_done())
-    }
-
-    async fn advance(
-        &mut self,
-        position: usize,
-        flow: Pieces,
-        end: Option<&End>,
-    ) -> Result<Pieces, Reply> {
-        let stage = &mut self.stages[position];
-        let flow = match &mut stage.waiting {
-            None => flow,
-            Some(waiting) => {
-                for piece in flow {
-                    if waiting.held.add(piece.len()) == Err(Full) {
-                        let reply = self.agents.refuse(stage.step, 0, Unshown::BufferFull);
-                        return Err(reply);
-                    }
-                    waiting.bytes += piece.len() as u64;
-                    if !piece.is_empty() {
-                        waiting.pieces.push(piece);
-                    }
-                }
-                let bytes = waiting.bytes;
-                stage.leave_out(self.agents, bytes)?;
-                if end.is_none() && !stage.has_enough(bytes) {
-                    return Ok(Pieces::new());
-                }
-                let waiting = stage.waiting.take();
-                let (pieces, held) = waiting.map(|it| (it.pieces, it.held)).unzip();
-                self.released.extend(held);
-                only(joined(pieces.unwrap_or_default()))
-            }
-        };
-        let mut out = Pieces::new();
-        let last = flow.len().saturating_sub(1);
-        for (number, piece) in flow.into_iter().enumerate() {
-            let end = end.filter(|_| number == last);
-            let total = self.total;
-            let (shown, changed) = stage.show(self.agents, piece, end, total).await?;
-            self.changed |= changed;
-            out.extend(shown.into_iter().filter(|piece| !piece.is_empty()));
-        }
-        Ok(out)
+        self.stages.iter().all(Stage::is_done)
     }
 }
 
@@ -340,185 +275,4 @@ pub(super) struct Form {
     pub(super) open: bool,
     /// All of it is here.
     pub(super) ended: bool,
-}
-
-impl<'a> Stage<'a> {
-    fn new(step: &'a Step, memory: &Arc<BufferMemory>) -> Self {
-        Self {
-            step,
-            members: step.members.iter().map(|_| Seen::default()).collect(),
-            waiting: step.holds.then(|| Waiting {
-                pieces: Pieces::new(),
-                bytes: 0,
-                held: Held::new(memory),
-            }),
-        }
-    }
-
-    fn is_done(&self) -> bool {
-        self.members.iter().all(|seen| seen.done)
-    }
-
-    /// Whether every member has as much as it will ever see.
-    fn has_enough(&self, bytes: u64) -> bool {
-        let mut members = self.step.members.iter().zip(&self.members);
-        members.all(|(member, seen)| seen.done || bytes > member.limit)
-    }
-
-    /// Members for which the body is too large, and which do not want the beginning of it.
-    fn leave_out(&mut self, agents: &impl Agents, bytes: u64) -> Result<(), Reply> {
-        for (position, member) in self.step.members.iter().enumerate() {
-            let seen = &mut self.members[position];
-            if seen.done || bytes <= member.limit {
-                continue;
-            }
-            match member.on_oversize {
-                OnOversize::Fail => {
-                    let limit = member.limit;
-                    return Err(agents.refuse(self.step, position, Unshown::Oversize { limit }));
-                }
-                OnOversize::Skip => {
-                    seen.done = true;
-                    agents.skip(self.step, position);
-                }
-                OnOversize::Truncate => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// Shows a piece to all members that still see something, in as many parts as each likes. Returns what goes on, and
-    /// whether that is something else.
-    async fn show(
-        &mut self,
-        agents: &impl Agents,
-        piece: Bytes,
-        end: Option<&End>,
-        total: Option<u64>,
-    ) -> Result<(Pieces, bool), Reply> {
-        if piece.is_empty() && end.is_none() || self.is_done() {
-            return Ok((only(piece), false));
-        }
-        let most = self.members.iter().map(|seen| seen.bytes).max();
-        self.leave_out(agents, most.unwrap_or_default() + piece.len() as u64)?;
-        let mut parts: SmallVec<[Part; 2]> = self
-            .step
-            .members
-            .iter()
-            .zip(&self.members)
-            .map(|(member, seen)| Part::new(member, *seen, &piece))
-            .collect();
-        loop {
-            let mut round = Vec::with_capacity(parts.len());
-            for (position, part) in parts.iter_mut().enumerate() {
-                let seen = &mut self.members[position];
-                if seen.done || part.is_over {
-                    continue;
-                }
-                let chunk = agents.chunk(self.step, position);
-                round.push(part.next(position, seen, chunk, end, total));
-            }
-            if round.is_empty() {
-                break;
-            }
-            let replaced = agents.show(self.step, &round).await?;
-            for shown in round {
-                let other = replaced
-                    .iter()
-                    .find(|(member, _)| *member == shown.member)
-                    .map(|(_, data)| data.clone());
-                parts[shown.member].went(shown, other);
-            }
-        }
-        // Of several that changed it, the later line wins.
-        let winner = parts.into_iter().rev().find(|part| part.changed);
-        Ok(match winner {
-            Some(part) => (part.into_pieces(), true),
-            None => (only(piece), false),
-        })
-    }
-}
-
-/// A piece on its way through one member.
-struct Part {
-    /// What the member sees of it.
-    visible: Bytes,
-    /// What it does not see.
-    rest: Bytes,
-    shown: usize,
-    out: Pieces,
-    changed: bool,
-    is_over: bool,
-}
-
-impl Part {
-    fn new(member: &Member, seen: Seen, piece: &Bytes) -> Self {
-        let room = usize::try_from(member.limit.saturating_sub(seen.bytes)).unwrap_or(usize::MAX);
-        let visible = piece.slice(..room.min(piece.len()));
-        let rest = piece.slice(visible.len()..);
-        Self {
-            visible,
-            rest,
-            shown: 0,
-            out: Pieces::new(),
-            changed: false,
-            is_over: false,
-        }
-    }
-
-    fn next(
-        &mut self,
-        member: usize,
-        seen: &mut Seen,
-        chunk: usize,
-        end: Option<&End>,
-        total: Option<u64>,
-    ) -> Piece {
-        let stop = (self.shown + chunk.max(1)).min(self.visible.len());
-        let data = self.visible.slice(self.shown..stop);
-        self.shown = stop;
-        self.is_over = stop == self.visible.len();
-        let truncated = self.is_over && !self.rest.is_empty();
-        let is_last = truncated || self.is_over && end.is_some();
-        let index = seen.pieces;
-        seen.pieces = seen.pieces.saturating_add(1);
-        seen.bytes += data.len() as u64;
-        seen.done = is_last;
-        let trailers = end.filter(|_| is_last && !truncated);
-        Piece {
-            member,
-            index,
-            data,
-            is_last,
-            truncated,
-            transferred: seen.bytes,
-            total,
-            trailers: trailers.and_then(|end| end.trailers.clone()),
-        }
-    }
-
-    fn went(&mut self, shown: Piece, other: Option<Bytes>) {
-        self.changed |= other.is_some();
-        self.out.push(other.unwrap_or(shown.data));
-    }
-
-    fn into_pieces(mut self) -> Pieces {
-        self.out.push(self.rest);
-        self.out
-    }
-}
-
-fn only(piece: Bytes) -> Pieces {
-    std::iter::once(piece).collect()
-}
-
-fn joined(mut pieces: Pieces) -> Bytes {
-    if pieces.len() < 2 {
-        return pieces.pop().unwrap_or_default();
-    }
-    let mut whole = BytesMut::with_capacity(pieces.iter().map(Bytes::len).sum());
-    for piece in pieces {
-        whole.extend_from_slice(&piece);
-    }
-    whole.freeze()
 }

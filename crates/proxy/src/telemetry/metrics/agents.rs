@@ -54,12 +54,12 @@ impl AgentCalls {
     pub(super) fn register(&self, registry: &mut Registry) {
         registry.register(
             "agent_calls",
-            "Questions to agents, by agent, phase and outcome (a verdict or the name of a failure); a body is several",
+            "Questions to agents, by agent, phase and outcome (a verdict or the name of a failure), several for a body",
             self.calls.clone(),
         );
         registry.register_with_unit(
             "agent_call_duration",
-            "From a question to its answer, by agent and phase; that of a body is the time of all its pieces",
+            "From a question to its answer, by agent and phase, for a body the time of all its pieces",
             Unit::Seconds,
             self.seconds.clone(),
         );
