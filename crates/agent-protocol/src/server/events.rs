@@ -9,7 +9,6 @@ use bytes::Bytes;
 use futures::FutureExt;
 
 use super::{Agent, AgentError};
-use crate::codec::frame::MessageType;
 use crate::codec::{Answer, BadMessage, EventId, NoDecision, binary, handshake, json};
 use crate::{Decision, Event, EventKind, Extensions, ProtocolError};
 
@@ -34,16 +33,24 @@ impl Answered {
 /// An event whose id cannot be read has no answer, and ends the session.
 pub(super) type Done = Result<Answered, ProtocolError>;
 
-pub(super) fn event_id(payload: &[u8], extensions: Extensions) -> Option<EventId> {
-    match extensions.binary {
-        true => binary::event_id(payload),
-        false => json::find_event_id(payload, extensions.event_id),
+pub(super) fn event_id(kind: EventKind, payload: &[u8], extensions: Extensions) -> Option<EventId> {
+    let is_json = match kind {
+        EventKind::RequestHeaders
+        | EventKind::RequestBodyChunk
+        | EventKind::ResponseHeaders
+        | EventKind::ResponseBodyChunk
+        | EventKind::RequestComplete => !extensions.binary,
+        EventKind::WebSocketFrame | EventKind::GuardrailInspect | EventKind::Configure => true,
+    };
+    match is_json {
+        true => json::find_event_id(payload, extensions.event_id),
+        false => binary::event_id(payload),
     }
 }
 
 // A phase that the agent does not have is never allowed without a look.
-pub(super) fn unsupported(kind: MessageType, payload: &[u8], extensions: Extensions) -> Done {
-    let id = event_id(payload, extensions);
+pub(super) fn unsupported(kind: EventKind, payload: &[u8], extensions: Extensions) -> Done {
+    let id = event_id(kind, payload, extensions);
     let id = id.ok_or_else(|| ProtocolError::malformed("event", "it has no id"))?;
     let answer = failure(format!("the agent does not support {kind:?}"));
     Ok(Answered::new(id, answer))

@@ -282,7 +282,7 @@ impl<A: Agent + ?Sized> Session<A> {
         payload: Bytes,
     ) -> Result<(), SessionError> {
         if let Some(event) = kind.event_kind() {
-            return self.on_event(cx, event, kind, payload);
+            return self.on_event(cx, event, payload);
         }
         match kind {
             MessageType::Ping => {
@@ -303,34 +303,24 @@ impl<A: Agent + ?Sized> Session<A> {
     fn on_event(
         &mut self,
         cx: &mut Context<'_>,
-        event: EventKind,
-        kind: MessageType,
+        kind: EventKind,
         payload: Bytes,
     ) -> Result<(), SessionError> {
         let agent = Arc::clone(&self.agent);
-        let (bytes, extensions) = (payload.len(), self.extensions);
-        if event == EventKind::Configure {
-            let handling = events::configure(agent, payload, extensions);
-            self.handle(cx, bytes, None, Box::pin(handling))
-        } else if self.takes(event) {
-            let handling = events::event(agent, event, payload.clone(), extensions);
-            self.handle(cx, bytes, Some(&payload), Box::pin(handling))
-        } else {
-            self.answer(events::unsupported(kind, &payload, extensions)?)
-        }
-    }
-
-    // An event with a payload can be cancelled by the id in it.
-    fn handle(
-        &mut self,
-        cx: &mut Context<'_>,
-        bytes: usize,
-        payload: Option<&Bytes>,
-        event: Handling,
-    ) -> Result<(), SessionError> {
         let extensions = self.extensions;
-        let id = || event_id(payload?, extensions);
-        match self.work.add(cx, event, bytes, id) {
+        let event: Handling = match kind {
+            EventKind::Configure => Box::pin(events::configure(agent, payload.clone(), extensions)),
+            kind if self.takes(kind) => {
+                Box::pin(events::event(agent, kind, payload.clone(), extensions))
+            }
+            kind => return self.answer(events::unsupported(kind, &payload, extensions)?),
+        };
+        // By its id it can be cancelled, which a configuration cannot be.
+        let id = || match kind {
+            EventKind::Configure => None,
+            kind => event_id(kind, &payload, extensions),
+        };
+        match self.work.add(cx, event, payload.len(), id) {
             Some(done) => self.answer(done?),
             None => Ok(()),
         }

@@ -6,15 +6,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderMap;
 use portcullis_agent_protocol::codec::frame::MessageType;
+use portcullis_agent_protocol::codec::{EventId, NoDecision, binary};
 use portcullis_agent_protocol::server::{Agent, AgentError, PerRequest, ServeOptions};
 use portcullis_agent_protocol::{
     BodyChunk, CallError, CallGuard, CancelReason, Capabilities, ConnectOptions, Connection,
     Decision, Event, EventKind, Extensions, Limits, RequestComplete, RequestHeaders,
     ResponseHeaders,
 };
+use serde_json::json;
 use tokio::sync::Notify;
 
-use crate::support::{PEERS, Request, Served, connect, connect_with, until, within};
+use crate::support::{PEERS, RawPeer, Request, Served, connect, connect_with, until, within};
 
 const ALL: [EventKind; 5] = [
     EventKind::RequestHeaders,
@@ -344,12 +346,28 @@ async fn d08_what_an_agent_has_not_announced_is_a_failure() {
                 if event.kind() == wanted {
                     assert!(answer.is_ok_and(|decision| decision.is_allow()));
                 } else {
-                    let kind = MessageType::from(event.kind());
-                    let message = format!("the agent does not support {kind:?}");
+                    let message = format!("the agent does not support {:?}", event.kind());
                     assert_eq!(answer, failed(extensions, &message));
                 }
             }
         }
+    }
+}
+
+#[tokio::test]
+async fn what_has_no_binary_form_is_refused_by_its_id_too() {
+    let served = Scribe::served(Extensions::ALL);
+    let mut proxy = RawPeer::connect(&served.path).await;
+    let request = json!({"supported_versions": [2], "extensions": Extensions::ALL.names()});
+    proxy.greet(&request).await;
+    for kind in [MessageType::WebSocketFrame, MessageType::GuardrailInspect] {
+        let event = json!({"correlation_id": "c-1", "event_id": 7});
+        proxy.send_json(kind, &event).await;
+        let (_, payload) = proxy.receive().await;
+        let (id, answer) = binary::decode_answer(&payload, Extensions::ALL).unwrap();
+        assert_eq!(id, EventId::Number(7));
+        let message = format!("the agent does not support {kind:?}");
+        assert_eq!(answer, Err(NoDecision::Failed(message)));
     }
 }
 
