@@ -95,7 +95,7 @@ enum Front {
     /// It is shown as it is.
     Plain,
     Decoding {
-        decoder: Decoder,
+        decoder: Box<Decoder>,
         /// As they came, for the case that nobody changes anything; `None` when pieces go on before that is known.
         originals: Option<Originals>,
     },
@@ -126,6 +126,7 @@ impl<'a, A: Agents> Pipe<'a, A> {
             (Some(_), Coding::Unknown) => return Err(refuse(Unshown::UnknownCoding)),
             (Some(ratio), Coding::Coded(kind)) => Front::Decoding {
                 decoder: Decoder::new(*kind, ratio)
+                    .map(Box::new)
                     .map_err(|error| refuse(Unshown::Undecodable(error)))?,
                 originals: steps.iter().all(|step| step.holds).then(|| Originals {
                     pieces: Pieces::new(),
