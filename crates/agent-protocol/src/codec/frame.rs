@@ -142,10 +142,27 @@ pub fn append(
     max_frame_bytes: usize,
     write: impl FnOnce(&mut Vec<u8>),
 ) -> Result<(), usize> {
+    append_head(out, kind, max_frame_bytes, |out| {
+        write(out);
+        0
+    })
+}
+
+/// Appends the beginning of a frame; `write` says how many bytes of it follow
+/// that are kept elsewhere.
+///
+/// # Errors
+/// As [`append`].
+pub(crate) fn append_head(
+    out: &mut Vec<u8>,
+    kind: MessageType,
+    max_frame_bytes: usize,
+    write: impl FnOnce(&mut Vec<u8>) -> usize,
+) -> Result<(), usize> {
     let start = out.len();
     out.extend_from_slice(&[0, 0, 0, 0, kind as u8]);
-    write(out);
-    let length = out.len() - start - LENGTH_BYTES;
+    let follows = write(out);
+    let length = out.len() + follows - start - LENGTH_BYTES;
     match u32::try_from(length) {
         Ok(claimed) if length <= max_frame_bytes.min(MAX_FRAME_BYTES) => {
             out[start..start + LENGTH_BYTES].copy_from_slice(&claimed.to_be_bytes());

@@ -8,6 +8,7 @@ use pingora::{
     Error,
     ErrorType::HTTPStatus,
     Result,
+    http::ResponseHeader,
     protocols::http::{HttpTask, ServerSession},
     proxy::Session,
 };
@@ -17,6 +18,9 @@ use tokio::sync::mpsc;
 /// Pieces smaller than this are put together if more is there already: a client may send a body byte by byte.
 const SMALL: usize = 32 << 10;
 const LARGE: usize = 64 << 10;
+
+/// Parts of the response that may wait for the client.
+pub(super) const RESPONSE_QUEUE: usize = 4;
 
 /// Reads the body of a request.
 pub(super) struct Reader {
@@ -127,7 +131,7 @@ pub(super) async fn serve(
             biased;
             task = tasks.recv() => match task {
                 None => return Ended::Cut,
-                Some(task) => match write(session, request, task).await {
+                Some(task) => match write(session, request, together(task, &mut tasks)).await {
                     Ok(true) => return Ended::Complete,
                     Ok(false) => {
                         if session.was_upgraded() && reader.limit != u64::MAX {
@@ -168,21 +172,37 @@ async fn hear(session: &mut ServerSession, reader: &mut Reader) -> Result<Option
     heard.map(|_| None).map_err(Error::into_down)
 }
 
-/// Writes a part of the response; returns whether it was the last one.
-async fn write(session: &mut Session, request: &Request, mut task: HttpTask) -> Result<bool> {
-    if let HttpTask::Header(head, _) = &mut task
-        && !head.status.is_informational()
+/// What is there already goes out in one write.
+fn together(first: HttpTask, more: &mut mpsc::Receiver<HttpTask>) -> Vec<HttpTask> {
+    let mut tasks = Vec::with_capacity(RESPONSE_QUEUE);
+    tasks.push(first);
+    while tasks.len() < RESPONSE_QUEUE
+        && let Ok(task) = more.try_recv()
     {
-        reply::end_if_leaving(session, request);
-        let client = session.req_header().version;
-        let method = session.req_header().method.clone();
-        if head::frame(head, client, &method)? {
-            session.set_keepalive(None);
-        }
-        if !session.is_body_done() {
-            // What is left of the request's body would have to be read before the next request.
-            session.set_keepalive(None);
+        tasks.push(task);
+    }
+    tasks
+}
+
+/// Writes parts of the response; returns whether the last one was among them.
+async fn write(session: &mut Session, request: &Request, mut tasks: Vec<HttpTask>) -> Result<bool> {
+    for task in &mut tasks {
+        if let HttpTask::Header(head, _) = task
+            && !head.status.is_informational()
+        {
+            frame(session, request, head)?;
         }
     }
-    session.write_response_tasks(vec![task]).await
+    session.write_response_tasks(tasks).await
+}
+
+fn frame(session: &mut Session, request: &Request, head: &mut ResponseHeader) -> Result<()> {
+    reply::end_if_leaving(session, request);
+    let client = session.req_header().version;
+    let ends_connection = head::frame(head, client, &session.req_header().method)?;
+    // What is left of the request's body would have to be read before the next request.
+    if ends_connection || !session.is_body_done() {
+        session.set_keepalive(None);
+    }
+    Ok(())
 }

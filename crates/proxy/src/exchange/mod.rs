@@ -21,7 +21,7 @@ use crate::{
     request::{Begun, Request, UpstreamRun},
     snapshot::{Action, Route},
 };
-use client::{Ended, Reader};
+use client::{Ended, RESPONSE_QUEUE, Reader};
 use coding::Coding;
 use download::{Download, Halt, Ways};
 pub(crate) use forward::Forwarder;
@@ -114,8 +114,6 @@ struct Exchange<'a> {
 const TO_TIDY_UP: Duration = Duration::from_millis(500);
 /// A request goes to the upstream at most so often because its connection was lost.
 const MOST_ATTEMPTS: u32 = 3;
-/// Parts of the response that wait for the client.
-const RESPONSE_QUEUE: usize = 2;
 
 impl Exchange<'_> {
     async fn carry_out(&mut self, session: &mut Session) -> Result<(), Halt> {

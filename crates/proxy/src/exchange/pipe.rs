@@ -277,3 +277,6 @@ pub(super) struct Form {
     /// All of it is here.
     pub(super) ended: bool,
 }
+
+#[cfg(test)]
+mod tests;

@@ -84,8 +84,8 @@ impl<'a> Stage<'a> {
             let Some(waiting) = self.wait(agents, flow, end.is_some())? else {
                 return Ok(passed);
             };
+            flow = self.gathered(agents, waiting.pieces, waiting.bytes);
             passed.released = Some(waiting.held);
-            flow = only(joined(waiting.pieces));
         } else if flow.is_empty() && end.is_some() {
             // The step before has let nothing pass, and this one has to learn that there is no more.
             flow = only(Bytes::new());
@@ -99,6 +99,36 @@ impl<'a> Stage<'a> {
             passed.pieces.extend(shown);
         }
         Ok(passed)
+    }
+
+    /// What has waited, as one piece when members like that. Large ones are left as they came, which saves copies.
+    fn gathered(&self, agents: &impl Agents, pieces: Pieces, bytes: u64) -> Pieces {
+        const SMALL: usize = 32 << 10;
+        let positions = 0..self.step.members.len();
+        let chunk = positions
+            .map(|member| agents.chunk(self.step, member))
+            .min()
+            .unwrap_or(SMALL);
+        if bytes <= chunk as u64 {
+            return only(joined(pieces));
+        }
+        let mut gathered = Pieces::new();
+        let mut small = Pieces::new();
+        let mut small_bytes = 0;
+        for piece in pieces {
+            if piece.len() >= SMALL || small_bytes + piece.len() > chunk {
+                gathered.extend((small_bytes > 0).then(|| joined(std::mem::take(&mut small))));
+                small_bytes = 0;
+            }
+            if piece.len() >= SMALL {
+                gathered.push(piece);
+            } else {
+                small_bytes += piece.len();
+                small.push(piece);
+            }
+        }
+        gathered.extend((small_bytes > 0).then(|| joined(small)));
+        gathered
     }
 
     /// Holds pieces until there are enough of them.

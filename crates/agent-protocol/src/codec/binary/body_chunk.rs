@@ -16,14 +16,33 @@ const TRUNCATED: u8 = 2;
 pub(super) fn encode(out: &mut Vec<u8>, event_id: u64, event: &BodyChunk<'_>) {
     event::begin(out, event_id, event.correlation_id);
     write::section(out, PIECE, |out| {
-        out.extend_from_slice(&event.index.to_be_bytes());
-        let is_last = if event.is_last { IS_LAST } else { 0 };
-        let truncated = if event.truncated { TRUNCATED } else { 0 };
-        out.push(is_last | truncated);
-        out.extend_from_slice(&event.transferred.to_be_bytes());
-        write::present_u64(out, event.total_size);
+        describe(out, event);
         write::bytes(out, &event.data);
     });
+    encode_rest(out, event);
+}
+
+/// The same with the bytes of the body at the very end, where they are left to
+/// the caller. Their section is the last one; readers take any order.
+pub(crate) fn encode_before_data(out: &mut Vec<u8>, event_id: u64, event: &BodyChunk<'_>) {
+    event::begin(out, event_id, event.correlation_id);
+    encode_rest(out, event);
+    write::section_before(out, PIECE, event.data.len(), |out| {
+        describe(out, event);
+        write::length(out, event.data.len());
+    });
+}
+
+fn describe(out: &mut Vec<u8>, event: &BodyChunk<'_>) {
+    out.extend_from_slice(&event.index.to_be_bytes());
+    let is_last = if event.is_last { IS_LAST } else { 0 };
+    let truncated = if event.truncated { TRUNCATED } else { 0 };
+    out.push(is_last | truncated);
+    out.extend_from_slice(&event.transferred.to_be_bytes());
+    write::present_u64(out, event.total_size);
+}
+
+fn encode_rest(out: &mut Vec<u8>, event: &BodyChunk<'_>) {
     if let Some(trailers) = event.trailers_to_send() {
         write::section(out, HEADERS, |out| write::headers(out, trailers));
     }

@@ -35,6 +35,29 @@ pub fn encode_event(out: &mut Vec<u8>, event_id: u64, event: &Event<'_>) {
     }
 }
 
+/// The same, but for the bytes of a large piece of a body: they are returned and
+/// belong behind everything else.
+pub(crate) fn encode_event_head(
+    out: &mut Vec<u8>,
+    event_id: u64,
+    event: &Event<'_>,
+) -> Option<Bytes> {
+    /// Smaller pieces are copied sooner than they are handled by themselves.
+    const LARGE_BYTES: usize = 8 << 10;
+    match event {
+        Event::RequestBodyChunk(chunk) | Event::ResponseBodyChunk(chunk)
+            if chunk.data.len() >= LARGE_BYTES =>
+        {
+            body_chunk::encode_before_data(out, event_id, chunk);
+            Some(chunk.data.clone())
+        }
+        event => {
+            encode_event(out, event_id, event);
+            None
+        }
+    }
+}
+
 /// Reads the payload of an event of this kind. Header values and the bytes of
 /// bodies share the memory of the payload.
 ///

@@ -82,6 +82,7 @@ mod response_headers;
 mod write;
 
 pub use answer::{decode_answer, decode_shared_answer, encode_answer};
+pub(crate) use event::encode_event_head;
 pub use event::{decode_event, encode_event};
 pub use request_headers::{decode_request_headers, encode_request_headers};
 

@@ -57,11 +57,26 @@ pub(super) fn present_u64(out: &mut Vec<u8>, number: Option<u64>) {
     }
 }
 
+/// Writes the length of bytes that follow.
+pub(super) fn length(out: &mut Vec<u8>, length: usize) {
+    out.extend_from_slice(&(length as u32).to_be_bytes());
+}
+
 /// Writes a section in place and fills in its length afterwards.
 pub(super) fn section(out: &mut Vec<u8>, tag: u8, write: impl FnOnce(&mut Vec<u8>)) {
+    section_before(out, tag, 0, write);
+}
+
+/// The same for a section whose last bytes, so many, are kept elsewhere.
+pub(super) fn section_before(
+    out: &mut Vec<u8>,
+    tag: u8,
+    follows: usize,
+    write: impl FnOnce(&mut Vec<u8>),
+) {
     out.extend_from_slice(&[tag, 0, 0, 0, 0]);
     let start = out.len();
     write(out);
-    let length = (out.len() - start) as u32;
+    let length = (out.len() - start + follows) as u32;
     out[start - 4..start].copy_from_slice(&length.to_be_bytes());
 }

@@ -103,6 +103,7 @@ impl PendingConfiguration {
             let message = message(config, version, &correlation_id, number);
             let encoded = handshake::encode(out, &message);
             debug_assert!(encoded.is_ok(), "any value can be written into a vector");
+            None
         };
         let mut state = shared.lock();
         let kind = MessageType::Configure;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use bytes::Bytes;
 use serde_json::Value;
 
 use super::calls::CallId;
@@ -260,9 +261,10 @@ impl Connection {
         let shared = self.shared();
         let extensions = shared.extensions;
         let encode = |out: &mut Vec<u8>, number| match extensions {
-            Extensions { binary: true, .. } => binary::encode_event(out, number, event),
+            Extensions { binary: true, .. } => binary::encode_event_head(out, number, event),
             Extensions { event_id, .. } => {
                 json::encode_event(out, event_id.then_some(number), event);
+                None
             }
         };
         let mut state = shared.lock();
@@ -284,13 +286,14 @@ impl Connection {
     }
 }
 
-// Appends an event to the outbound buffer, or leaves everything as it was.
+// Appends an event to the outbound buffer, or leaves everything as it was. What
+// `encode` returns belongs behind what it appends.
 pub(super) fn queue(
     state: &mut State,
     shared: &Shared,
     kind: MessageType,
     correlation_id: &str,
-    encode: impl FnOnce(&mut Vec<u8>, u64),
+    encode: impl FnOnce(&mut Vec<u8>, u64) -> Option<Bytes>,
 ) -> Result<CallId, CallError> {
     if state.phase != Phase::Open {
         return Err(CallError::Closed);
@@ -299,23 +302,32 @@ pub(super) fn queue(
     let room = limits
         .max_outbound_bytes
         .saturating_sub(state.unwritten_bytes);
-    let start = state.outbound.len();
-    if start >= room {
+    if state.outbound.len() >= room {
         return Err(CallError::OutboundFull);
     }
+    let start = state.outbound.bytes.len();
     let id = state.calls.insert(correlation_id)?;
-    let framed = frame::append(&mut state.outbound, kind, limits.max_frame_bytes, |out| {
-        encode(out, id.number());
+    let mut large = None;
+    let out = &mut state.outbound.bytes;
+    let framed = frame::append_head(out, kind, limits.max_frame_bytes, |out| {
+        large = encode(out, id.number());
+        large.as_ref().map_or(0, Bytes::len)
     });
+    let large_bytes = large.as_ref().map_or(0, Bytes::len);
     let refused = match framed {
         Err(bytes) => CallError::EventTooLarge {
             bytes,
             limit: limits.max_frame_bytes,
         },
-        Ok(()) if state.outbound.len() > room => CallError::OutboundFull,
-        Ok(()) => return Ok(id),
+        Ok(()) if state.outbound.len() + large_bytes > room => CallError::OutboundFull,
+        Ok(()) => {
+            if let Some(large) = large {
+                state.outbound.push_large(large);
+            }
+            return Ok(id);
+        }
     };
-    state.outbound.truncate(start);
+    state.outbound.bytes.truncate(start);
     state.calls.remove(id, correlation_id);
     Err(refused)
 }
@@ -416,9 +428,14 @@ fn queue_cancel(state: &mut State, shared: &Shared, id: CallId, reason: CancelRe
     }
     let number = shared.extensions.event_id.then_some(id.number());
     let limit = shared.limits.max_frame_bytes;
-    let framed = frame::append(&mut state.outbound, MessageType::Cancel, limit, |out| {
-        json::encode_cancel(out, number, correlation_id, reason, now_ms());
-    });
+    let framed = frame::append(
+        &mut state.outbound.bytes,
+        MessageType::Cancel,
+        limit,
+        |out| {
+            json::encode_cancel(out, number, correlation_id, reason, now_ms());
+        },
+    );
     state.cancels_sent += u64::from(framed.is_ok());
     framed.is_ok()
 }

@@ -14,7 +14,7 @@ use super::calls::{Ended, Outcome};
 use super::shared::{Phase, Shared};
 use crate::codec::frame::{self, HEADER_BYTES, MessageType};
 use crate::codec::{Answer, BadMessage, EventId, binary, json};
-use crate::transport::{Inbound, Outbound};
+use crate::transport::{Inbound, Outgoing};
 use crate::{CallError, Extensions, ProtocolError};
 
 /// Bodies in answers from this size on stay where they were read. Smaller ones
@@ -29,7 +29,7 @@ pub struct ConnectionDriver {
     shared: Arc<Shared>,
     stream: UnixStream,
     inbound: Inbound,
-    outbound: Outbound,
+    outbound: Outgoing,
     // Kept for their memory; empty between polls.
     answers: Vec<(EventId, Outcome)>,
     ended: Vec<Ended>,
@@ -41,7 +41,7 @@ impl ConnectionDriver {
             shared,
             stream,
             inbound,
-            outbound: Outbound::default(),
+            outbound: Outgoing::default(),
             answers: Vec::new(),
             ended: Vec::new(),
         }
@@ -75,7 +75,7 @@ impl ConnectionDriver {
             if state.phase == Phase::Closing {
                 // A last Cancel is still written, as far as the socket takes
                 // it without waiting.
-                self.outbound.bytes.append(&mut state.outbound);
+                self.outbound.frames.append(&mut state.outbound);
                 drop(state);
                 let written = self.outbound.poll_flush(&mut self.stream, cx);
                 drop(written);
@@ -87,7 +87,7 @@ impl ConnectionDriver {
                 None => state.driver = Some(cx.waker().clone()),
             }
             if self.outbound.remaining() == 0 {
-                std::mem::swap(&mut self.outbound.bytes, &mut state.outbound);
+                std::mem::swap(&mut self.outbound.frames, &mut state.outbound);
             }
             state.unwritten_bytes = self.outbound.remaining();
             drop(state);

@@ -54,7 +54,7 @@ fn queue(state: &mut State, shared: &Shared) -> Result<u64, CallError> {
     }
     let sequence = state.pings.insert(Instant::now())?;
     let limit = shared.limits.max_frame_bytes;
-    let framed = frame::append(&mut state.outbound, MessageType::Ping, limit, |out| {
+    let framed = frame::append(&mut state.outbound.bytes, MessageType::Ping, limit, |out| {
         json::encode_ping(out, sequence, now_ms());
     });
     framed.map_err(|bytes| {

@@ -13,6 +13,7 @@ use super::calls::{CallTable, Ended, Outcome};
 use super::pings::Pings;
 use super::{ConnectOptions, ControlHandler, Limits};
 use crate::codec::EventId;
+use crate::transport::Frames;
 use crate::{CallError, Capabilities, Condition, ControlMessage, Extensions, ProtocolError};
 
 /// Why a connection is gone.
@@ -68,7 +69,7 @@ pub(super) struct Shared {
 
 pub(super) struct State {
     /// Encoded frames that the driver has not taken yet.
-    pub(super) outbound: Vec<u8>,
+    pub(super) outbound: Frames,
     /// What the driver has taken and not yet written, in bytes.
     pub(super) unwritten_bytes: usize,
     pub(super) calls: CallTable,
@@ -100,7 +101,7 @@ impl Shared {
             on_control: options.on_control.clone(),
             control_messages: AtomicU64::new(0),
             state: Mutex::new(State {
-                outbound: Vec::new(),
+                outbound: Frames::default(),
                 unwritten_bytes: 0,
                 calls: CallTable::new(extensions.event_id, cancellation, limits.max_unanswered),
                 cancels_sent: 0,
@@ -242,7 +243,7 @@ impl Shared {
             return;
         }
         state.phase = Phase::Closed(reason.clone());
-        state.outbound = Vec::new();
+        state.outbound = Frames::default();
         let error = reason.call_error();
         let ended = state.calls.fail_all(&error);
         let wakers = state.pings.fail_all(&error);
