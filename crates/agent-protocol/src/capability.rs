@@ -41,6 +41,10 @@ impl EventKind {
     }
 }
 
+/// The size of a piece of a body that suits agents of this library, unless they
+/// say otherwise: most bodies are one piece then.
+const PREFERRED_CHUNK_BYTES: u64 = 256 << 10;
+
 /// What an agent said about itself.
 ///
 /// Every member has a default, because agents leave members out.
@@ -71,6 +75,10 @@ impl Capabilities {
             agent_id: name.clone(),
             name,
             version: version.into(),
+            limits: AgentLimits {
+                preferred_chunk_size: PREFERRED_CHUNK_BYTES,
+                ..AgentLimits::default()
+            },
             ..Self::default()
         }
     }

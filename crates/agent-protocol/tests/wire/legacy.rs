@@ -213,7 +213,7 @@ async fn legacy_proxy(served: &Served) -> RawPeer {
                 "config_push": true, "metrics_export": false, "concurrent_requests": 100,
                 "cancellation": true, "flow_control": true, "health_reporting": true},
             "limits": {"max_body_size": 10_485_760, "max_concurrency": 100,
-                "preferred_chunk_size": 65536}},
+                "preferred_chunk_size": 262144}},
         "success": true, "error": null, "encoding": "json"});
     assert_eq!(response, expected);
     proxy

@@ -16,7 +16,7 @@ use std::future::pending;
 use tokio::sync::mpsc;
 
 /// Pieces smaller than this are put together if more is there already: a client may send a body byte by byte.
-const SMALL: usize = 32 << 10;
+const SMALL: usize = 48 << 10;
 const LARGE: usize = 64 << 10;
 
 /// Parts of the response that may wait for the client.

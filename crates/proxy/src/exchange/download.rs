@@ -50,7 +50,7 @@ pub(super) struct Download<'a> {
 }
 
 /// Pieces smaller than this are put together if more are there already.
-const SMALL: usize = 32 << 10;
+const SMALL: usize = 48 << 10;
 const LARGE: usize = 64 << 10;
 
 /// The channels between the inner pass, the agents and the client.

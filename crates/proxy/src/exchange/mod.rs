@@ -146,6 +146,7 @@ impl Exchange<'_> {
                     false => std::mem::take(&mut pieces),
                 },
                 ends: whole,
+                is_empty: !request.has_body,
             };
             let next = Reader::new(u64::MAX, true);
             let reader = if whole {
@@ -243,8 +244,15 @@ impl Exchange<'_> {
             let mut is_running = true;
             let mut is_passing = true;
             loop {
+                // Who makes something comes before who takes it, so that a part goes all the way in one go.
                 tokio::select! {
                     biased;
+                    reply = &mut upload => break Err(Halt::Stopped(reply)),
+                    () = &mut inner, if is_running => is_running = false,
+                    passed = &mut download, if is_passing => match passed {
+                        Ok(()) => is_passing = false,
+                        Err(halt) => break Err(halt),
+                    },
                     ended = &mut client => break match ended {
                         Ended::Complete => {
                             if is_running {
@@ -256,12 +264,6 @@ impl Exchange<'_> {
                         Ended::Cut => Err(Halt::Lost),
                         Ended::Failed(error) => Err(Halt::Failed(error)),
                     },
-                    passed = &mut download, if is_passing => match passed {
-                        Ok(()) => is_passing = false,
-                        Err(halt) => break Err(halt),
-                    },
-                    reply = &mut upload => break Err(Halt::Stopped(reply)),
-                    () = &mut inner, if is_running => is_running = false,
                     error = &mut late => break Err(Halt::Failed(error)),
                 }
             }

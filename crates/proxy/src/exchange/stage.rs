@@ -31,9 +31,42 @@ pub(super) struct Passed {
 }
 
 struct Waiting {
-    pieces: Pieces,
+    data: Gathered,
     bytes: u64,
     held: Held,
+}
+
+/// Pieces that become one. Each is copied while it is still in the processor's caches; one alone is not copied at all.
+enum Gathered {
+    One(Bytes),
+    Several(BytesMut),
+}
+
+impl Gathered {
+    fn push(&mut self, piece: Bytes, total: Option<u64>) {
+        /// Nobody's word makes more room than this in advance.
+        const MOST_AHEAD: usize = 1 << 20;
+        match self {
+            Self::One(first) if first.is_empty() => *first = piece,
+            Self::One(first) => {
+                let together = first.len() + piece.len();
+                let announced = total.and_then(|total| usize::try_from(total).ok());
+                let room = announced.unwrap_or(2 * together).min(MOST_AHEAD);
+                let mut several = BytesMut::with_capacity(room.max(together));
+                several.extend_from_slice(first);
+                several.extend_from_slice(&piece);
+                *self = Self::Several(several);
+            }
+            Self::Several(several) => several.extend_from_slice(&piece),
+        }
+    }
+
+    fn into_bytes(self) -> Bytes {
+        match self {
+            Self::One(piece) => piece,
+            Self::Several(pieces) => pieces.freeze(),
+        }
+    }
 }
 
 /// What a member has seen.
@@ -51,7 +84,7 @@ impl<'a> Stage<'a> {
             step,
             members: step.members.iter().map(|_| Seen::default()).collect(),
             waiting: step.holds.then(|| Waiting {
-                pieces: Pieces::new(),
+                data: Gathered::One(Bytes::new()),
                 bytes: 0,
                 held: Held::new(memory),
             }),
@@ -81,10 +114,10 @@ impl<'a> Stage<'a> {
     ) -> Result<Passed, Reply> {
         let mut passed = Passed::default();
         if self.is_holding() {
-            let Some(waiting) = self.wait(agents, flow, end.is_some())? else {
+            let Some(waiting) = self.wait(agents, flow, end.is_some(), total)? else {
                 return Ok(passed);
             };
-            flow = self.gathered(agents, waiting.pieces, waiting.bytes);
+            flow = only(waiting.data.into_bytes());
             passed.released = Some(waiting.held);
         } else if flow.is_empty() && end.is_some() {
             // The step before has let nothing pass, and this one has to learn that there is no more.
@@ -101,42 +134,13 @@ impl<'a> Stage<'a> {
         Ok(passed)
     }
 
-    /// What has waited, as one piece when members like that. Large ones are left as they came, which saves copies.
-    fn gathered(&self, agents: &impl Agents, pieces: Pieces, bytes: u64) -> Pieces {
-        const SMALL: usize = 32 << 10;
-        let positions = 0..self.step.members.len();
-        let chunk = positions
-            .map(|member| agents.chunk(self.step, member))
-            .min()
-            .unwrap_or(SMALL);
-        if bytes <= chunk as u64 {
-            return only(joined(pieces));
-        }
-        let mut gathered = Pieces::new();
-        let mut small = Pieces::new();
-        let mut small_bytes = 0;
-        for piece in pieces {
-            if piece.len() >= SMALL || small_bytes + piece.len() > chunk {
-                gathered.extend((small_bytes > 0).then(|| joined(std::mem::take(&mut small))));
-                small_bytes = 0;
-            }
-            if piece.len() >= SMALL {
-                gathered.push(piece);
-            } else {
-                small_bytes += piece.len();
-                small.push(piece);
-            }
-        }
-        gathered.extend((small_bytes > 0).then(|| joined(small)));
-        gathered
-    }
-
     /// Holds pieces until there are enough of them.
     fn wait(
         &mut self,
         agents: &impl Agents,
         flow: Pieces,
         ends: bool,
+        total: Option<u64>,
     ) -> Result<Option<Waiting>, Reply> {
         let Some(waiting) = &mut self.waiting else {
             return Ok(None);
@@ -146,7 +150,7 @@ impl<'a> Stage<'a> {
                 return Err(agents.refuse(self.step, 0, Unshown::BufferFull));
             }
             waiting.bytes += piece.len() as u64;
-            waiting.pieces.push(piece);
+            waiting.data.push(piece, total);
         }
         let bytes = waiting.bytes;
         self.leave_out(agents, bytes)?;
@@ -307,15 +311,4 @@ impl Part {
 
 pub(super) fn only(piece: Bytes) -> Pieces {
     std::iter::once(piece).collect()
-}
-
-fn joined(mut pieces: Pieces) -> Bytes {
-    if pieces.len() < 2 {
-        return pieces.pop().unwrap_or_default();
-    }
-    let mut whole = BytesMut::with_capacity(pieces.iter().map(Bytes::len).sum());
-    for piece in pieces {
-        whole.extend_from_slice(&piece);
-    }
-    whole.freeze()
 }

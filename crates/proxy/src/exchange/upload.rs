@@ -18,6 +18,8 @@ pub(super) struct Start {
     pub(super) pieces: Pieces,
     /// Nothing comes behind it.
     pub(super) ends: bool,
+    /// There is no body, so nobody waits for its end.
+    pub(super) is_empty: bool,
 }
 
 /// Passes the body on. Returns when an agent stops it, and never otherwise: its end of the channel to the inner pass must
@@ -29,7 +31,10 @@ pub(super) async fn pass<A: Agents>(
     inner: mpsc::Sender<HttpTask>,
     sent: oneshot::Sender<()>,
 ) -> Reply {
-    let mut is_open = send(&inner, start.pieces, start.ends).await;
+    let mut is_open = match start.is_empty {
+        true => true,
+        false => send(&inner, start.pieces, start.ends).await,
+    };
     if let Some(pipe) = &mut pipe
         && !start.ends
     {
