@@ -201,7 +201,11 @@ pub(crate) fn from_error(error: &Error) -> Option<(u16, &'static str)> {
         HTTPStatus(status) => (*status, "refused"),
         ErrorType::ReadTimedout if from_client => (408, "request_body_timeout"),
         ErrorType::WriteTimedout if from_client => return None,
-        ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError
+        // The last one is what a client of HTTP/2 leaves that resets its stream.
+        ErrorType::ConnectionClosed
+        | ErrorType::ReadError
+        | ErrorType::WriteError
+        | ErrorType::H2Error
             if from_client =>
         {
             return None;
