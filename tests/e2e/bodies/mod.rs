@@ -4,6 +4,8 @@ mod basics;
 mod disconnects;
 mod failures;
 mod late;
+mod streams;
+mod upstreams;
 
 use crate::harness::{Answer, Origin, Proxy, RawClient, Response, TestAgent, grpc::CallServer};
 
