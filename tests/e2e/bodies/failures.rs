@@ -270,7 +270,6 @@ fn route(agent: &str, mode: &str) -> String {
         "slow" => "agent-budget \"300ms\"",
         _ => "",
     };
-    // What the held call takes has to last.
     format!(
         "route \"{agent}-{mode}\" {{ match {{ path-prefix \"/{agent}/{mode}\" }}; filters {{ agent \"{agent}\" timeout=\"{timeout}\" failure-mode=\"{mode}\" }}; upstream \"origin\"; {budget} }}\n"
     )
