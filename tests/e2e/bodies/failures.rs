@@ -168,23 +168,30 @@ impl Bench {
         for fault in &FAULTS {
             connected(&proxy, fault);
         }
-        let bench = Self {
+        Self {
             place,
             proxy,
             origin,
             body,
             _agents: agents,
-        };
-        bench.prepare();
-        bench
+        }
     }
 
-    /// Opens the breaker of one agent, and takes the only permit of another.
-    fn prepare(&self) {
-        let trip = self.ask(Client::Http1, "/broken/closed/first/errs");
-        assert!(matches!(trip, Got::Http1(_)));
-        let open = r#"portcullis_agent_circuit_state{agent="broken",state="open"}"#;
-        self.proxy.wait_metric(open, 1.0);
+    /// Brings it about that the agent fails with everything from now on, where that takes more than an order.
+    fn prepare(&self, fault: &Fault) {
+        match fault.agent {
+            "broken" => {
+                self.ask(Client::Http1, "/broken/closed/first/errs");
+                let open = r#"portcullis_agent_circuit_state{agent="broken",state="open"}"#;
+                self.proxy.wait_metric(open, 1.0);
+            }
+            "full" => self.take_the_permit(),
+            _ => {}
+        }
+    }
+
+    /// By a call that hangs until its timeout.
+    fn take_the_permit(&self) {
         let mut held = self.proxy.client();
         held.send(request("/full/closed/first/hangs"));
         if self.place.late {
@@ -193,7 +200,6 @@ impl Bench {
         }
         let asked = r#"portcullis_agent_in_flight{agent="full"}"#;
         self.proxy.wait_metric(asked, 1.0);
-        // It hangs for as long as the proxy runs.
         std::mem::forget(held);
     }
 
@@ -353,6 +359,7 @@ fn run(place: Place) {
     let bench = Bench::new(place);
     let mut failed = Vec::new();
     for fault in &FAULTS {
+        bench.prepare(fault);
         for mode in MODES {
             for client in CLIENTS {
                 let run = || bench.run_cell(fault, mode, client);
