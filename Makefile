@@ -8,7 +8,7 @@ IMAGE_ARGS ?=
 TEST_BUILDER := portcullis-test-builder:1.95.0
 TEST_RUNTIME := portcullis-test-runtime:1
 
-.PHONY: build run test lint e2e faults soak bench test-interop fuzz vendor image docker-test deploy-check
+.PHONY: build run test lint e2e faults soak soak-bodies bench test-interop fuzz vendor image docker-test deploy-check
 
 build: ; @scripts/ensure-tools.sh cc cmake
 	cargo build --package portcullis
@@ -38,6 +38,10 @@ faults: ; @scripts/ensure-tools.sh cc cmake
 # Much more of what `make test` asks a little of: reloads, ends and killed agents under load.
 soak: ; @scripts/ensure-tools.sh cc cmake
 	RELOADS=100 SIGTERMS=20 AGENT_KILLS=20 cargo test --package portcullis --test e2e -- under_load drain:: killed --nocapture
+
+# Bodies of a gibibyte in both directions at once, in bounded memory.
+soak-bodies: ; @scripts/ensure-tools.sh cc cmake
+	BODY_MIB=1024 cargo test --package portcullis --test e2e large_bodies -- --nocapture
 
 # More: make bench BENCH="--pairs 20 --scenarios floor,plain", make bench BENCH=isolation
 bench: ; @scripts/ensure-tools.sh cc cmake

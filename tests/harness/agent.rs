@@ -90,7 +90,7 @@ pub(crate) enum When {
     /// The piece of this number.
     Index(u32),
     Last,
-    /// The piece holds this text.
+    /// The piece, or the head of a response, holds this text.
     Holds(String),
 }
 
@@ -105,7 +105,7 @@ impl When {
     }
 }
 
-/// What is told of a piece of a body; of a head there is none.
+/// What is told of a piece of a body. Of the head of a response, its lines are the data.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Told<'a> {
     pub(super) index: u32,

@@ -115,7 +115,8 @@ impl Agent for Scripted {
 
     async fn request_headers(&self, event: &RequestHeaders<'_>) -> Result<Decision, AgentError> {
         self.0.note("request_headers", described(event));
-        let mut dropped = NotedWhenDropped(Some((&self.0, event.uri)));
+        let told = json!({"phase": "request_headers", "uri": event.uri});
+        let mut dropped = NotedWhenDropped(Some((&self.0, told)));
         let decision = self.react(self.0.reaction_to(event.path())).await;
         dropped.0 = None;
         decision
@@ -131,8 +132,12 @@ impl Agent for Scripted {
             "status": event.status,
             "headers": fields(event.headers),
         });
-        self.later(Phase::ResponseHeaders, told, Told::default())
-            .await
+        let lines = lines(event.headers);
+        let head = Told {
+            data: &lines,
+            ..Told::default()
+        };
+        self.later(Phase::ResponseHeaders, told, head).await
     }
 
     async fn response_body_chunk(&self, event: &BodyChunk<'_>) -> Result<Decision, AgentError> {
@@ -171,12 +176,12 @@ fn described_chunk(event: &BodyChunk<'_>) -> Value {
 }
 
 /// Writes down that nobody wants the answer any longer: the proxy has cancelled the event, or the connection has ended.
-struct NotedWhenDropped<'a>(Option<(&'a Script, &'a str)>);
+struct NotedWhenDropped<'a>(Option<(&'a Script, Value)>);
 
 impl Drop for NotedWhenDropped<'_> {
     fn drop(&mut self) {
-        if let Some((script, uri)) = self.0 {
-            script.note("dropped", json!({"uri": uri}));
+        if let Some((script, told)) = self.0.take() {
+            script.note("dropped", told);
         }
     }
 }
@@ -207,11 +212,15 @@ impl Scripted {
         told: Value,
         piece: Told<'_>,
     ) -> Result<Decision, AgentError> {
+        let about = json!({"phase": phase.event(), "correlation_id": told["correlation_id"]});
         self.0.note(phase.event(), told);
-        match self.0.reaction_in(phase, &piece) {
-            Some(reaction) => self.react(reaction).await,
-            None => Ok(Decision::allow()),
-        }
+        let Some(reaction) = self.0.reaction_in(phase, &piece) else {
+            return Ok(Decision::allow());
+        };
+        let mut dropped = NotedWhenDropped(Some((&self.0, about)));
+        let decision = self.react(reaction).await;
+        dropped.0 = None;
+        decision
     }
 
     async fn react(&self, reaction: &Reaction) -> Result<Decision, AgentError> {
@@ -237,6 +246,16 @@ impl Scripted {
             }
         }
     }
+}
+
+/// A head as a rule looks into it.
+fn lines(headers: &HeaderMap) -> Vec<u8> {
+    let mut lines = Vec::new();
+    for (name, value) in headers {
+        let line = [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\n"];
+        lines.extend_from_slice(&line.concat());
+    }
+    lines
 }
 
 /// Names with their values.

@@ -164,8 +164,14 @@ fn later(
     phase: Phase,
     message: &Value,
 ) -> io::Result<()> {
-    let data = message["data"].as_str().unwrap_or_default();
-    let data = STANDARD.decode(data).unwrap();
+    let data = match phase {
+        // The text of a head is all that a rule can look into.
+        Phase::ResponseHeaders => message["headers"].to_string().into_bytes(),
+        _ => {
+            let data = message["data"].as_str().unwrap_or_default();
+            STANDARD.decode(data).unwrap()
+        }
+    };
     let told = Told {
         index: u32::try_from(message["chunk_index"].as_u64().unwrap_or_default()).unwrap(),
         is_last: message["is_last"] == true,

@@ -5,6 +5,7 @@ pub(crate) mod agent;
 mod agent_process;
 mod agent_raw;
 pub(crate) mod client;
+pub(crate) mod grpc;
 pub(crate) mod http2;
 pub(crate) mod origin;
 pub(crate) mod proxy;

@@ -174,6 +174,12 @@ impl ProxyHttp for Edge {
         request: &mut Request,
     ) -> FailToProxy {
         let mut status = 0;
+        if let Some(begun) = &request.begun
+            && reply::answered(session).is_some()
+            && reply::ends_with_connection(session)
+        {
+            begun.connection.break_off();
+        }
         let late = request
             .begun
             .as_ref()

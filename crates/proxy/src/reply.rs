@@ -117,6 +117,16 @@ pub(crate) fn answered(session: &Session) -> Option<u16> {
     (!status.is_informational() || status == 101).then_some(status.as_u16())
 }
 
+/// Whether the client can tell the end of the answer that it is getting from the end of the connection alone.
+pub(crate) fn ends_with_connection(session: &Session) -> bool {
+    !session.is_http2()
+        && session.response_written().is_some_and(|head| {
+            head.status != 101
+                && !head.headers.contains_key(header::CONTENT_LENGTH)
+                && !head.headers.contains_key(header::TRANSFER_ENCODING)
+        })
+}
+
 /// Where the listener or the process takes its leave, the answer says that it is the last one of its connection.
 pub(crate) fn end_if_leaving(session: &mut Session, request: &Request) {
     let begun = request.begun.as_ref();
@@ -191,7 +201,11 @@ pub(crate) fn from_error(error: &Error) -> Option<(u16, &'static str)> {
         HTTPStatus(status) => (*status, "refused"),
         ErrorType::ReadTimedout if from_client => (408, "request_body_timeout"),
         ErrorType::WriteTimedout if from_client => return None,
-        ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError
+        // The last one is what a client of HTTP/2 leaves that resets its stream.
+        ErrorType::ConnectionClosed
+        | ErrorType::ReadError
+        | ErrorType::WriteError
+        | ErrorType::H2Error
             if from_client =>
         {
             return None;

@@ -1,16 +1,32 @@
 //! Bodies and responses on their way through agents.
 
 mod basics;
+mod disconnects;
+mod failures;
+mod late;
+mod streams;
+mod upstreams;
 
-use crate::harness::{Answer, Origin, Proxy, RawClient, Response, TestAgent};
+use crate::harness::{Answer, Origin, Proxy, RawClient, Response, TestAgent, grpc::CallServer};
 
 /// A proxy with one worker that sends everything to the origin, through this agent, which inspects this.
 fn through(agent: &TestAgent, inspect: &str, origin: &Origin) -> Proxy {
+    to(&format!("target \"{}\"", origin.address()), agent, inspect)
+}
+
+/// The same to an upstream that speaks HTTP/2.
+fn before(server: &CallServer, agent: &TestAgent, inspect: &str) -> Proxy {
+    let target = format!("target \"{}\"; protocol \"h2c\"", server.address());
+    to(&target, agent, inspect)
+}
+
+/// The same to this upstream.
+fn to(upstream: &str, agent: &TestAgent, inspect: &str) -> Proxy {
     let name = agent.name();
     let proxy = Proxy::builder(format!(
         "system {{ worker-threads 1 }}\nroutes {{ route \"all\" {{ filters {{ agent \"{name}\" }}; upstream \"origin\" }} }}"
     ))
-    .origin(origin)
+    .upstream("origin", upstream)
     .agent_with(agent, &format!("timeout \"5s\"; inspect {{ {inspect} }}"))
     .start();
     proxy.wait_ready();

@@ -23,7 +23,7 @@ fn broken(origin: &Origin, agent: &TestAgent, settings: &str) -> Proxy {
 /// The agent is not asked, on whatever route.
 fn assert_open(proxy: &Proxy, agent: &TestAgent) {
     circuit(proxy, agent.name(), "open");
-    let asked = agent.record().len();
+    let asked = agent.requests().len();
     for number in 0..3 {
         let path = format!("/asked/{number}");
         let started = Instant::now();
@@ -38,7 +38,7 @@ fn assert_open(proxy: &Proxy, agent: &TestAgent) {
     }
     assert_eq!(proxy.get("/open").status, 200);
     assert_eq!(proxy.get("/free").status, 200);
-    assert_eq!(agent.record().len(), asked, "it was not asked");
+    assert_eq!(agent.requests().len(), asked, "it was not asked");
 }
 
 #[test]

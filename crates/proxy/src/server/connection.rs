@@ -74,6 +74,8 @@ pub(crate) struct Connection {
     /// How long the upstream may be silent, in milliseconds; 0 while that is nobody's concern.
     answer_within_ms: AtomicU64,
     answer_late: AtomicBool,
+    /// Its end must not look like the end of a response.
+    broken_off: AtomicBool,
     _permit: Permit,
 }
 
@@ -100,6 +102,7 @@ impl Connection {
             head_due: AtomicBool::new(false),
             answer_within_ms: AtomicU64::new(0),
             answer_late: AtomicBool::new(false),
+            broken_off: AtomicBool::new(false),
             _permit: permit,
         }
     }
@@ -161,6 +164,16 @@ impl Connection {
     /// Whether the current request failed because its answer was late.
     pub(crate) fn was_answer_late(&self) -> bool {
         self.answer_late.load(Relaxed)
+    }
+
+    /// A response that ends with the connection has not come to its end: the client has to see that from how the connection
+    /// ends.
+    pub(crate) fn break_off(&self) {
+        self.broken_off.store(true, Relaxed);
+    }
+
+    pub(crate) fn is_broken_off(&self) -> bool {
+        self.broken_off.load(Relaxed)
     }
 
     /// Whether a head is due since the last time this was asked.

@@ -277,9 +277,21 @@ impl AsyncWrite for EdgeStream {
     }
 }
 
+impl Drop for EdgeStream {
+    fn drop(&mut self) {
+        if self.connection.is_broken_off() {
+            // Closed like this it is reset. If the option is not taken, it ends as it would have without.
+            let _ = self.socket.set_zero_linger();
+        }
+    }
+}
+
 #[async_trait]
 impl Shutdown for EdgeStream {
     async fn shutdown(&mut self) {
+        if self.connection.is_broken_off() {
+            return;
+        }
         // The peer may be gone already, which is what is wanted.
         let _ = AsyncWriteExt::shutdown(self).await;
     }
