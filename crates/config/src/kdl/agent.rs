@@ -212,7 +212,12 @@ fn unix_socket(node: &mut Node<'_>, env: Option<Span>) -> Option<AgentTransport>
 }
 
 fn builtin(node: &mut Node<'_>, env: Vec<(String, String)>) -> Option<AgentTransport> {
-    let choices = [BuiltinAgent::Denylist, BuiltinAgent::Echo].map(|agent| (agent.name(), agent));
+    let choices = [
+        BuiltinAgent::BodyGuard,
+        BuiltinAgent::Denylist,
+        BuiltinAgent::Echo,
+    ]
+    .map(|agent| (agent.name(), agent));
     let name = node
         .argument("the name of a builtin agent")?
         .choice(&choices, &[])?;

@@ -67,6 +67,8 @@ pub enum AgentTransport {
 /// The agents inside this program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum BuiltinAgent {
+    /// Refuses bodies by what they hold, and takes out of them what nobody shall see.
+    BodyGuard,
     /// Refuses paths, user agents and client networks.
     Denylist,
     /// Adds a header; for trying things out.
@@ -77,6 +79,7 @@ impl BuiltinAgent {
     /// The name as it is written in the configuration and on the command line.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::BodyGuard => "body-guard",
             Self::Denylist => "denylist",
             Self::Echo => "echo",
         }

@@ -2,6 +2,7 @@
 //! an agent like any other: it is built on the agent library alone, and the
 //! proxy knows nothing of it but its socket.
 
+mod body_guard;
 mod denylist;
 mod echo;
 
@@ -17,6 +18,7 @@ use portcullis_agent_protocol::server::{self, Agent, SOCKET_VARIABLE, ServeOptio
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 
+use self::body_guard::BodyGuard;
 use self::denylist::Denylist;
 use self::echo::Echo;
 
@@ -43,6 +45,8 @@ pub(crate) struct AgentArgs {
 /// The agents that there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum AgentName {
+    /// Refuses bodies by what they hold, and takes out of them what nobody shall see
+    BodyGuard,
     /// Blocks by path, user agent and client address
     Denylist,
     /// Allows everything, and adds a header to request and response
@@ -52,6 +56,7 @@ pub(crate) enum AgentName {
 impl AgentName {
     fn agent(self) -> Arc<dyn Agent> {
         match self {
+            Self::BodyGuard => Arc::new(BodyGuard::default()),
             Self::Denylist => Arc::new(Denylist::default()),
             Self::Echo => Arc::new(Echo),
         }

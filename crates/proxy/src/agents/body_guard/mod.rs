@@ -1,0 +1,221 @@
+//! The agent `body-guard`: it refuses bodies that hold what they must not, and
+//! takes out of them what nobody shall see, in both directions.
+//!
+//! It works on pieces as they come, so that it can be used on streams: what
+//! it looks for is found across the borders of pieces. What has passed
+//! before a forbidden text came is gone, though; a route that must not let
+//! anything of such a body pass holds it (`buffer`).
+
+mod depth;
+mod find;
+mod redact;
+mod rules;
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use portcullis_agent_protocol::server::{Agent, AgentError, PerRequest};
+use portcullis_agent_protocol::{
+    BodyChunk, Capabilities, Decision, EventKind, RequestComplete, ResponseHeaders,
+};
+use serde_json::Value;
+
+use self::depth::Depth;
+use self::find::Finder;
+use self::redact::Redactor;
+use self::rules::{BodyRules, Rules};
+
+/// Bodies that are under way at once, of each direction. What is kept of one
+/// is about as large as `max-match`.
+const MOST_BODIES: usize = 16_384;
+
+/// The agent. Without a configuration it allows everything; a proxy's
+/// configuration takes the place of the one before.
+pub(super) struct BodyGuard {
+    rules: RwLock<Arc<Rules>>,
+    requests: PerRequest<Body>,
+    responses: PerRequest<Body>,
+}
+
+impl Default for BodyGuard {
+    fn default() -> Self {
+        Self {
+            rules: RwLock::default(),
+            requests: PerRequest::new(MOST_BODIES),
+            responses: PerRequest::new(MOST_BODIES),
+        }
+    }
+}
+
+/// Whose body it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Request,
+    Response,
+}
+
+#[async_trait]
+impl Agent for BodyGuard {
+    fn name(&self) -> &str {
+        "body-guard"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::new(self.name(), self.version()).with_events(&[
+            EventKind::RequestBodyChunk,
+            EventKind::ResponseHeaders,
+            EventKind::ResponseBodyChunk,
+            EventKind::RequestComplete,
+        ])
+    }
+
+    async fn configure(&self, config: &Value) -> Result<(), String> {
+        let rules = Arc::new(Rules::parse(config)?);
+        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = rules;
+        Ok(())
+    }
+
+    async fn request_body_chunk(&self, event: &BodyChunk<'_>) -> Result<Decision, AgentError> {
+        self.chunk(Direction::Request, event)
+    }
+
+    async fn response_headers(&self, event: &ResponseHeaders<'_>) -> Result<Decision, AgentError> {
+        let rules = self.rules();
+        let lines = event.headers.get_all(CONTENT_TYPE);
+        let blocked = lines
+            .iter()
+            .find_map(|value| rules.blocked_content_type(value.as_bytes()));
+        Ok(match blocked {
+            Some(kind) => block(&rules, format!("body:content-type:{kind}")),
+            None => Decision::allow(),
+        })
+    }
+
+    async fn response_body_chunk(&self, event: &BodyChunk<'_>) -> Result<Decision, AgentError> {
+        self.chunk(Direction::Response, event)
+    }
+
+    async fn request_complete(&self, event: &RequestComplete<'_>) {
+        self.requests.remove(event.correlation_id);
+        self.responses.remove(event.correlation_id);
+    }
+}
+
+impl BodyGuard {
+    fn rules(&self) -> Arc<Rules> {
+        Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn chunk(&self, direction: Direction, event: &BodyChunk<'_>) -> Result<Decision, AgentError> {
+        let bodies = match direction {
+            Direction::Request => &self.requests,
+            Direction::Response => &self.responses,
+        };
+        let id = event.correlation_id;
+        let look = |body: &mut Body| body.look(&event.data, event.is_last);
+        let seen = if event.index == 0 {
+            bodies.remove(id);
+            bodies.with(id, || Body::new(self.rules(), direction), look)
+        } else {
+            // The beginning was seen by another, or there was no room for what was kept of it.
+            bodies
+                .with_existing(id, look)
+                .ok_or_else(|| AgentError::new("the beginning of this body is not known"))?
+        };
+        if event.is_last || matches!(seen, Seen::Refused(..)) {
+            bodies.remove(id);
+        }
+        Ok(match seen {
+            Seen::Clean => Decision::allow(),
+            Seen::Refused(rules, reason) => block(&rules, reason),
+            Seen::Other(data) => match direction {
+                Direction::Request => Decision::allow().replace_request_body(data),
+                Direction::Response => Decision::allow().replace_response_body(data),
+            },
+        })
+    }
+}
+
+fn block(rules: &Rules, reason: String) -> Decision {
+    Decision::block(rules.status)
+        .tag("body-guard")
+        .reason(reason)
+}
+
+/// A body on its way.
+struct Body {
+    rules: Arc<Rules>,
+    direction: Direction,
+    bytes: u64,
+    depth: Depth,
+    finder: Finder,
+    redactor: Redactor,
+}
+
+/// What becomes of a piece.
+enum Seen {
+    Clean,
+    /// This goes on in its place.
+    Other(Bytes),
+    Refused(Arc<Rules>, String),
+}
+
+impl Body {
+    fn new(rules: Arc<Rules>, direction: Direction) -> Self {
+        Self {
+            rules,
+            direction,
+            bytes: 0,
+            depth: Depth::default(),
+            finder: Finder::default(),
+            redactor: Redactor::default(),
+        }
+    }
+
+    fn look(&mut self, data: &Bytes, is_last: bool) -> Seen {
+        let rules = Arc::clone(&self.rules);
+        let of_body = match self.direction {
+            Direction::Request => &rules.request,
+            Direction::Response => &rules.response,
+        };
+        if let Some(reason) = self.reason_against(of_body, rules.max_match, data, is_last) {
+            return Seen::Refused(Arc::clone(&rules), reason);
+        }
+        if of_body.redact.is_empty() {
+            return Seen::Clean;
+        }
+        let passes = self
+            .redactor
+            .pass(&of_body.redact, rules.max_match, data, is_last);
+        match passes == **data {
+            true => Seen::Clean,
+            false => Seen::Other(passes.into()),
+        }
+    }
+
+    fn reason_against(
+        &mut self,
+        rules: &BodyRules,
+        max_match: usize,
+        data: &[u8],
+        is_last: bool,
+    ) -> Option<String> {
+        self.bytes += data.len() as u64;
+        if rules.max_bytes.is_some_and(|most| self.bytes > most) {
+            return Some("body:max-bytes".to_owned());
+        }
+        if rules
+            .max_depth
+            .is_some_and(|most| self.depth.exceeds(most, data))
+        {
+            return Some("body:json-depth".to_owned());
+        }
+        let found = self.finder.find(&rules.deny, max_match, data, is_last)?;
+        Some(format!("body:deny:{found}"))
+    }
+}
+
+#[cfg(test)]
+mod tests;
