@@ -92,11 +92,19 @@ pub(crate) enum When {
     Last,
     /// The piece, or the head of a response, holds this text.
     Holds(String),
+    /// See [`on`](Self::on).
+    On(String, Box<Self>),
 }
 
 impl When {
+    /// In a message of a request for this path, which the agent knows if it sees heads of requests.
+    pub(crate) fn on(self, path: &str) -> Self {
+        Self::On(path.to_owned(), Box::new(self))
+    }
+
     pub(super) fn applies(&self, told: &Told<'_>) -> bool {
         match self {
+            Self::On(path, when) => told.path == path && when.applies(told),
             Self::Always => true,
             Self::Index(index) => told.index == *index,
             Self::Last => told.is_last,
@@ -108,6 +116,8 @@ impl When {
 /// What is told of a piece of a body. Of the head of a response, its lines are the data.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Told<'a> {
+    /// Without the query.
+    pub(super) path: &'a str,
     pub(super) index: u32,
     pub(super) is_last: bool,
     pub(super) data: &'a [u8],

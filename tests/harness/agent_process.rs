@@ -13,10 +13,11 @@ use portcullis_agent_protocol::{
 };
 use serde_json::{Map, Value, json};
 use std::{
+    collections::BTreeMap,
     fs::OpenOptions,
     io::Write,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -115,6 +116,7 @@ impl Agent for Scripted {
 
     async fn request_headers(&self, event: &RequestHeaders<'_>) -> Result<Decision, AgentError> {
         self.0.note("request_headers", described(event));
+        remember(event.metadata.correlation_id, event.path());
         let told = json!({"phase": "request_headers", "uri": event.uri});
         let mut dropped = NotedWhenDropped(Some((&self.0, told)));
         let decision = self.react(self.0.reaction_to(event.path())).await;
@@ -134,6 +136,7 @@ impl Agent for Scripted {
         });
         let lines = lines(event.headers);
         let head = Told {
+            path: &path_of(event.correlation_id),
             data: &lines,
             ..Told::default()
         };
@@ -175,6 +178,21 @@ fn described_chunk(event: &BodyChunk<'_>) -> Value {
     })
 }
 
+/// The paths of requests whose heads the agent has seen. A process is one agent.
+static PATHS: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
+
+/// Keeps the path of a request for its later events.
+pub(super) fn remember(correlation_id: &str, path: &str) {
+    let mut paths = PATHS.lock().unwrap();
+    paths.insert(correlation_id.to_owned(), path.to_owned());
+}
+
+/// Without the query; empty when the head was not seen.
+pub(super) fn path_of(correlation_id: &str) -> String {
+    let paths = PATHS.lock().unwrap();
+    paths.get(correlation_id).cloned().unwrap_or_default()
+}
+
 /// Writes down that nobody wants the answer any longer: the proxy has cancelled the event, or the connection has ended.
 struct NotedWhenDropped<'a>(Option<(&'a Script, Value)>);
 
@@ -189,6 +207,7 @@ impl Drop for NotedWhenDropped<'_> {
 impl Scripted {
     async fn chunk(&self, phase: Phase, event: &BodyChunk<'_>) -> Result<Decision, AgentError> {
         let told = Told {
+            path: &path_of(event.correlation_id),
             index: event.index,
             is_last: event.is_last,
             data: &event.data,

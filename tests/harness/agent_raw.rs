@@ -2,7 +2,7 @@
 
 use super::{
     agent::{Handshake, Phase, Reaction, Script, Told},
-    agent_process::{POLL, new_words, replacement},
+    agent_process::{POLL, new_words, path_of, remember, replacement},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
@@ -154,6 +154,7 @@ fn asked(script: &Script, stream: &mut UnixStream, mut message: Value) -> io::Re
     }
     script.note("request_headers", message);
     let path = uri.split('?').next().unwrap_or_default();
+    remember(id.as_str().unwrap_or_default(), path);
     react(script, stream, script.reaction_to(path), &id)
 }
 
@@ -172,7 +173,9 @@ fn later(
             STANDARD.decode(data).unwrap()
         }
     };
+    let id = &message["correlation_id"];
     let told = Told {
+        path: &path_of(id.as_str().unwrap_or_default()),
         index: u32::try_from(message["chunk_index"].as_u64().unwrap_or_default()).unwrap(),
         is_last: message["is_last"] == true,
         data: &data,
@@ -182,7 +185,6 @@ fn later(
     noted["size"] = json!(data.len());
     noted["data"] = json!(String::from_utf8_lossy(&data[..data.len().min(256)]));
     script.note(phase.event(), noted);
-    let id = &message["correlation_id"];
     let allow = json!({"version": 2, "decision": "allow"});
     match script.reaction_in(phase, &told) {
         None => answer(stream, &allow, id),

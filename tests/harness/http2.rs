@@ -104,7 +104,7 @@ async fn exchange_one(
     let (response, mut sender) = client.send_request(Request::from_parts(head, ()), ends)?;
     if !ends {
         // The answer may come before the body was taken; then it is the answer that counts.
-        let _ = send(&mut sender, body).await;
+        let _ = send(&mut sender, body, true).await;
     }
     let (mut head, mut stream) = response.await?.into_parts();
     head.extensions.insert(HeadersAlone(stream.is_end_stream()));
@@ -117,13 +117,21 @@ async fn exchange_one(
     Ok(Response::from_parts(head, body.into()))
 }
 
-async fn send(sender: &mut h2::SendStream<Bytes>, mut body: Bytes) -> Result<(), h2::Error> {
+/// Sends a body, as fast as the peer permits it, and its end if nothing follows.
+pub(super) async fn send(
+    sender: &mut h2::SendStream<Bytes>,
+    mut body: Bytes,
+    ends: bool,
+) -> Result<(), h2::Error> {
+    if body.is_empty() && ends {
+        return sender.send_data(body, true);
+    }
     while !body.is_empty() {
         sender.reserve_capacity(body.len());
         let granted = std::future::poll_fn(|cx| sender.poll_capacity(cx)).await;
         let Some(granted) = granted else { break };
         let chunk = body.split_to(granted?.min(body.len()));
-        sender.send_data(chunk, body.is_empty())?;
+        sender.send_data(chunk, ends && body.is_empty())?;
     }
     Ok(())
 }
@@ -156,7 +164,15 @@ impl Client {
     /// # Errors
     /// There is no complete answer.
     pub(crate) fn get(&self, path: &str) -> Result<Response<Bytes>, h2::Error> {
-        let asked = exchange_one(self.client.clone(), get(path));
+        self.ask(get(path))
+    }
+
+    /// The same for any request.
+    ///
+    /// # Errors
+    /// There is no complete answer.
+    pub(crate) fn ask(&self, request: Request<Bytes>) -> Result<Response<Bytes>, h2::Error> {
+        let asked = exchange_one(self.client.clone(), request);
         let answered = async { timeout(DEADLINE, asked).await };
         self.runtime
             .block_on(answered)

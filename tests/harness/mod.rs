@@ -7,6 +7,7 @@ mod agent_raw;
 pub(crate) mod client;
 pub(crate) mod grpc;
 pub(crate) mod http2;
+pub(crate) mod http2_origin;
 pub(crate) mod origin;
 pub(crate) mod proxy;
 pub(crate) mod saboteur;
@@ -14,6 +15,7 @@ pub(crate) mod tamper;
 
 pub(crate) use agent::TestAgent;
 pub(crate) use client::{RawClient, Response};
+pub(crate) use http2_origin::{Http2Answer, Http2Origin};
 pub(crate) use origin::{Answer, Origin, Recorded};
 pub(crate) use proxy::Proxy;
 pub(crate) use saboteur::{Sabotage, Saboteur};

@@ -90,6 +90,11 @@ impl Origin {
         self.shared.recorded.lock().unwrap().clone()
     }
 
+    /// What has arrived since the last call of this.
+    pub(crate) fn take(&self) -> Vec<Recorded> {
+        std::mem::take(&mut self.shared.recorded.lock().unwrap())
+    }
+
     /// The last request that has arrived.
     pub(crate) fn last(&self) -> Recorded {
         self.requests().pop().unwrap()
@@ -256,6 +261,17 @@ impl Answer {
         Self::raw(bytes)
     }
 
+    /// A complete answer in chunks of this size.
+    pub(crate) fn chunked(status: u16, headers: &[(&str, &str)], body: &[u8], size: usize) -> Self {
+        let mut bytes = format!("HTTP/1.1 {status} Status\r\n").into_bytes();
+        for (name, value) in headers {
+            bytes.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
+        }
+        bytes.extend_from_slice(b"transfer-encoding: chunked\r\n\r\n");
+        bytes.extend_from_slice(&in_chunks(body, size));
+        Self::raw(bytes)
+    }
+
     /// These bytes.
     pub(crate) fn raw(bytes: impl Into<Vec<u8>>) -> Self {
         Self {
@@ -275,4 +291,16 @@ impl Answer {
         self.then = Then::Handle(Box::new(handler));
         self
     }
+}
+
+/// A body as it is framed by `transfer-encoding: chunked`, its end included.
+pub(crate) fn in_chunks(body: &[u8], size: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(body.len() + body.len() / size * 8 + 5);
+    for chunk in body.chunks(size) {
+        bytes.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+        bytes.extend_from_slice(chunk);
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes.extend_from_slice(b"0\r\n\r\n");
+    bytes
 }

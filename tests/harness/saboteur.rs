@@ -80,6 +80,7 @@ struct Shared {
     cancels: Mutex<Vec<Value>>,
     accepted: AtomicUsize,
     events: AtomicUsize,
+    bytes: AtomicUsize,
     spoilt: AtomicUsize,
     /// An answer that waits for one of another connection, and where it belongs.
     elsewhere: Mutex<Option<(Arc<Line>, Vec<u8>)>>,
@@ -107,6 +108,7 @@ impl Saboteur {
             cancels: Mutex::default(),
             accepted: AtomicUsize::new(0),
             events: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
             spoilt: AtomicUsize::new(0),
             elsewhere: Mutex::default(),
             stopped: AtomicBool::new(false),
@@ -182,6 +184,11 @@ impl Saboteur {
     /// How many events the proxy has sent, whether they passed or not.
     pub(crate) fn events(&self) -> usize {
         self.shared.events.load(SeqCst)
+    }
+
+    /// How many bytes the proxy has sent, all frames together.
+    pub(crate) fn bytes(&self) -> usize {
+        self.shared.bytes.load(SeqCst)
     }
 
     /// How many frames were spoilt.
@@ -319,6 +326,7 @@ impl Shared {
                 continue;
             };
             let kind = tamper::kind(&frame);
+            self.bytes.fetch_add(frame.len(), SeqCst);
             if kind == CANCEL {
                 let cancel = serde_json::from_slice(&frame[5..])?;
                 self.cancels.lock().unwrap().push(cancel);

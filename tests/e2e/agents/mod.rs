@@ -1,5 +1,6 @@
 //! Agents decide: their verdicts, their order, their failures and their lives.
 
+mod body_guard;
 mod chains;
 mod conditions;
 mod failures;

@@ -100,27 +100,38 @@ impl Ways {
     }
 
     /// Adds what is there already to a small piece.
-    fn gather(&mut self, first: Bytes) -> Bytes {
+    async fn gather(&mut self, first: Bytes) -> Bytes {
+        /// Pingora hands a piece on in two steps.
+        const TURNS: u8 = 2;
         if first.len() >= SMALL {
             return first;
         }
         let mut gathered = None;
-        while let Ok(task) = self.inner.try_recv() {
-            let HttpTask::Body(Some(more), _) = task else {
-                self.next = Some(task);
-                break;
-            };
-            let whole = gathered.get_or_insert_with(|| {
-                let mut whole = BytesMut::with_capacity(LARGE);
-                whole.extend_from_slice(&first);
-                whole
-            });
-            whole.extend_from_slice(&more);
-            if whole.len() >= LARGE {
-                break;
+        let mut turns = 0;
+        loop {
+            while let Ok(task) = self.inner.try_recv() {
+                let HttpTask::Body(Some(more), _) = task else {
+                    self.next = Some(task);
+                    return gathered.map_or(first, BytesMut::freeze);
+                };
+                turns = TURNS;
+                let whole = gathered.get_or_insert_with(|| {
+                    let mut whole = BytesMut::with_capacity(LARGE);
+                    whole.extend_from_slice(&first);
+                    whole
+                });
+                whole.extend_from_slice(&more);
+                if whole.len() >= LARGE {
+                    return gathered.map_or(first, BytesMut::freeze);
+                }
             }
+            if turns == 0 {
+                return gathered.map_or(first, BytesMut::freeze);
+            }
+            // The channel is short: who fills it gets a turn, and may have more already.
+            turns -= 1;
+            tokio::task::yield_now().await;
         }
-        gathered.map_or(first, BytesMut::freeze)
     }
 }
 
@@ -186,7 +197,7 @@ impl Download<'_> {
             }
             let (data, end, after) = match ways.recv_within(idle).await? {
                 HttpTask::Body(data, ends) => {
-                    let data = ways.gather(data.unwrap_or_default());
+                    let data = ways.gather(data.unwrap_or_default()).await;
                     (data, ends.then(End::default), None)
                 }
                 HttpTask::Trailer(trailers) => {

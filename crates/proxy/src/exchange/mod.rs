@@ -350,11 +350,11 @@ async fn continue_if_expected(session: &mut Session) -> Result<(), Halt> {
     if !expects || session.req_header().version == http::Version::HTTP_10 {
         return Ok(());
     }
-    session
-        .downstream_session
-        .write_continue_response()
-        .await
-        .map_err(|error| Halt::Failed(error.into_down()))
+    // Pingora ends a connection on which anything is said before the body is here, and this is no answer to it.
+    let keepalive = session.get_keepalive();
+    let written = session.downstream_session.write_continue_response().await;
+    session.set_keepalive(keepalive);
+    written.map_err(|error| Halt::Failed(error.into_down()))
 }
 
 fn body_of(head: &RequestHeader) -> Body {

@@ -1,0 +1,71 @@
+//! The builtin agent body-guard as users have it.
+
+use crate::harness::{Answer, Origin, Proxy};
+use std::{io::Write, time::Duration};
+
+fn guarded(origin: &Origin, inspect: &str, config: &str) -> Proxy {
+    let agent = format!(
+        "builtin \"body-guard\"; timeout \"5s\"; inspect {{ {inspect} }}; config {{ {config} }}"
+    );
+    let proxy = Proxy::builder(
+        r#"routes { route "all" { filters { agent "guard" }; upstream "origin" } }"#,
+    )
+    .origin(origin)
+    .agent_block("guard", &agent)
+    .start();
+    proxy.wait_ready();
+    proxy
+}
+
+fn post(proxy: &Proxy, body: &str) -> u16 {
+    let request = format!(
+        "POST / HTTP/1.1\r\nhost: test\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    proxy.client().send(request).response().status
+}
+
+#[test]
+fn a_denied_body_does_not_reach_the_upstream() {
+    let origin = Origin::start();
+    let config = r#"request { deny "DROP TABLE"; json max-depth=3 }"#;
+    let proxy = guarded(&origin, "request-body \"buffer\"", config);
+    assert_eq!(post(&proxy, "; DROP TABLE users"), 403);
+    let line = proxy.access_line(|line| line["status"] == 403);
+    assert_eq!(line["reason"], "body:deny:DROP TABLE");
+    assert_eq!(line["blocked_by"], "guard");
+    assert_eq!(post(&proxy, "[[[[]]]]"), 403);
+    assert_eq!(origin.connections(), 0);
+    assert_eq!(post(&proxy, "[[[]]]"), 200);
+    assert_eq!(origin.last().body, b"[[[]]]");
+}
+
+#[test]
+fn a_stream_is_redacted_across_its_pieces() {
+    let origin = Origin::answering(|_| {
+        Answer::raw("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n8\r\npay 4111\r\n").then(
+            |stream| {
+                // The pieces come apart, whatever the time between them is.
+                std::thread::sleep(Duration::from_millis(20));
+                let _ = stream.write_all(b"10\r\n111111111111 now\r\n0\r\n\r\n");
+            },
+        )
+    });
+    let config = r#"response { redact pattern=#"\b\d{16}\b"# with="[card]" }"#;
+    let proxy = guarded(&origin, "response-body \"stream\"", config);
+    let response = proxy.get("/");
+    assert!(response.complete);
+    assert_eq!(String::from_utf8_lossy(&response.body), "pay [card] now");
+}
+
+#[test]
+fn a_type_of_response_is_refused() {
+    let origin = Origin::answering(|_| {
+        Answer::with(200, &[("content-type", "application/x-msdownload")], b"MZ")
+    });
+    let config = r#"response { block-content-types "application/x-msdownload" }"#;
+    let proxy = guarded(&origin, "response-headers", config);
+    let response = proxy.get("/");
+    assert_eq!(response.status, 403);
+    assert!(!response.body.starts_with(b"MZ"));
+}
