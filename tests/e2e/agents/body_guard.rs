@@ -51,7 +51,7 @@ fn a_stream_is_redacted_across_its_pieces() {
             },
         )
     });
-    let config = r#"response { redact pattern=#"\b\d{16}\b"# with="[card]" }"#;
+    let config = r##"response { redact pattern=#"\b\d{16}\b"# with="[card]" }"##;
     let proxy = guarded(&origin, "response-body \"stream\"", config);
     let response = proxy.get("/");
     assert!(response.complete);
