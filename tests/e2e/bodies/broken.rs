@@ -105,7 +105,7 @@ fn a_request_whose_body_cannot_be_decoded_is_refused_whatever_the_failure_mode()
 }
 
 fn assert_undecodable(proxy: &Proxy, direction: Direction, path: &str) {
-    let line = line_of(&proxy, path);
+    let line = line_of(proxy, path);
     let expected = [("waf".to_owned(), "undecodable".to_owned())];
     assert_eq!(outcomes(&line, direction.name()), expected, "{line}");
     assert_eq!(line["reason"], "undecodable", "{line}");

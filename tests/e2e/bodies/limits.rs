@@ -360,7 +360,7 @@ fn memory_for_responses_is_used_up() {
 fn assert_full(proxy: &Proxy, refused: &Response, direction: Direction, path: &str) {
     assert_eq!(refused.status, 503);
     assert_eq!(refused.header("retry-after"), Some("1"));
-    let line = line_of(&proxy, path);
+    let line = line_of(proxy, path);
     let expected = [("waf".to_owned(), "buffer_full".to_owned())];
     assert_eq!(outcomes(&line, direction.name()), expected, "{line}");
     assert_eq!(line["reason"], "buffer_full", "{line}");
