@@ -216,6 +216,15 @@ impl Finished<'_> {
             line.extend_from_slice(b",\"upstream_header_ms\":");
             milliseconds(line, after);
         }
+        if let (Some(asked), Some(answered)) = (upstream.asked_after, upstream.header_after) {
+            let upstream_time = answered.saturating_sub(asked);
+            let agents_time = self.request.agents.conversation.waited();
+            line.extend_from_slice(b",\"upstream_ms\":");
+            milliseconds(line, upstream_time);
+            line.extend_from_slice(b",\"client_ms\":");
+            let rest = self.duration.saturating_sub(upstream_time);
+            milliseconds(line, rest.saturating_sub(agents_time));
+        }
         if upstream.attempts > 1 {
             let _ = write!(line, ",\"upstream_attempts\":{}", upstream.attempts);
         }

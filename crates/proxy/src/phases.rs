@@ -74,10 +74,11 @@ impl ProxyHttp for Edge {
         _session: &mut Session,
         request: &mut Request,
     ) -> Result<Box<HttpPeer>> {
-        match &request.route {
-            Some(route) => upstream::choose(route, request.switches, &mut request.upstream),
-            None => Error::e_explain(InternalError, "no route"),
-        }
+        let (Some(begun), Some(route)) = (&request.begun, &request.route) else {
+            return Error::e_explain(InternalError, "no route");
+        };
+        let run = &mut request.upstream;
+        upstream::choose(route, request.switches, begun.started, run)
     }
 
     async fn request_body_filter(

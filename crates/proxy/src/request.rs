@@ -134,6 +134,8 @@ pub(crate) struct UpstreamRun {
     pub(crate) target: Option<Arc<str>>,
     pub(crate) attempts: u32,
     pub(crate) status: Option<u16>,
+    /// From the start of the request to the choice of the first target.
+    pub(crate) asked_after: Option<Duration>,
     /// From the start of the request to the head of the response.
     pub(crate) header_after: Option<Duration>,
 }

@@ -149,7 +149,8 @@ impl ProxyHttp for Forward {
         let Some(passage) = context else {
             return Error::e_explain(InternalError, "an inner pass that is about nothing");
         };
-        upstream::choose(&passage.route, passage.switches, &mut passage.upstream())
+        let run = &mut passage.upstream();
+        upstream::choose(&passage.route, passage.switches, passage.started, run)
     }
 
     async fn request_body_filter(

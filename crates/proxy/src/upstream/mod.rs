@@ -17,7 +17,11 @@ use pingora::{
 };
 use portcullis_config::{Origin, UpstreamId, UpstreamProtocol};
 use schedule::Schedule;
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// The next target of the route's upstream.
 ///
@@ -26,6 +30,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 pub(crate) fn choose(
     route: &Route,
     switches: bool,
+    started: Instant,
     run: &mut UpstreamRun,
 ) -> Result<Box<HttpPeer>> {
     let Action::Upstream(upstream) = &route.action else {
@@ -34,6 +39,7 @@ pub(crate) fn choose(
     let (address, peer) = upstream.pick(route.timeouts, switches);
     run.target = address;
     run.attempts += 1;
+    run.asked_after.get_or_insert_with(|| started.elapsed());
     Ok(peer)
 }
 
