@@ -153,6 +153,8 @@ impl Client {
         let client = runtime.block_on(async {
             let stream = TcpStream::connect(address).await;
             let stream = stream.map_err(|error| error.to_string())?;
+            // What it permits is small, and the other side waits for it.
+            stream.set_nodelay(true).unwrap();
             let shaken = h2::client::handshake(stream).await;
             let (client, connection) = shaken.map_err(|error| error.to_string())?;
             tokio::spawn(connection);

@@ -284,3 +284,42 @@ fn the_limit_is_that_of_the_decoded_body() {
     );
     assert_eq!(way.origin.connections(), 0);
 }
+
+/// No bytes are no coding that is broken.
+#[test]
+fn an_empty_body_with_a_coding_passes() {
+    for direction in DIRECTIONS {
+        for mode in MODES {
+            for coding in Coding::ALL {
+                let way = Way::new(direction, mode, "", coding.name(), b"");
+                for framing in FRAMINGS {
+                    let arrived = way.carry(coding.name(), b"", framing);
+                    assert_eq!(
+                        arrived.body, b"",
+                        "{direction:?} {mode} {coding:?} {framing:?}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// What grows more than usual can be permitted.
+#[test]
+fn the_ratio_is_what_is_configured() {
+    let zeros = vec![0; 4 << 20];
+    let coded = Coding::Gzip.encode(&zeros);
+    let ratio = zeros.len() / coded.len();
+    assert!(ratio > 100);
+    for direction in DIRECTIONS {
+        for mode in MODES {
+            let properties = format!("limit=\"8MiB\" max-ratio={}", ratio * 2);
+            let way = Way::new(direction, mode, &properties, "gzip", &coded);
+            let arrived = way.carry("gzip", &coded, Framing::Length);
+            let expected = if mode == "buffer" { &coded } else { &zeros };
+            assert!(arrived.body == *expected, "{direction:?} {mode}");
+            let seen = sizes(&way.seen()).iter().sum::<u64>();
+            assert_eq!(seen, zeros.len() as u64, "{direction:?} {mode}");
+        }
+    }
+}

@@ -103,8 +103,12 @@ enum Asker {
 enum Teller {
     Length,
     Chunks,
+    /// By the end of the connection.
+    Close,
     Http2,
 }
+
+const TELLERS: [Teller; 4] = [Teller::Length, Teller::Chunks, Teller::Close, Teller::Http2];
 
 /// One proxy, one agent and both kinds of origins, for many cases.
 struct Ways {
@@ -258,6 +262,10 @@ fn http1_answer(target: &str) -> Answer {
     let tag = [("etag", "\"1\"")];
     match parameter(target, "framing").as_str() {
         "Chunks" => Answer::chunked(200, &tag, &said_at(target), 48_000),
+        "Close" => {
+            let head = b"HTTP/1.1 200 OK\r\netag: \"1\"\r\n\r\n".to_vec();
+            Answer::raw([head, said_at(target)].concat()).then_close()
+        }
         _ => Answer::with(200, &tag, &said_at(target)),
     }
 }
@@ -343,7 +351,7 @@ fn responses(dialect: Dialect, mode: &'static str, sizes: &[usize]) {
     for deed in DEEDS {
         for size in sizes {
             for asker in [Asker::Length, Asker::Http2] {
-                for teller in [Teller::Length, Teller::Chunks, Teller::Http2] {
+                for teller in TELLERS {
                     response(&ways, deed, *size, asker, teller, dialect);
                 }
             }

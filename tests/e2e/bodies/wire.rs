@@ -316,3 +316,75 @@ fn a_piece_of_a_stream_does_not_wait_for_the_next_one() {
     let seen = agent.seen("request_body_chunk");
     assert_eq!(sizes(&seen), [100, 100, 100, 0]);
 }
+
+/// What is read for a body does not reach into the next request.
+#[test]
+fn requests_that_come_at_once_are_told_apart() {
+    for mode in MODES {
+        for framing in [Framing::Length, Framing::Chunks(7)] {
+            let origin = Origin::start();
+            let agent = TestAgent::named("waf").start();
+            let proxy = watched(&agent, Direction::Request, mode, &origin);
+            let sizes = [1000, 1, 20_000];
+            let requests = sizes.map(|size| post("/", &body(size), framing, &[]));
+            let mut client = proxy.client();
+            client.send(requests.concat());
+            for size in sizes {
+                let response = client.response();
+                assert_eq!(response.status, 200, "{mode} {framing:?} {size}");
+                let arrived = &origin.last().body;
+                assert!(*arrived == body(size), "{mode} {framing:?} {size}");
+            }
+        }
+    }
+}
+
+#[test]
+fn nobody_is_asked_about_a_body_that_is_not_there() {
+    let origin = Origin::answering(|request| match request.target().as_str() {
+        "/204" => Answer::raw("HTTP/1.1 204 No Content\r\n\r\n"),
+        "/304" => Answer::raw("HTTP/1.1 304 Not Modified\r\netag: \"1\"\r\n\r\n"),
+        _ if request.request_line().starts_with("HEAD ") => {
+            Answer::raw("HTTP/1.1 200 OK\r\netag: \"1\"\r\ncontent-length: 5\r\n\r\n")
+        }
+        _ => Answer::with(200, &[("etag", "\"1\"")], b""),
+    });
+    for mode in MODES {
+        let agent = TestAgent::named("waf")
+            .then(
+                Direction::Request.phase(),
+                When::Always,
+                Decision::block(403),
+            )
+            .then(
+                Direction::Response.phase(),
+                When::Always,
+                Decision::block(403),
+            )
+            .start();
+        let inspect = format!("inspect {{ request-body \"{mode}\"; response-body \"{mode}\" }}");
+        let proxy = past(r#"agent "waf""#, &origin)
+            .agent_with(&agent, &inspect)
+            .start();
+        proxy.wait_ready();
+        let mut client = proxy.client();
+        for (path, status) in [("/204", 204), ("/304", 304), ("/empty", 200)] {
+            let response = client.get(path, &[]);
+            assert_eq!(response.status, status, "{mode}");
+            let tag = (status != 204).then_some("\"1\"");
+            assert_eq!(response.header("etag"), tag, "{mode} {path}");
+        }
+        let empty = post("/empty", b"", Framing::Length, &[]);
+        assert_eq!(client.send(empty).response().status, 200, "{mode}");
+        client.send("HEAD / HTTP/1.1\r\nhost: test\r\n\r\n");
+        let response = client.response_to_head();
+        assert_eq!(response.status, 200, "{mode}");
+        assert_eq!(response.header("content-length"), Some("5"), "{mode}");
+        assert_eq!(
+            client.get("/empty", &[]).status,
+            200,
+            "{mode}: still in step"
+        );
+        assert_eq!(agent.record().len(), 0, "{mode}: {:?}", agent.record());
+    }
+}
