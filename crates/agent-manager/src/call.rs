@@ -154,8 +154,12 @@ pub(crate) async fn call(
     let deadline = limits
         .budget
         .map_or(limits.own, |budget| budget.min(limits.own));
-    // A turn ends with the call before it, which has a deadline of its own.
-    let Some(_turn) = clock::until(deadline, conversation.turn(ask.used.agent)).await else {
+    let turn = match conversation.try_turn(ask.used.agent) {
+        Some(turn) => Some(turn),
+        // It ends with the call before this one, which has a deadline of its own.
+        None => clock::until(deadline, conversation.turn(ask.used.agent)).await,
+    };
+    let Some(_turn) = turn else {
         let failure = out_of_time(Stage::Permit, limits);
         return refused(failure.reason, "it was still busy with this request");
     };

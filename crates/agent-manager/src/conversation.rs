@@ -120,7 +120,8 @@ impl Conversation {
         }
     }
 
-    fn try_turn(&self, agent: usize) -> Option<Turn<'_>> {
+    /// The same when nothing has to be waited for.
+    pub(crate) fn try_turn(&self, agent: usize) -> Option<Turn<'_>> {
         let mut state = self.state();
         if state.busy.contains(&agent) {
             return None;

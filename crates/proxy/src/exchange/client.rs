@@ -15,9 +15,9 @@ use pingora::{
 use std::future::pending;
 use tokio::sync::mpsc;
 
-/// Pieces smaller than this are put together if more is there already: a client may send a body byte by byte.
-const SMALL: usize = 48 << 10;
-const LARGE: usize = 64 << 10;
+/// What is there already is put together up to this size: a client may send a body byte by byte, and each piece is a question
+/// to every agent.
+const LARGE: usize = 256 << 10;
 
 /// Parts of the response that may wait for the client.
 pub(super) const RESPONSE_QUEUE: usize = 4;
@@ -26,14 +26,17 @@ pub(super) const RESPONSE_QUEUE: usize = 4;
 pub(super) struct Reader {
     received: u64,
     limit: u64,
+    /// Agents see what it reads.
+    gathers: bool,
     pub(super) ended: bool,
 }
 
 impl Reader {
-    pub(super) const fn new(limit: u64, ended: bool) -> Self {
+    pub(super) const fn new(limit: u64, gathers: bool, ended: bool) -> Self {
         Self {
             received: 0,
             limit,
+            gathers,
             ended,
         }
     }
@@ -65,7 +68,7 @@ impl Reader {
 
     /// Adds what is there already to a small piece.
     fn gather(&mut self, session: &mut ServerSession, first: Bytes) -> Result<Bytes> {
-        if first.len() >= SMALL || session.is_body_done() {
+        if !self.gathers {
             return Ok(first);
         }
         let mut gathered = None;
@@ -74,7 +77,8 @@ impl Reader {
                 None => break,
                 Some(Ok(Some(more))) => {
                     let whole = gathered.get_or_insert_with(|| {
-                        let mut whole = BytesMut::with_capacity(LARGE);
+                        let room = 4 * first.len().clamp(LARGE / 64, LARGE / 4);
+                        let mut whole = BytesMut::with_capacity(room);
                         whole.extend_from_slice(&first);
                         whole
                     });
@@ -136,7 +140,7 @@ pub(super) async fn serve(
                     Ok(false) => {
                         if session.was_upgraded() && reader.limit != u64::MAX {
                             // What was a request is a conversation now; it ends with the connection.
-                            reader = Reader::new(u64::MAX, false);
+                            reader = Reader::new(u64::MAX, false, false);
                             wants_more = true;
                         }
                     }

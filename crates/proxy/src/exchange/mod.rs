@@ -120,8 +120,8 @@ impl Exchange<'_> {
         let (request, begun, route) = (self.request, self.begun, self.route);
         let agents = Inspectors::new(request, begun, &route.filters, Direction::Request);
         let limit = begun.connection.listener.limits.body_bytes.bytes();
-        let mut reader = Reader::new(limit, !request.has_body);
         let steps = &route.plan.request;
+        let mut reader = Reader::new(limit, !steps.is_empty(), !request.has_body);
         let mut pipe = None;
         if request.has_body && !steps.is_empty() {
             let body = body_of(session.req_header());
@@ -148,7 +148,7 @@ impl Exchange<'_> {
                 ends: whole,
                 is_empty: !request.has_body,
             };
-            let next = Reader::new(u64::MAX, true);
+            let next = Reader::new(u64::MAX, false, true);
             let reader = if whole {
                 next
             } else {
