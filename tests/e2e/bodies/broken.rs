@@ -3,7 +3,7 @@
 use super::{
     Direction, Framing, MODES, body,
     codings::{Coding, FRAMINGS, Way},
-    line_of, outcomes, post,
+    in_both_failure_modes, line_of, outcomes, post,
 };
 use crate::harness::{Answer, Http2Answer, Http2Origin, Origin, Proxy, TestAgent};
 use serde_json::Value;
@@ -52,35 +52,12 @@ fn bad_bodies() -> Vec<Bad> {
     bodies
 }
 
-/// An agent and a proxy with two routes to it, which differ in what happens when the agent fails.
-fn in_both_failure_modes(
-    agent: &TestAgent,
-    direction: Direction,
-    mode: &str,
-    origin: &Origin,
-) -> Proxy {
-    let route = |failure_mode: &str| {
-        format!(
-            r#"route "{failure_mode}" {{ match {{ path-prefix "/{failure_mode}" }}; filters {{ agent "waf" failure-mode="{failure_mode}" }}; upstream "origin" }}"#
-        )
-    };
-    let routes = [route("closed"), route("open")].join("\n");
-    let proxy = Proxy::builder(format!(
-        "system {{ worker-threads 1 }}\nroutes {{\n{routes}\n}}"
-    ))
-    .origin(origin)
-    .agent_with(agent, &direction.inspect(mode, ""))
-    .start();
-    proxy.wait_ready();
-    proxy
-}
-
 #[test]
 fn a_request_whose_body_cannot_be_decoded_is_refused_whatever_the_failure_mode() {
     for mode in MODES {
         let origin = Origin::start();
         let agent = TestAgent::named("waf").start();
-        let proxy = in_both_failure_modes(&agent, Direction::Request, mode, &origin);
+        let proxy = in_both_failure_modes(&agent, &Direction::Request.inspect(mode, ""), &origin);
         for bad in BAD_BODIES.iter() {
             for failure_mode in ["closed", "open"] {
                 for framing in FRAMINGS {
@@ -121,7 +98,7 @@ fn a_response_whose_body_cannot_be_decoded_is_refused_whatever_the_failure_mode(
             Answer::with(200, &[("content-encoding", bad.coding)], &bad.body)
         });
         let agent = TestAgent::named("waf").start();
-        let proxy = in_both_failure_modes(&agent, Direction::Response, mode, &origin);
+        let proxy = in_both_failure_modes(&agent, &Direction::Response.inspect(mode, ""), &origin);
         for (number, bad) in BAD_BODIES.iter().enumerate() {
             for failure_mode in ["closed", "open"] {
                 let path = format!("/{failure_mode}/{number}");

@@ -323,3 +323,39 @@ fn the_ratio_is_what_is_configured() {
         }
     }
 }
+
+/// The agent judges the decoded beginning, and what goes on is what came, unless the agent has changed the beginning.
+#[test]
+fn a_coded_body_over_the_limit_goes_on_as_it_came_unless_it_is_changed() {
+    const LIMIT: usize = 100 << 10;
+    for direction in DIRECTIONS {
+        for on_oversize in ["truncate", "skip"] {
+            for mark in ["", MARK] {
+                // Much comes behind the limit.
+                let clear = [mark.as_bytes(), &body(3 << 20)].concat();
+                let coded = Coding::Gzip.encode(&clear);
+                assert!(coded.len() > 5 * LIMIT);
+                let properties = format!("limit=\"{LIMIT}B\" on-oversize=\"{on_oversize}\"");
+                let way = Way::new(direction, "buffer", &properties, "gzip", &coded);
+                for framing in [Framing::Length, Framing::Chunks(10_000)] {
+                    let case = format!("{direction:?} {on_oversize} {mark:?} {framing:?}");
+                    let arrived = way.carry("gzip", &coded, framing);
+                    if on_oversize == "skip" || mark.is_empty() {
+                        assert!(arrived.body == coded, "{case}");
+                        assert_eq!(arrived.header("content-encoding"), Some("gzip"), "{case}");
+                    } else {
+                        let (shown, rest) = clear.split_at(LIMIT);
+                        let replaced = [b"[", shown, b"]", rest].concat();
+                        arrived.assert_decoded(&replaced, &case);
+                    }
+                }
+                let seen = sizes(&way.seen());
+                let expected = match on_oversize {
+                    "truncate" => vec![LIMIT as u64; 2],
+                    _ => Vec::new(),
+                };
+                assert_eq!(seen, expected, "{direction:?} {on_oversize} {mark:?}");
+            }
+        }
+    }
+}

@@ -390,37 +390,68 @@ fn memory_is_given_back_when_the_client_goes_away() {
     assert_eq!(agent.seen("request_body_chunk"), Vec::<Value>::new());
 }
 
+/// The same while an agent is asked, which is told not to care any longer.
+#[test]
+fn memory_is_given_back_when_the_client_goes_away_while_an_agent_is_asked() {
+    for direction in DIRECTIONS {
+        let origin = origin();
+        let agent = TestAgent::named("waf")
+            .then(direction.phase(), When::Always, Reaction::Hang)
+            .start();
+        let proxy = past(r#"agent "waf""#, &origin)
+            .agent_with(&agent, &direction.inspect("buffer", ""))
+            .start();
+        proxy.wait_ready();
+        let mut client = proxy.client();
+        match direction {
+            Direction::Request => client.send(post("/gone", &body(LIMIT), Framing::Length, &[])),
+            Direction::Response => {
+                client.send("GET /gone?length=1024 HTTP/1.1\r\nhost: test\r\n\r\n")
+            }
+        };
+        agent.wait_seen(direction.event(), 1);
+        assert!(proxy.metric(HELD) > 0.0, "{direction:?}");
+        drop(client);
+        let line = line_of(&proxy, "/gone");
+        assert_eq!(line["status"], 499, "{line}");
+        assert_eq!(line["reason"], "client_gone", "{line}");
+        let expected = [("waf".to_owned(), "client_gone".to_owned())];
+        assert_eq!(outcomes(&line, direction.name()), expected, "{line}");
+        proxy.wait_metric(HELD, 0.0);
+        proxy.wait_metric("portcullis_agent_in_flight", 0.0);
+    }
+}
+
 #[test]
 fn pieces_are_as_large_as_the_agent_likes_them() {
     // Fewer than 1024 bytes are not taken seriously.
-    for (preferred, size, expected) in [
-        (4096, 10_000, vec![4096, 4096, 1808]),
-        (1, 2500, vec![1024, 1024, 452]),
-        (1 << 20, 700_000, vec![700_000]),
+    for (preferred, dialect, size, expected) in [
+        (4096, Dialect::Binary, 10_000, vec![4096, 4096, 1808]),
+        (4096, Dialect::NumberedJson, 10_000, vec![4096, 4096, 1808]),
+        (1, Dialect::Binary, 2500, vec![1024, 1024, 452]),
+        (1 << 20, Dialect::Binary, 700_000, vec![700_000]),
     ] {
-        for dialect in [Dialect::Binary, Dialect::NumberedJson] {
-            for direction in DIRECTIONS {
-                for mode in MODES {
-                    let case = format!("{preferred} {dialect:?} {direction:?} {mode}");
-                    let origin = origin();
-                    let agent = TestAgent::named("waf")
-                        .speaking(dialect)
-                        .preferring(preferred)
-                        .start();
-                    let proxy = past(r#"agent "waf""#, &origin)
-                        .agent_with(&agent, &direction.inspect(mode, ""))
-                        .start();
-                    proxy.wait_ready();
-                    let response = carry(&proxy, direction, "/", size, Framing::Length);
-                    assert_carried(direction, &origin, &response, size, &case);
-                    let seen = agent.seen(direction.event());
-                    let largest = *expected.iter().max().unwrap();
-                    assert!(sizes(&seen).iter().all(|size| *size <= largest), "{case}");
-                    if mode == "buffer" {
-                        assert_eq!(sizes(&seen), expected, "{case}");
-                    }
-                    assert_told(&seen, size, &case);
+        for direction in DIRECTIONS {
+            for mode in MODES {
+                let case = format!("{preferred} {dialect:?} {direction:?} {mode}");
+                let origin = origin();
+                let agent = TestAgent::named("waf")
+                    .speaking(dialect)
+                    .preferring(preferred)
+                    .start();
+                let proxy = past(r#"agent "waf""#, &origin)
+                    .agent_with(&agent, &direction.inspect(mode, ""))
+                    .start();
+                proxy.wait_ready();
+                let response = carry(&proxy, direction, "/", size, Framing::Length);
+                assert_carried(direction, &origin, &response, size, &case);
+                let seen = agent.seen(direction.event());
+                let largest = *expected.iter().max().unwrap();
+                assert!(sizes(&seen).iter().all(|size| *size <= largest), "{case}");
+                if mode == "buffer" {
+                    assert_eq!(sizes(&seen), expected, "{case}");
                 }
+                assert_told(&seen, size, &case);
             }
         }
     }

@@ -99,6 +99,25 @@ fn to(upstream: &str, agent: &TestAgent, inspect: &str) -> Proxy {
     proxy
 }
 
+/// A proxy with two routes past the same agent, `/closed` and `/open`, which differ in what happens when the agent fails.
+fn in_both_failure_modes(agent: &TestAgent, settings: &str, origin: &Origin) -> Proxy {
+    let name = agent.name();
+    let routes = ["closed", "open"].map(|mode| {
+        format!(
+            r#"route "{mode}" {{ match {{ path-prefix "/{mode}" }}; filters {{ agent "{name}" failure-mode="{mode}" }}; upstream "origin" }}"#
+        )
+    });
+    let proxy = Proxy::builder(format!(
+        "system {{ worker-threads 1 }}\nroutes {{\n{}\n}}",
+        routes.join("\n")
+    ))
+    .origin(origin)
+    .agent_with(agent, settings)
+    .start();
+    proxy.wait_ready();
+    proxy
+}
+
 /// How the body of a request is framed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Framing {

@@ -1,6 +1,9 @@
 //! How bodies go over the wire: to and from agents, and from clients that send them in unusual ways.
 
-use super::{DIRECTIONS, Direction, Framing, MODES, body, line_of, outcomes, past, post, sizes};
+use super::{
+    DIRECTIONS, Direction, Framing, MODES, body, in_both_failure_modes, line_of, outcomes, past,
+    post, sizes,
+};
 use crate::harness::{
     Answer, Http2Answer, Http2Origin, Origin, Proxy, Response, Saboteur, TestAgent,
     agent::{Dialect, Reaction, When},
@@ -19,30 +22,27 @@ fn watched(agent: &TestAgent, direction: Direction, mode: &str, origin: &Origin)
 /// A piece in JSON is base64. What is none is no piece, and above all not the text itself.
 #[test]
 fn d05_a_replacement_that_cannot_be_decoded_is_no_answer() {
-    for data in ["not base64", "aGVsbG8", "=aGVsbG8", "<p>", "aGVs\\nbG8="] {
-        for direction in DIRECTIONS {
-            for mode in MODES {
-                for failure_mode in ["closed", "open"] {
+    let pieces = ["not base64", "aGVsbG8", "=aGVsbG8", "<p>", "aGVs\\nbG8="];
+    for direction in DIRECTIONS {
+        for mode in MODES {
+            let mut agent = TestAgent::named("waf").speaking(Dialect::Legacy);
+            for failure_mode in FAILURE_MODES {
+                for (number, data) in pieces.into_iter().enumerate() {
+                    let when = When::Always.on(&format!("/{failure_mode}/{number}"));
+                    agent = agent.then(direction.phase(), when, replacing_by(direction, data));
+                }
+            }
+            let agent = agent.start();
+            let origin = Origin::answering(|_| Answer::ok("the body"));
+            let name = direction.name().replace('_', "-");
+            let settings = format!("inspect {{ request-headers; {name} \"{mode}\" }}");
+            let proxy = in_both_failure_modes(&agent, &settings, &origin);
+            for failure_mode in FAILURE_MODES {
+                for (number, data) in pieces.into_iter().enumerate() {
                     let case = format!("{data:?} {direction:?} {mode} {failure_mode}");
-                    let phase = match direction {
-                        Direction::Request => "request",
-                        Direction::Response => "response",
-                    };
-                    let answer = format!(
-                        r#"{{"version":2,"decision":"allow","{phase}_body_mutation":{{"data":"{data}","chunk_index":0}},"audit":{{"custom":{{"correlation_id":"$ID"}}}}}}"#
-                    );
-                    let agent = TestAgent::named("waf")
-                        .speaking(Dialect::Legacy)
-                        .then(direction.phase(), When::Always, Reaction::Text(answer))
-                        .start();
-                    let origin = Origin::answering(|_| Answer::ok("the body"));
-                    let filter = format!(r#"agent "waf" failure-mode="{failure_mode}""#);
-                    let proxy = past(&filter, &origin)
-                        .agent_with(&agent, &direction.inspect(mode, ""))
-                        .start();
-                    proxy.wait_metric(r#"portcullis_agent_up{agent="waf"}"#, 1.0);
-                    assert_discarded(&proxy, &origin, direction, failure_mode, &case);
-                    let line = line_of(&proxy, "/");
+                    let path = format!("/{failure_mode}/{number}");
+                    assert_discarded(&proxy, &origin, direction, &path, &case);
+                    let line = line_of(&proxy, &path);
                     let expected = [("waf".to_owned(), "protocol_error".to_owned())];
                     assert_eq!(outcomes(&line, direction.name()), expected, "{case}");
                 }
@@ -51,22 +51,27 @@ fn d05_a_replacement_that_cannot_be_decoded_is_no_answer() {
     }
 }
 
-fn assert_discarded(
-    proxy: &Proxy,
-    origin: &Origin,
-    direction: Direction,
-    failure_mode: &str,
-    case: &str,
-) {
+const FAILURE_MODES: [&str; 2] = ["closed", "open"];
+
+/// An answer that puts this in the place of a piece, as it is.
+fn replacing_by(direction: Direction, data: &str) -> Reaction {
+    let member = format!("{}_mutation", direction.name());
+    Reaction::Text(format!(
+        r#"{{"version":2,"decision":"allow","{member}":{{"data":"{data}","chunk_index":0}},"audit":{{"custom":{{"correlation_id":"$ID"}}}}}}"#
+    ))
+}
+
+fn assert_discarded(proxy: &Proxy, origin: &Origin, direction: Direction, path: &str, case: &str) {
+    origin.take();
     let mut client = proxy.client();
     match direction {
-        Direction::Request => client.send(post("/", b"the body", Framing::Length, &[])),
-        Direction::Response => client.send("GET / HTTP/1.1\r\nhost: test\r\n\r\n"),
+        Direction::Request => client.send(post(path, b"the body", Framing::Length, &[])),
+        Direction::Response => client.send(format!("GET {path} HTTP/1.1\r\nhost: test\r\n\r\n")),
     };
     let response = client.try_response();
     let whole = |response: &Response| response.complete && response.status == 200;
     let status = response.as_ref().map_or(0, |response| response.status);
-    if failure_mode == "open" {
+    if path.starts_with("/open") {
         assert_eq!(status, 200, "{case}");
         let arrived = match direction {
             Direction::Request => origin.last().body,
