@@ -393,3 +393,32 @@ fn nobody_is_asked_about_a_body_that_is_not_there() {
         assert_eq!(agent.record().len(), 0, "{mode}: {:?}", agent.record());
     }
 }
+
+/// What the listener permits holds also for bodies that agents see, whatever they would have permitted.
+#[test]
+fn a_body_over_the_limit_of_the_listener_is_refused() {
+    for mode in MODES {
+        let origin = Origin::start();
+        let agent = TestAgent::named("waf").start();
+        let settings = Direction::Request.inspect(mode, "limit=\"1MiB\"");
+        let proxy = past(r#"agent "waf""#, &origin)
+            .listener(r#"h2c; limits { body-bytes "1000B" }"#)
+            .agent_with(&agent, &settings)
+            .start();
+        proxy.wait_ready();
+        for framing in [Framing::Length, Framing::Chunks(100)] {
+            let case = format!("{mode} {framing:?}");
+            let fits = post("/", &body(1000), framing, &[]);
+            assert_eq!(proxy.client().send(fits).response().status, 200, "{case}");
+            origin.take();
+            let over = post("/", &body(1001), framing, &[]);
+            assert_eq!(proxy.client().send(over).response().status, 413, "{case}");
+            let whole = origin.take().into_iter().filter(|one| one.complete);
+            assert_eq!(whole.count(), 0, "{case}");
+        }
+        let seen = agent.seen("request_body_chunk");
+        let ends = seen.iter().filter(|piece| piece["is_last"] == true);
+        assert_eq!(ends.count(), 2, "{mode}");
+        proxy.wait_metric("portcullis_buffer_memory_used_bytes", 0.0);
+    }
+}
