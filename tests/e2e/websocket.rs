@@ -1,6 +1,10 @@
 //! Upgrades: WebSocket passes where a route says so, and nothing else does.
 
-use crate::harness::{Answer, Origin, Proxy, Recorded};
+use crate::harness::{
+    Answer, Origin, Proxy, Recorded, TestAgent,
+    agent::{Phase, When},
+};
+use portcullis_agent_protocol::Decision;
 use std::io::{Read, Write};
 
 const ROUTES: &str = r#"
@@ -27,6 +31,42 @@ pub(crate) fn shouting(request: &Recorded) -> Answer {
             }
         }
     })
+}
+
+#[test]
+fn bytes_pass_both_ways_behind_an_agent_that_judges_the_answer() {
+    let origin = Origin::answering(shouting);
+    let agent = TestAgent::named("judge")
+        .then(
+            Phase::ResponseHeaders,
+            When::Always,
+            Decision::allow().set_response_header("x-judged", "yes"),
+        )
+        .start();
+    let routes = ROUTES.replace("websocket", "websocket; filters { agent \"judge\" }");
+    let proxy = Proxy::builder(routes)
+        .listener(r#"limits { body-bytes "10B" }; timeouts { request-body-idle "100ms" }"#)
+        .agent_with(&agent, "timeout \"5s\"; inspect { response-headers }")
+        .origin(&origin)
+        .start();
+    proxy.wait_ready();
+    let mut client = proxy.client();
+    client.send(format!("GET /ws/room HTTP/1.1\r\n{UPGRADE}\r\n"));
+    let head = client.read_head().unwrap().to_ascii_lowercase();
+    assert!(head.starts_with("http/1.1 101"), "{head}");
+    assert!(head.contains("x-judged: yes"), "{head}");
+    for number in 0..20 {
+        let sent = format!("message number {number}, longer than ten bytes");
+        client.send(&sent);
+        assert_eq!(
+            client.read_exact(sent.len()),
+            sent.to_uppercase().as_bytes()
+        );
+    }
+    client.finish_sending();
+    client.expect_closed();
+    // Who does not switch is judged as anybody.
+    assert_eq!(proxy.get("/ws/plain").header("x-judged"), Some("yes"));
 }
 
 #[test]

@@ -157,7 +157,9 @@ pub(crate) async fn call(
     let turn = match conversation.try_turn(ask.used.agent) {
         Some(turn) => Some(turn),
         // It ends with the call before this one, which has a deadline of its own.
-        None => clock::until(deadline, conversation.turn(ask.used.agent)).await,
+        None => clock::until(deadline, conversation.turn(ask.used.agent))
+            .await
+            .flatten(),
     };
     let Some(_turn) = turn else {
         let failure = out_of_time(Stage::Permit, limits);

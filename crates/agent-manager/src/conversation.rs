@@ -4,18 +4,15 @@
 use crate::record::Record;
 use smallvec::SmallVec;
 use std::{
-    pin::pin,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
-use tokio::sync::Notify;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// One request's dealings with agents, through all its phases. Both directions of a request share it.
 #[derive(Debug, Default)]
 pub struct Conversation {
     state: Mutex<State>,
-    /// A turn has ended.
-    freed: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -29,8 +26,8 @@ struct State {
     waited: Duration,
     /// Agents whose late answer could be taken for that of another event; by position.
     given_up: SmallVec<[usize; 2]>,
-    /// Agents that are being asked; by position.
-    busy: SmallVec<[usize; 4]>,
+    /// Of each agent that was asked, by position, whose turn it is.
+    turns: SmallVec<[(usize, Arc<Semaphore>); 2]>,
 }
 
 impl Conversation {
@@ -41,7 +38,6 @@ impl Conversation {
                 budget: Some(budget),
                 ..State::default()
             }),
-            freed: Notify::new(),
         }
     }
 
@@ -104,33 +100,26 @@ impl Conversation {
     }
 
     /// Waits until the agent is asked nothing else about this request: a legacy agent could not tell the answers apart, and
-    /// none would get the pieces of a message in order. The caller bounds the wait.
-    pub(crate) async fn turn(&self, agent: usize) -> Turn<'_> {
-        loop {
-            if let Some(turn) = self.try_turn(agent) {
-                return turn;
-            }
-            // Registered before the second look, so that an end in between is not missed.
-            let mut freed = pin!(self.freed.notified());
-            freed.as_mut().enable();
-            if let Some(turn) = self.try_turn(agent) {
-                return turn;
-            }
-            freed.await;
-        }
+    /// none would get the pieces of a message in order. Who waits longest is next, so that neither direction of a request
+    /// keeps the other from being asked. The caller bounds the wait.
+    pub(crate) async fn turn(&self, agent: usize) -> Option<Turn> {
+        // An error means that the semaphore is closed, which it never is.
+        self.turns_of(agent).acquire_owned().await.ok()
     }
 
     /// The same when nothing has to be waited for.
-    pub(crate) fn try_turn(&self, agent: usize) -> Option<Turn<'_>> {
+    pub(crate) fn try_turn(&self, agent: usize) -> Option<Turn> {
+        self.turns_of(agent).try_acquire_owned().ok()
+    }
+
+    fn turns_of(&self, agent: usize) -> Arc<Semaphore> {
         let mut state = self.state();
-        if state.busy.contains(&agent) {
-            return None;
+        if let Some((_, turns)) = state.turns.iter().find(|(of, _)| *of == agent) {
+            return turns.clone();
         }
-        state.busy.push(agent);
-        Some(Turn {
-            conversation: self,
-            agent,
-        })
+        let turns = Arc::new(Semaphore::new(1));
+        state.turns.push((agent, turns.clone()));
+        turns
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -140,18 +129,7 @@ impl Conversation {
 }
 
 /// The right to ask an agent something about the request, until it is dropped.
-pub(crate) struct Turn<'a> {
-    conversation: &'a Conversation,
-    agent: usize,
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        let agent = self.agent;
-        self.conversation.state().busy.retain(|busy| *busy != agent);
-        self.conversation.freed.notify_waiters();
-    }
-}
+pub(crate) type Turn = OwnedSemaphorePermit;
 
 #[cfg(test)]
 mod tests {
@@ -161,12 +139,14 @@ mod tests {
     #[test]
     fn an_agent_is_asked_one_thing_at_a_time() {
         let conversation = Conversation::default();
-        let first = conversation.turn(1).now_or_never().unwrap();
-        assert!(conversation.turn(2).now_or_never().is_some());
+        let first = conversation.turn(1).now_or_never().flatten();
+        assert!(first.is_some());
+        assert!(conversation.try_turn(2).is_some());
         let mut second = Box::pin(conversation.turn(1));
         assert!(second.as_mut().now_or_never().is_none());
         drop(first);
-        assert!(second.now_or_never().is_some());
+        assert!(conversation.try_turn(1).is_none(), "somebody waits for it");
+        assert!(second.now_or_never().flatten().is_some());
     }
 
     #[test]

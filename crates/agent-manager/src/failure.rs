@@ -69,10 +69,17 @@ impl FailureReason {
 
     /// Whether a body could not be shown to an agent, in contrast to an agent that failed.
     pub const fn is_of_body(self) -> bool {
-        matches!(
-            self,
-            Self::Oversize | Self::Undecodable | Self::UnknownCoding | Self::BufferFull
-        )
+        match self {
+            Self::Oversize | Self::Undecodable | Self::UnknownCoding | Self::BufferFull => true,
+            Self::Unreachable
+            | Self::Saturated
+            | Self::BreakerOpen
+            | Self::Overloaded
+            | Self::Timeout
+            | Self::Budget
+            | Self::ProtocolError
+            | Self::Unavailable => false,
+        }
     }
 
     /// The status that a client gets when the failure refuses its request in this phase.

@@ -98,8 +98,11 @@ impl AgentRun {
 
     /// The agents of this step want the head of the response changed, whoever it is from.
     pub(crate) fn change_response(&self, step: usize, operations: Vec<HeaderOp>) {
-        if !operations.is_empty() {
-            self.said().response.push((step, operations));
+        /// Steps whose changes are kept; the pieces of a stream could want any number.
+        const MOST: usize = 256;
+        let mut said = self.said();
+        if !operations.is_empty() && said.response.len() < MOST {
+            said.response.push((step, operations));
         }
     }
 

@@ -10,7 +10,7 @@ use crate::{
 
 /// Fields that frame a message, route it or say who the client is. They follow from the message itself, so nobody
 /// edits them: not an agent, not the configuration.
-const PROTECTED: [(&str, &str); 15] = [
+const PROTECTED: [(&str, &str); 16] = [
     ("host", "the upstream gets the host that was asked for"),
     ("content-length", "it follows from the body"),
     ("transfer-encoding", "it follows from the body"),
@@ -40,6 +40,10 @@ const PROTECTED: [(&str, &str); 15] = [
     ),
     ("trailer", "it follows from the body"),
     ("via", "the proxy writes it"),
+    (
+        "x-real-ip",
+        "it says who the client is, and the proxy knows; see `trusted-proxies`",
+    ),
     (
         "forwarded",
         "it says who the client is, and the proxy knows; see `trusted-proxies`",

@@ -128,7 +128,9 @@ pub(super) async fn serve(
 ) -> Ended {
     let mut place = None;
     let mut wants_more = true;
-    let mut listens = true;
+    // What comes behind the head of an upgrade is no request.
+    let mut listens = !request.switches;
+    let mut is_upgraded = false;
     loop {
         let reads = !reader.ended && wants_more;
         tokio::select! {
@@ -138,8 +140,10 @@ pub(super) async fn serve(
                 Some(task) => match write(session, request, together(task, &mut tasks)).await {
                     Ok(true) => return Ended::Complete,
                     Ok(false) => {
-                        if session.was_upgraded() && reader.limit != u64::MAX {
+                        if session.was_upgraded() && !is_upgraded {
                             // What was a request is a conversation now; it ends with the connection.
+                            is_upgraded = true;
+                            session.set_read_timeout(None);
                             reader = Reader::new(u64::MAX, false, false);
                             wants_more = true;
                         }

@@ -148,7 +148,10 @@ impl Download<'_> {
                 }
                 HttpTask::Header(head, _) if head.status.is_informational() => {
                     // Whoever reads the body says 100 (Continue) when it begins to.
-                    if head.status != 100 {
+                    // Nobody judges what is said in advance, so it does not pass where heads are judged.
+                    if head.status != 100 && !self.route.plan.response_heads {
+                        let mut head = head;
+                        hop::clean_response(&mut head);
                         ways.send(HttpTask::Header(head, false)).await?;
                     }
                 }
@@ -199,6 +202,10 @@ impl Download<'_> {
                 HttpTask::Body(data, ends) => {
                     let data = ways.gather(data.unwrap_or_default()).await;
                     (data, ends.then(End::default), None)
+                }
+                // They came behind a body whose length was known and is complete: nobody was shown them.
+                HttpTask::Trailer(_) if pipe.changes().ended => {
+                    (Bytes::new(), Some(End::default()), Some(HttpTask::Done))
                 }
                 HttpTask::Trailer(trailers) => {
                     let end = End {
@@ -262,7 +269,10 @@ impl Download<'_> {
             return Err(Halt::Failed(error.into_up()));
         }
         let mut head = head;
-        filter::on_response(self.request, &mut head).map_err(Halt::Failed)?;
+        let flow = filter::on_upstream_response(self.request, &mut head, false).await;
+        if let Flow::Reply(reply) = flow.map_err(Halt::Failed)? {
+            return Err(Halt::Stopped(reply));
+        }
         ways.send(HttpTask::Header(Box::new(head), false)).await?;
         loop {
             match ways.recv().await? {

@@ -74,10 +74,11 @@ impl Step {
     }
 }
 
-/// The ratio up to which bodies of these steps are decoded; `None` when they are shown as they are.
+/// The ratio up to which bodies of these steps are decoded, the least that one of them allows; `None` when they are shown as
+/// they are.
 pub(crate) fn decoded(steps: &[Step]) -> Option<u32> {
-    let mut members = steps.iter().flat_map(|step| &step.members);
-    members.find_map(|member| member.decoded)
+    let members = steps.iter().flat_map(|step| &step.members);
+    members.filter_map(|member| member.decoded).min()
 }
 
 impl Plan {

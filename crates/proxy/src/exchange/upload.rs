@@ -59,6 +59,12 @@ pub(super) async fn pass<A: Agents>(
     }
     // Nobody waits when the response is there already.
     let _ = sent.send(());
+    // Only behind an upgrade something comes that is no body.
+    while let Some(Received { data, ends }) = client.recv().await {
+        if inner.send(HttpTask::Body(Some(data), ends)).await.is_err() {
+            break;
+        }
+    }
     let _inner = inner;
     pending().await
 }

@@ -21,6 +21,9 @@ use std::{
     time::Duration,
 };
 
+/// More changes of a head are not kept for it.
+const MOST_CHANGES: usize = 256;
+
 /// Whose body it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Direction {
@@ -146,6 +149,10 @@ impl<'a> Inspectors<'a> {
 
     fn remember(&self, step: &Step, request: Vec<HeaderOp>, response: Vec<HeaderOp>) {
         let mut changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        // An answer has at most as many; a stream has any number of answers, and its head has long gone.
+        if changes.len() >= MOST_CHANGES {
+            return;
+        }
         match self.direction {
             Direction::Request => {
                 changes.extend(request);
