@@ -356,7 +356,8 @@ fn responses_without_a_body_have_none() {
     }
 }
 
-/// A 100 of the upstream is nobody's concern, since the proxy has said it; a 103 is passed on.
+/// A 100 of the upstream is nobody's concern, since the proxy has said it; a 103 is passed on, unless an agent judges heads:
+/// nobody has judged it.
 #[test]
 fn informational_responses_come_before_the_answer() {
     for inspect in INSPECTIONS {
@@ -374,12 +375,14 @@ fn informational_responses_come_before_the_answer() {
         client.send(head);
         assert_eq!(client.response().status, 100, "{inspect}");
         client.send(body);
-        let hints = client.response();
-        assert_eq!(
-            (hints.status, hints.header("link")),
-            (103, Some("</a>")),
-            "{inspect}"
-        );
+        if !inspect.contains("response-headers") {
+            let hints = client.response();
+            assert_eq!(
+                (hints.status, hints.header("link")),
+                (103, Some("</a>")),
+                "{inspect}"
+            );
+        }
         assert_eq!(client.response().text(), "ok", "{inspect}");
         assert_eq!(origin.last().body, b"body", "{inspect}");
     }
