@@ -7,7 +7,7 @@ use crate::{
     manager::AgentUse,
     merge::merge,
     pool::Links,
-    record::{Phase, Record, RecordedVerdict},
+    record::{MOST_TAGS, Phase, Record, RecordedVerdict},
 };
 use bytes::Bytes;
 use futures::{StreamExt, stream::FuturesUnordered};
@@ -272,7 +272,6 @@ fn conclude(
 }
 
 /// More of an agent's audit data than this is not kept.
-const MOST_TAGS: usize = 32;
 const MOST_TEXT_BYTES: usize = 256;
 
 /// The reason and the tags of an agent's audit data: reason codes, or the rules when it gives no codes.

@@ -128,8 +128,8 @@ pub struct Record {
     pub calls: u32,
 }
 
-/// More tags of one body are not kept.
-const MOST_TAGS: usize = 32;
+/// More tags, or reasons, of one question or body are not kept.
+pub(crate) const MOST_TAGS: usize = 32;
 
 impl Record {
     /// Whether it is about the next piece of the body that the other is about.

@@ -49,47 +49,6 @@ impl Inbound {
     }
 }
 
-/// What is to be written.
-#[derive(Debug, Default)]
-pub(crate) struct Outbound {
-    pub(crate) bytes: Vec<u8>,
-    written: usize,
-}
-
-impl Outbound {
-    /// How much is still to be written.
-    pub(crate) fn remaining(&self) -> usize {
-        self.bytes.len() - self.written
-    }
-
-    /// Writes until nothing is left.
-    pub(crate) fn poll_flush(
-        &mut self,
-        stream: &mut UnixStream,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<()>> {
-        while self.remaining() > 0 {
-            let written =
-                ready!(Pin::new(&mut *stream).poll_write(cx, &self.bytes[self.written..]))?;
-            if written == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            self.written += written;
-        }
-        self.written = 0;
-        self.bytes.clear();
-        if self.bytes.capacity() > KEEP_BYTES {
-            self.bytes = Vec::new();
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    /// Writes until nothing is left.
-    pub(crate) async fn flush(&mut self, stream: &mut UnixStream) -> io::Result<()> {
-        std::future::poll_fn(|cx| self.poll_flush(stream, cx)).await
-    }
-}
-
 /// Frames that wait to be written. Large pieces of bodies are not copied into
 /// the rest but stand beside it, at their places.
 #[derive(Debug, Default)]
@@ -134,13 +93,13 @@ impl Frames {
 
 /// Frames that are being written.
 #[derive(Debug, Default)]
-pub(crate) struct Outgoing {
+pub(crate) struct Outbound {
     pub(crate) frames: Frames,
     /// Of the bytes beside the large ones.
     written: usize,
 }
 
-impl Outgoing {
+impl Outbound {
     /// How much is still to be written.
     pub(crate) fn remaining(&self) -> usize {
         self.frames.len() - self.written
@@ -168,6 +127,11 @@ impl Outgoing {
         self.written = 0;
         self.frames.clear();
         Poll::Ready(Ok(()))
+    }
+
+    /// Writes until nothing is left.
+    pub(crate) async fn flush(&mut self, stream: &mut UnixStream) -> io::Result<()> {
+        std::future::poll_fn(|cx| self.poll_flush(stream, cx)).await
     }
 
     fn fill<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
@@ -227,9 +191,9 @@ mod tests {
     use super::*;
 
     /// What is left to be written, in its order.
-    fn left(outgoing: &Outgoing) -> Vec<u8> {
+    fn left(outbound: &Outbound) -> Vec<u8> {
         let mut slices = [IoSlice::new(&[]); MOST_SLICES];
-        let count = outgoing.fill(&mut slices);
+        let count = outbound.fill(&mut slices);
         slices[..count]
             .iter()
             .flat_map(|slice| slice.to_vec())
@@ -251,19 +215,19 @@ mod tests {
         let whole = b"abLARGEFIRSTcdLASTe";
         assert_eq!(frames.len(), whole.len());
         for step in 1..=whole.len() {
-            let mut outgoing = Outgoing::default();
-            outgoing.frames.append(&mut Frames {
+            let mut outbound = Outbound::default();
+            outbound.frames.append(&mut Frames {
                 bytes: frames.bytes.clone(),
                 large: frames.large.clone(),
                 large_bytes: frames.large_bytes,
             });
             let mut done = 0;
-            while outgoing.remaining() > 0 {
-                assert_eq!(left(&outgoing), whole[done..], "{step}");
+            while outbound.remaining() > 0 {
+                assert_eq!(left(&outbound), whole[done..], "{step}");
                 let written = step.min(whole.len() - done);
-                outgoing.advance(written);
+                outbound.advance(written);
                 done += written;
-                assert_eq!(outgoing.remaining(), whole.len() - done);
+                assert_eq!(outbound.remaining(), whole.len() - done);
             }
         }
     }

@@ -8,7 +8,7 @@ use crate::{
 use http::{Version, header};
 use pingora::{Error, http::RequestHeader, proxy::Session};
 use portcullis_agent_manager::{Completed, Record, RecordedVerdict};
-use portcullis_config::{AccessLogFormat, FailureMode};
+use portcullis_config::AccessLogFormat;
 use std::{io::Write, time::Duration};
 
 /// The status in log and metrics of a request whose client went away before it had an answer.
@@ -257,10 +257,7 @@ fn json_record(line: &mut Vec<u8>, record: &Record) {
     let _ = write!(line, ",\"phase\":\"{}\",\"verdict\":", record.phase.name());
     match record.verdict {
         RecordedVerdict::Failed { reason, mode } => {
-            let mode = match mode {
-                FailureMode::Open => "open",
-                FailureMode::Closed => "closed",
-            };
+            let mode = mode.name();
             let _ = write!(
                 line,
                 "\"failed\",\"failure\":\"{}\",\"failure_mode\":\"{mode}\"",
@@ -321,6 +318,7 @@ const fn protocol(version: Version) -> &'static str {
 mod tests {
     use super::*;
     use portcullis_agent_manager::{FailureReason, Phase};
+    use portcullis_config::FailureMode;
 
     fn record(verdict: RecordedVerdict) -> Record {
         Record {

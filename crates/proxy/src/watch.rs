@@ -29,7 +29,7 @@ pub(crate) async fn on_request(session: &mut Session, request: &mut Request) -> 
     let flow = tokio::select! {
         biased;
         flow = filter::on_request(&mut head, request) => flow,
-        () = gone(&mut session.downstream_session) => {
+        _ = gone(&mut session.downstream_session) => {
             Error::e_explain(ConnectionClosed, "the client went away while agents were asked")
                 .map_err(|error: Box<Error>| error.into_down())
         }
@@ -39,8 +39,9 @@ pub(crate) async fn on_request(session: &mut Session, request: &mut Request) -> 
 }
 
 /// Returns when the client is gone. What it sends is not its end: a next request may wait behind this one.
-async fn gone(session: &mut ServerSession) {
-    if session.read_body_or_idle(true).await.is_ok() {
-        pending::<()>().await;
+pub(crate) async fn gone(session: &mut ServerSession) -> Box<Error> {
+    match session.read_body_or_idle(true).await {
+        Ok(_) => pending().await,
+        Err(error) => error.into_down(),
     }
 }

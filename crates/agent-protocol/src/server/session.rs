@@ -362,14 +362,14 @@ impl<A: Agent + ?Sized> Session<A> {
         kind: MessageType,
         write: impl FnOnce(&mut Vec<u8>) -> Result<(), serde_json::Error>,
     ) -> Result<(), SessionError> {
-        let start = self.outbound.bytes.len();
+        let start = self.outbound.frames.bytes.len();
         let mut written = Ok(());
         let limit = self.options.max_frame_bytes;
-        let framed = frame::append(&mut self.outbound.bytes, kind, limit, |out| {
+        let framed = frame::append(&mut self.outbound.frames.bytes, kind, limit, |out| {
             written = write(out);
         });
         if let Err(error) = written {
-            self.outbound.bytes.truncate(start);
+            self.outbound.frames.bytes.truncate(start);
             return Err(SessionError::Unwritable(error.to_string()));
         }
         framed.map_err(|bytes| SessionError::Unwritable(format!("{bytes} bytes are too many")))

@@ -96,6 +96,16 @@ pub enum FailureMode {
     Closed,
 }
 
+impl FailureMode {
+    /// The name as it is written in the configuration, in logs and in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Closed => "closed",
+        }
+    }
+}
+
 /// When an agent is left alone for a while, because it fails again and again. Of the whole process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CircuitBreaker {

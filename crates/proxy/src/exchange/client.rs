@@ -1,8 +1,8 @@
 //! The client's side of an exchange: reads the request's body, writes the response, and notices when the client goes away.
 
-use super::{head, upload::Received};
+use super::{gathered::Gathered, head, upload::Received};
 use crate::{reply, request::Request};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::FutureExt;
 use pingora::{
     Error,
@@ -12,7 +12,6 @@ use pingora::{
     protocols::http::{HttpTask, ServerSession},
     proxy::Session,
 };
-use std::future::pending;
 use tokio::sync::mpsc;
 
 /// What is there already is put together up to this size: a client may send a body byte by byte, and each piece is a question
@@ -71,19 +70,14 @@ impl Reader {
         if !self.gathers {
             return Ok(first);
         }
-        let mut gathered = None;
+        let room = 4 * first.len().clamp(LARGE / 64, LARGE / 4);
+        let mut gathered = Gathered::new(first);
         while !session.is_body_done() {
             match session.read_body_or_idle(false).now_or_never() {
                 None => break,
                 Some(Ok(Some(more))) => {
-                    let whole = gathered.get_or_insert_with(|| {
-                        let room = 4 * first.len().clamp(LARGE / 64, LARGE / 4);
-                        let mut whole = BytesMut::with_capacity(room);
-                        whole.extend_from_slice(&first);
-                        whole
-                    });
-                    whole.extend_from_slice(&more);
-                    if whole.len() >= LARGE {
+                    gathered.push(more, room);
+                    if gathered.len() >= LARGE {
                         break;
                     }
                 }
@@ -94,18 +88,7 @@ impl Reader {
                 Some(Err(error)) => return Err(error.into_down()),
             }
         }
-        Ok(gathered.map_or(first, BytesMut::freeze))
-    }
-}
-
-/// Returns when the client is gone. What it sends is not its end: a next request may wait behind this one.
-///
-/// # Errors
-/// Always.
-pub(super) async fn gone(session: &mut ServerSession) -> Box<Error> {
-    match session.read_body_or_idle(true).await {
-        Ok(_) => pending().await,
-        Err(error) => error.into_down(),
+        Ok(gathered.into_bytes())
     }
 }
 

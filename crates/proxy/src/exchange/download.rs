@@ -2,6 +2,7 @@
 
 use super::{
     coding::Coding,
+    gathered::Gathered,
     head::{self, Length},
     pipe::{Body, End, Form, Pieces, Pipe},
 };
@@ -12,7 +13,7 @@ use crate::{
     request::{Begun, Request},
     snapshot::Route,
 };
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::header;
 use pingora::{
     Error,
@@ -106,27 +107,22 @@ impl Ways {
         if first.len() >= SMALL {
             return first;
         }
-        let mut gathered = None;
+        let mut gathered = Gathered::new(first);
         let mut turns = 0;
         loop {
             while let Ok(task) = self.inner.try_recv() {
                 let HttpTask::Body(Some(more), _) = task else {
                     self.next = Some(task);
-                    return gathered.map_or(first, BytesMut::freeze);
+                    return gathered.into_bytes();
                 };
                 turns = TURNS;
-                let whole = gathered.get_or_insert_with(|| {
-                    let mut whole = BytesMut::with_capacity(LARGE);
-                    whole.extend_from_slice(&first);
-                    whole
-                });
-                whole.extend_from_slice(&more);
-                if whole.len() >= LARGE {
-                    return gathered.map_or(first, BytesMut::freeze);
+                gathered.push(more, LARGE);
+                if gathered.len() >= LARGE {
+                    return gathered.into_bytes();
                 }
             }
             if turns == 0 {
-                return gathered.map_or(first, BytesMut::freeze);
+                return gathered.into_bytes();
             }
             // The channel is short: who fills it gets a turn, and may have more already.
             turns -= 1;
@@ -163,16 +159,22 @@ impl Download<'_> {
         self.head_seen.store(true, Relaxed);
         hop::clean_response(&mut head);
         let has_body = head::has_body(&head, &self.begun.method);
-        let flow = filter::on_upstream_response(self.request, &mut head, has_body).await;
-        if let Flow::Reply(reply) = flow.map_err(Halt::Failed)? {
-            return Err(Halt::Stopped(reply));
-        }
+        self.judge(&mut head, has_body).await?;
         let steps = &self.route.plan.response;
         if !has_body || steps.is_empty() {
             ways.send(HttpTask::Header(head, false)).await?;
             return self.pass_rest(&mut ways).await;
         }
         self.pass_inspected(*head, &mut ways).await
+    }
+
+    /// Runs the filters over the head and asks the agents that want to see it.
+    async fn judge(&self, head: &mut ResponseHeader, has_body: bool) -> Result<(), Halt> {
+        let flow = filter::on_upstream_response(self.request, head, has_body).await;
+        match flow.map_err(Halt::Failed)? {
+            Flow::Continue => Ok(()),
+            Flow::Reply(reply) => Err(Halt::Stopped(reply)),
+        }
     }
 
     async fn pass_inspected(&self, head: ResponseHeader, ways: &mut Ways) -> Result<(), Halt> {
@@ -190,12 +192,10 @@ impl Download<'_> {
         let mut waiting = Pieces::new();
         loop {
             if !pipe.is_holding()
-                && let Some(mut head) = head.take()
+                && let Some(head) = head.take()
             {
-                let form = pipe.changes();
-                Self::describe(&mut head, &agents, form, &waiting)?;
-                ways.send(HttpTask::Header(Box::new(head), false)).await?;
-                ways.send_pieces(std::mem::take(&mut waiting)).await?;
+                let held = std::mem::take(&mut waiting);
+                Self::begin(ways, head, &agents, pipe.changes(), held).await?;
                 pipe.let_go();
             }
             let (data, end, after) = match ways.recv_within(idle).await? {
@@ -224,27 +224,26 @@ impl Download<'_> {
                 ways.send_pieces(passed).await?;
             }
             let Some(after) = after else { continue };
-            if let Some(mut head) = head.take() {
-                let form = pipe.changes();
-                Self::describe(&mut head, &agents, form, &waiting)?;
-                ways.send(HttpTask::Header(Box::new(head), false)).await?;
-                ways.send_pieces(waiting).await?;
+            if let Some(head) = head.take() {
+                Self::begin(ways, head, &agents, pipe.changes(), waiting).await?;
             }
             return ways.send(after).await;
         }
     }
 
-    /// Makes the head true for the body that agents have let pass so far, and for the rest of it.
-    fn describe(
-        head: &mut ResponseHeader,
+    /// Sends the head, made true for the body that agents have let pass so far and for the rest of it, and then what was held.
+    async fn begin(
+        ways: &Ways,
+        mut head: ResponseHeader,
         agents: &Inspectors<'_>,
         form: Form,
-        waiting: &Pieces,
+        held: Pieces,
     ) -> Result<(), Halt> {
-        let changes = agents.take_changes();
-        filter::apply_to_response(head, &changes).map_err(Halt::Failed)?;
-        let length = Length::of(form, waiting);
-        head::describe_body(head, length, form).map_err(Halt::Failed)
+        filter::apply(&mut head, &agents.take_changes()).map_err(Halt::Failed)?;
+        let length = Length::of(form, &held);
+        head::describe_response(&mut head, length, form).map_err(Halt::Failed)?;
+        ways.send(HttpTask::Header(Box::new(head), false)).await?;
+        ways.send_pieces(held).await
     }
 
     /// Passes on what nobody inspects.
@@ -262,17 +261,13 @@ impl Download<'_> {
     }
 
     /// After the switch, both sides speak as they like.
-    async fn pass_switched(&self, head: ResponseHeader, ways: &mut Ways) -> Result<(), Halt> {
+    async fn pass_switched(&self, mut head: ResponseHeader, ways: &mut Ways) -> Result<(), Halt> {
         self.head_seen.store(true, Relaxed);
         if !self.may_switch {
             let error = Error::explain(InvalidHTTPHeader, "an upgrade that nobody asked for");
             return Err(Halt::Failed(error.into_up()));
         }
-        let mut head = head;
-        let flow = filter::on_upstream_response(self.request, &mut head, false).await;
-        if let Flow::Reply(reply) = flow.map_err(Halt::Failed)? {
-            return Err(Halt::Stopped(reply));
-        }
+        self.judge(&mut head, false).await?;
         ways.send(HttpTask::Header(Box::new(head), false)).await?;
         loop {
             match ways.recv().await? {

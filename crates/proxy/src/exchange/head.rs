@@ -1,6 +1,7 @@
 //! Heads of messages whose bodies pass agents: how long the body is, and what is no longer true of it.
 
 use super::pipe::{Form, Pieces};
+use crate::filter::Head;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, header};
 use pingora::{
@@ -24,10 +25,9 @@ pub(super) enum Length {
 impl Length {
     /// That of a body whose first pieces are these.
     pub(super) fn of(form: Form, pieces: &Pieces) -> Self {
-        let differs = form.decoded || form.changed;
-        if differs && form.ended {
+        if form.differs() && form.ended {
             Self::Known(pieces.iter().map(Bytes::len).sum())
-        } else if differs || form.open {
+        } else if form.may_differ() {
             Self::Open
         } else {
             Self::AsItIs
@@ -49,29 +49,12 @@ pub(super) fn inner_request(
     head.set_version(http::Version::HTTP_11);
     // Whoever reads the body has said so already.
     head.remove_header(&header::EXPECT);
-    match length {
-        Length::AsItIs => {}
-        Length::Known(bytes) => {
-            head.remove_header(&header::TRANSFER_ENCODING);
-            head.insert_header(header::CONTENT_LENGTH, bytes)?;
-        }
-        Length::Open => {
-            head.remove_header(&header::CONTENT_LENGTH);
-            head.insert_header(
-                header::TRANSFER_ENCODING,
-                HeaderValue::from_static("chunked"),
-            )?;
-        }
-    }
-    if let Some(form) = form {
-        if form.decoded {
-            head.remove_header(&header::CONTENT_ENCODING);
-        }
-        if form.decoded || form.changed || form.open {
-            for name in DIGESTS {
-                head.remove_header(name);
-            }
-        }
+    describe(&mut head, length, form)?;
+    if length == Length::Open {
+        head.insert_header(
+            header::TRANSFER_ENCODING,
+            HeaderValue::from_static("chunked"),
+        )?;
     }
     if whole_response {
         head.remove_header(&header::RANGE);
@@ -95,32 +78,41 @@ pub(super) fn content_length(value: Option<&HeaderValue>) -> Option<u64> {
 ///
 /// # Errors
 /// None of the values can be refused by the header map; the signature is Pingora's.
-pub(super) fn describe_body(head: &mut ResponseHeader, length: Length, form: Form) -> Result<()> {
-    if form.decoded {
-        head.remove_header(&header::CONTENT_ENCODING);
-    }
-    let differs = form.decoded || form.changed;
-    if differs || form.open {
-        for name in DIGESTS {
-            head.remove_header(name);
-        }
+pub(super) fn describe_response(
+    head: &mut ResponseHeader,
+    length: Length,
+    form: Form,
+) -> Result<()> {
+    describe(head, length, Some(form))?;
+    if form.may_differ() {
         head.remove_header(&header::ACCEPT_RANGES);
     }
-    if differs {
+    if form.differs() {
         head.remove_header(&header::ETAG);
     } else if form.open {
         // It may become another body that means the same.
         weaken(head)?;
     }
+    Ok(())
+}
+
+/// What the heads of both directions say of a body.
+fn describe(head: &mut impl Head, length: Length, form: Option<Form>) -> Result<()> {
+    if form.is_some_and(|form| form.decoded) {
+        head.remove(&header::CONTENT_ENCODING);
+    }
+    if form.is_some_and(Form::may_differ) {
+        for name in DIGESTS {
+            head.remove(&HeaderName::from_static(name));
+        }
+    }
     match length {
         Length::AsItIs => {}
         Length::Known(bytes) => {
-            head.remove_header(&header::TRANSFER_ENCODING);
-            head.insert_header(header::CONTENT_LENGTH, bytes)?;
+            head.remove(&header::TRANSFER_ENCODING);
+            head.set(header::CONTENT_LENGTH, HeaderValue::from(bytes))?;
         }
-        Length::Open => {
-            head.remove_header(&header::CONTENT_LENGTH);
-        }
+        Length::Open => head.remove(&header::CONTENT_LENGTH),
     }
     Ok(())
 }
@@ -158,8 +150,8 @@ pub(super) fn frame(
             Ok(!counted)
         }
         http::Version::HTTP_11 if !counted && has_body(head, method) => {
-            let name: HeaderName = header::TRANSFER_ENCODING;
-            head.insert_header(name, HeaderValue::from_static("chunked"))?;
+            let chunked = HeaderValue::from_static("chunked");
+            head.insert_header(header::TRANSFER_ENCODING, chunked)?;
             Ok(false)
         }
         _ => Ok(false),

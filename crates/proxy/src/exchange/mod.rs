@@ -8,6 +8,7 @@ mod client;
 pub(crate) mod coding;
 mod download;
 mod forward;
+mod gathered;
 mod head;
 pub(crate) mod memory;
 pub(crate) mod pipe;
@@ -20,6 +21,7 @@ use crate::{
     reply,
     request::{Begun, Request, UpstreamRun},
     snapshot::{Action, Route},
+    watch,
 };
 use client::{Ended, RESPONSE_QUEUE, Reader};
 use coding::Coding;
@@ -80,8 +82,7 @@ pub(crate) async fn run(
         upstream: UpstreamRun::default(),
     };
     let outcome = exchange.carry_out(session).await;
-    let upstream = exchange.upstream;
-    request.upstream = upstream;
+    request.upstream = exchange.upstream;
     match outcome {
         Ok(()) => Ok(Flow::Continue),
         Err(Halt::Stopped(reply)) if reply::answered(session).is_none() => {
@@ -315,7 +316,7 @@ async fn hold(
             tokio::select! {
                 biased;
                 passed = asked => passed,
-                error = client::gone(&mut session.downstream_session) => return Err(Halt::Failed(error)),
+                error = watch::gone(&mut session.downstream_session) => return Err(Halt::Failed(error)),
             }
         } else {
             asked.await

@@ -278,5 +278,17 @@ pub(super) struct Form {
     pub(super) ended: bool,
 }
 
+impl Form {
+    /// It is not what came.
+    pub(super) const fn differs(self) -> bool {
+        self.decoded || self.changed
+    }
+
+    /// It is not what came, or will not be.
+    pub(super) const fn may_differ(self) -> bool {
+        self.differs() || self.open
+    }
+}
+
 #[cfg(test)]
 mod tests;

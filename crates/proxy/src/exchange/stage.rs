@@ -2,12 +2,13 @@
 //! the pieces.
 
 use super::{
+    gathered::Gathered,
     memory::{BufferMemory, Full, Held},
     pipe::{Agents, End, Piece, Pieces, Unshown},
     plan::{Member, Step},
 };
 use crate::reply::Reply;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use portcullis_config::OnOversize;
 use smallvec::SmallVec;
 use std::sync::Arc;
@@ -36,39 +37,6 @@ struct Waiting {
     held: Held,
 }
 
-/// Pieces that become one. Each is copied while it is still in the processor's caches; one alone is not copied at all.
-enum Gathered {
-    One(Bytes),
-    Several(BytesMut),
-}
-
-impl Gathered {
-    fn push(&mut self, piece: Bytes, total: Option<u64>) {
-        /// Nobody's word makes more room than this in advance.
-        const MOST_AHEAD: usize = 1 << 20;
-        match self {
-            Self::One(first) if first.is_empty() => *first = piece,
-            Self::One(first) => {
-                let together = first.len() + piece.len();
-                let announced = total.and_then(|total| usize::try_from(total).ok());
-                let room = announced.unwrap_or(2 * together).min(MOST_AHEAD);
-                let mut several = BytesMut::with_capacity(room.max(together));
-                several.extend_from_slice(first);
-                several.extend_from_slice(&piece);
-                *self = Self::Several(several);
-            }
-            Self::Several(several) => several.extend_from_slice(&piece),
-        }
-    }
-
-    fn into_bytes(self) -> Bytes {
-        match self {
-            Self::One(piece) => piece,
-            Self::Several(pieces) => pieces.freeze(),
-        }
-    }
-}
-
 /// What a member has seen.
 #[derive(Debug, Clone, Copy, Default)]
 struct Seen {
@@ -84,7 +52,7 @@ impl<'a> Stage<'a> {
             step,
             members: step.members.iter().map(|_| Seen::default()).collect(),
             waiting: step.holds.then(|| Waiting {
-                data: Gathered::One(Bytes::new()),
+                data: Gathered::new(Bytes::new()),
                 bytes: 0,
                 held: Held::new(memory),
             }),
@@ -142,15 +110,20 @@ impl<'a> Stage<'a> {
         ends: bool,
         total: Option<u64>,
     ) -> Result<Option<Waiting>, Reply> {
+        /// Nobody's word makes more room than this in advance.
+        const MOST_AHEAD: usize = 1 << 20;
         let Some(waiting) = &mut self.waiting else {
             return Ok(None);
         };
+        let announced = total.and_then(|total| usize::try_from(total).ok());
         for piece in flow.into_iter().filter(|piece| !piece.is_empty()) {
             if waiting.held.add(piece.len()) == Err(Full) {
                 return Err(agents.refuse(self.step, 0, Unshown::BufferFull));
             }
             waiting.bytes += piece.len() as u64;
-            waiting.data.push(piece, total);
+            let together = waiting.data.len() + piece.len();
+            let room = announced.unwrap_or(2 * together).min(MOST_AHEAD);
+            waiting.data.push(piece, room);
         }
         let bytes = waiting.bytes;
         self.leave_out(agents, bytes)?;

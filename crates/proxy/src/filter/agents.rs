@@ -148,7 +148,10 @@ pub(super) fn change_response(
 }
 
 /// Makes changes that the manager has checked.
-pub(super) fn apply(head: &mut impl Head, operations: &[HeaderOp]) -> Result<()> {
+///
+/// # Errors
+/// A change that the head does not take.
+pub(crate) fn apply(head: &mut impl Head, operations: &[HeaderOp]) -> Result<()> {
     operations
         .iter()
         .try_for_each(|operation| change(head, operation))

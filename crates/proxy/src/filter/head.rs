@@ -7,7 +7,7 @@ use pingora::{
 };
 
 /// What the heads of both directions have in common. Pingora has it on both, but not as a trait.
-pub(super) trait Head {
+pub(crate) trait Head {
     /// Replaces all fields of the name.
     fn set(&mut self, name: HeaderName, value: HeaderValue) -> Result<()>;
     fn add(&mut self, name: HeaderName, value: HeaderValue) -> Result<()>;

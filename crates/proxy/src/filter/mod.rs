@@ -7,14 +7,15 @@ mod head;
 mod headers;
 
 use crate::{reply::Reply, request::Request};
+pub(crate) use agents::apply;
 pub(crate) use bodies::{Direction, Inspectors, completed, plan};
+pub(crate) use head::Head;
 use headers::Edit;
 use pingora::{
     Result,
     http::{RequestHeader, ResponseHeader},
 };
 use portcullis_agent_manager::{AgentManager, AgentUse};
-use portcullis_agent_protocol::HeaderOp;
 use portcullis_config::{AgentId, Inspect};
 use std::collections::HashMap;
 
@@ -158,22 +159,6 @@ pub(crate) async fn on_upstream_response(
         }
     }
     Ok(Flow::Continue)
-}
-
-/// Makes changes that agents want in the head of a message.
-///
-/// # Errors
-/// A change that the head does not take.
-pub(crate) fn apply(head: &mut RequestHeader, operations: &[HeaderOp]) -> Result<()> {
-    agents::apply(head, operations)
-}
-
-/// The same for a response.
-///
-/// # Errors
-/// A change that the head does not take.
-pub(crate) fn apply_to_response(head: &mut ResponseHeader, operations: &[HeaderOp]) -> Result<()> {
-    agents::apply(head, operations)
 }
 
 fn name_request(request: &Request, head: &mut ResponseHeader) -> Result<()> {

@@ -89,7 +89,7 @@ impl Opening<'_> {
         let mut outbound = Outbound::default();
         let mut encoded = Ok(());
         let limit = self.options.limits.max_frame_bytes;
-        let framed = frame::append(&mut outbound.bytes, kind, limit, |out| {
+        let framed = frame::append(&mut outbound.frames.bytes, kind, limit, |out| {
             encoded = handshake::encode(out, message);
         });
         let unsendable = |error| ConnectError::Unreachable(io::Error::other(error));

@@ -14,7 +14,7 @@ use super::calls::{Ended, Outcome};
 use super::shared::{Phase, Shared};
 use crate::codec::frame::{self, HEADER_BYTES, MessageType};
 use crate::codec::{Answer, BadMessage, EventId, binary, json};
-use crate::transport::{Inbound, Outgoing};
+use crate::transport::{Inbound, Outbound};
 use crate::{CallError, Extensions, ProtocolError};
 
 /// Bodies in answers from this size on stay where they were read. Smaller ones
@@ -29,7 +29,7 @@ pub struct ConnectionDriver {
     shared: Arc<Shared>,
     stream: UnixStream,
     inbound: Inbound,
-    outbound: Outgoing,
+    outbound: Outbound,
     // Kept for their memory; empty between polls.
     answers: Vec<(EventId, Outcome)>,
     ended: Vec<Ended>,
@@ -41,7 +41,7 @@ impl ConnectionDriver {
             shared,
             stream,
             inbound,
-            outbound: Outgoing::default(),
+            outbound: Outbound::default(),
             answers: Vec::new(),
             ended: Vec::new(),
         }

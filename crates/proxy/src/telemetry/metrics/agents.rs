@@ -2,7 +2,7 @@
 
 use super::{AGENT_SECONDS, CounterCache, Durations};
 use portcullis_agent_manager::{AgentObserver, Record, RecordedVerdict};
-use portcullis_config::{AgentId, FailureMode};
+use portcullis_config::AgentId;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, histogram::Histogram},
@@ -107,13 +107,9 @@ impl AgentMetrics {
             })
         });
         if let RecordedVerdict::Failed { mode, .. } = record.verdict {
-            let policy = match mode {
-                FailureMode::Open => "open",
-                FailureMode::Closed => "closed",
-            };
             let label = AgentPolicy {
                 agent: self.agent.clone(),
-                policy,
+                policy: mode.name(),
             };
             self.families.failures.get_or_create(&label).inc();
         }
