@@ -40,6 +40,26 @@ fn connections_are_kept_on_both_sides() {
 }
 
 #[test]
+fn names_of_fields_go_on_in_lower_case_and_values_as_they_are() {
+    let origin = Origin::start();
+    let proxy = Proxy::in_front_of(&origin).start();
+    let fields = [
+        "X-Mixed-Case: One",
+        "x-mixed-case: TWO",
+        "ACCEPT: Text/Plain",
+    ];
+    assert_eq!(proxy.client().get("/A?B=c", &fields).status, 200);
+    let head = String::from_utf8(origin.last().head).unwrap();
+    assert!(head.starts_with("GET /A?B=c HTTP/1.1\r\n"), "{head}");
+    let mixed: Vec<_> = head
+        .lines()
+        .filter(|line| line.to_ascii_lowercase().starts_with("x-mixed"))
+        .collect();
+    assert_eq!(mixed, ["x-mixed-case: One", "x-mixed-case: TWO"]);
+    assert!(head.contains("\r\naccept: Text/Plain\r\n"), "{head}");
+}
+
+#[test]
 fn pipelined_requests_are_answered_in_order() {
     let origin = Origin::answering(|request| Answer::ok(&request.target()));
     let proxy = Proxy::in_front_of(&origin).start();

@@ -19,7 +19,7 @@ use portcullis_agent_protocol::{
 };
 use std::{
     future::Future,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed},
     task::{Context, Poll, ready},
     time::{Duration, Instant},
@@ -28,6 +28,8 @@ use std::{
 /// What a call may take.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
+    /// When the question was put.
+    pub(crate) started: Instant,
     /// For one answer, all waiting included.
     pub(crate) timeout: Duration,
     /// When the timeout ends.
@@ -41,6 +43,7 @@ pub(crate) struct Limits {
 impl Limits {
     pub(crate) fn new(timeout: Duration, conversation: &Conversation, now: Instant) -> Self {
         Self {
+            started: now,
             timeout,
             own: now + timeout,
             budget: conversation.deadline(now),
@@ -53,6 +56,7 @@ impl Limits {
 #[derive(Debug)]
 pub(crate) struct Called {
     pub(crate) result: Result<Decision, Failure>,
+    pub(crate) ended: Instant,
     /// A late answer of this agent could be taken for the answer to another event of the request.
     pub(crate) give_up: bool,
 }
@@ -146,9 +150,10 @@ pub(crate) async fn call(
 ) -> Called {
     let pool = &*link.pool;
     let agent = &*pool.agent;
-    let now = Instant::now();
+    let mut now = limits.started;
     let refused = |reason, detail: &str| Called {
         result: Err(Failure::new(reason, detail)),
+        ended: Instant::now(),
         give_up: false,
     };
     let deadline = limits
@@ -157,9 +162,11 @@ pub(crate) async fn call(
     let turn = match conversation.try_turn(ask.used.agent) {
         Some(turn) => Some(turn),
         // It ends with the call before this one, which has a deadline of its own.
-        None => clock::until(deadline, conversation.turn(ask.used.agent))
-            .await
-            .flatten(),
+        None => {
+            let turn = clock::until(now, deadline, conversation.turn(ask.used.agent)).await;
+            now = Instant::now();
+            turn.flatten()
+        }
     };
     let Some(_turn) = turn else {
         let failure = out_of_time(Stage::Permit, limits);
@@ -180,11 +187,15 @@ pub(crate) async fn call(
     let progress = Progress::new();
     let asking = Asking {
         limits,
+        now,
         deadline,
         decided,
         progress: &progress,
     };
-    let result = clock::until(deadline, try_on(pool, ask.event, &asking)).await;
+    // Pinned here, because it is large and would be copied on its way into the timer.
+    let answer = pin!(try_on(pool, ask.event, &asking));
+    let result = clock::until(now, deadline, answer).await;
+    let ended = Instant::now();
     let give_up = result.is_none() && progress.stage() == Stage::LegacyAnswer;
     let result = match result {
         Some(Ok(decision)) => operations::validate(&decision, ask.event.kind(), &link.foreign)
@@ -196,7 +207,17 @@ pub(crate) async fn call(
         Some(Err(failure)) => Err(failure),
         None => Err(out_of_time(progress.stage(), limits)),
     };
-    let outcome = match &result {
+    admitted.record(outcome(&result, limits, &progress), ended);
+    Called {
+        result,
+        ended,
+        give_up,
+    }
+}
+
+/// What the breaker learns from a call.
+fn outcome(result: &Result<Decision, Failure>, limits: Limits, progress: &Progress) -> Outcome {
+    match result {
         Ok(_) => Outcome::Success,
         // An agent that had all of the budget and does not answer is too slow, whatever its own timeout would be.
         Err(Failure {
@@ -204,14 +225,14 @@ pub(crate) async fn call(
             ..
         }) if limits.whole_budget && progress.is_answering() => Outcome::Failed,
         Err(failure) => failure.reason.outcome(),
-    };
-    admitted.record(outcome, Instant::now());
-    Called { result, give_up }
+    }
 }
 
 /// What a call keeps to while it waits.
 struct Asking<'a> {
     limits: Limits,
+    /// When it began.
+    now: Instant,
     deadline: Instant,
     decided: &'a AtomicBool,
     progress: &'a Progress,
@@ -261,10 +282,12 @@ async fn ask_once(
     let (permit, waited) = agent.permits.acquire().await.map_err(queue_full)?;
     agent.observe_wait(waited);
     asking.progress.reach(Stage::Connection);
+    let mut is_delayed = !waited.is_zero();
     let connection = match pool.look() {
         Look::Ready(connection) => connection,
         Look::Failed(failure) => return Err(failure),
         Look::Wait(_) => {
+            is_delayed = true;
             let waits = |why| {
                 asking.progress.reach(match why {
                     Waits::Connecting => Stage::Connection,
@@ -279,7 +302,10 @@ async fn ask_once(
     } else {
         Stage::LegacyAnswer
     });
-    let now = Instant::now();
+    let now = match is_delayed {
+        true => Instant::now(),
+        false => asking.now,
+    };
     let left = |budget: Instant| budget.saturating_duration_since(now);
     let told = event
         .clone()

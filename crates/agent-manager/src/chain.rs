@@ -81,10 +81,10 @@ pub struct Refusal {
 pub(crate) async fn ask_one(links: &Links, ask: &Ask<'_>, conversation: &Conversation) -> Answer {
     let started = Instant::now();
     let link = links.link(ask.used.agent);
-    let mut asked = Asked::new(links, std::slice::from_ref(ask), conversation);
+    let mut asked = Asked::new(links, std::slice::from_ref(ask), conversation, started);
     let limits = Limits::new(ask.used.timeout, conversation, started);
     let called = call(link, ask, limits, conversation, &AtomicBool::new(false)).await;
-    asked.ended(0, called, started.elapsed())
+    asked.ended(0, called)
 }
 
 /// Asks several agents at once, all with the same view. The first answer, in order of arrival, that ends the request wins
@@ -96,7 +96,7 @@ pub(crate) async fn ask_parallel(
     conversation: &Conversation,
 ) -> Answer {
     let started = Instant::now();
-    let mut asked = Asked::new(links, asks, conversation);
+    let mut asked = Asked::new(links, asks, conversation, started);
     let decided = AtomicBool::new(false);
     let decided = &decided;
     let mut waiting: FuturesUnordered<_> = asks
@@ -107,13 +107,13 @@ pub(crate) async fn ask_parallel(
             async move {
                 let link = links.link(ask.used.agent);
                 let called = call(link, ask, limits, conversation, decided).await;
-                (position, called, started.elapsed())
+                (position, called)
             }
         })
         .collect();
     let mut allowed: Vec<Option<Changes>> = vec![None; asks.len()];
-    while let Some((position, called, duration)) = waiting.next().await {
-        match asked.ended(position, called, duration) {
+    while let Some((position, called)) = waiting.next().await {
+        match asked.ended(position, called) {
             Answer::Continue(changes) => allowed[position] = Some(changes),
             end => {
                 // Dropping the others' calls tells their agents.
@@ -149,23 +149,33 @@ struct Asked<'a> {
     asks: &'a [Ask<'a>],
     conversation: &'a Conversation,
     started: Instant,
+    /// When the last answer came.
+    ended: Instant,
     unanswered: SmallVec<[usize; 4]>,
 }
 
 impl<'a> Asked<'a> {
-    fn new(links: &'a Links, asks: &'a [Ask<'a>], conversation: &'a Conversation) -> Self {
+    fn new(
+        links: &'a Links,
+        asks: &'a [Ask<'a>],
+        conversation: &'a Conversation,
+        started: Instant,
+    ) -> Self {
         Self {
             links,
             asks,
             conversation,
-            started: Instant::now(),
+            started,
+            ended: started,
             unanswered: (0..asks.len()).collect(),
         }
     }
 
     /// Writes down how a question ended and says what it means.
-    fn ended(&mut self, position: usize, called: Called, duration: Duration) -> Answer {
+    fn ended(&mut self, position: usize, called: Called) -> Answer {
         self.unanswered.retain(|waiting| *waiting != position);
+        self.ended = called.ended;
+        let duration = called.ended.saturating_duration_since(self.started);
         let ask = &self.asks[position];
         if called.give_up {
             self.conversation.give_up(ask.used.agent);
@@ -179,6 +189,10 @@ impl<'a> Asked<'a> {
     /// Nobody waits for the rest any longer. They are not asked about this request again, because a late answer could be
     /// taken for that to another event.
     fn abandon(&mut self, verdict: RecordedVerdict) {
+        if self.unanswered.is_empty() {
+            return;
+        }
+        self.ended = Instant::now();
         for position in std::mem::take(&mut self.unanswered) {
             let ask = &self.asks[position];
             self.conversation.give_up(ask.used.agent);
@@ -188,7 +202,7 @@ impl<'a> Asked<'a> {
                 verdict,
                 reason: None,
                 tags: Vec::new(),
-                duration: self.started.elapsed(),
+                duration: self.ended.saturating_duration_since(self.started),
                 calls: 1,
             });
         }
@@ -200,7 +214,8 @@ impl Drop for Asked<'_> {
         self.abandon(RecordedVerdict::ClientGone);
         // By how much a timer is late is not taken off the time of the agents that follow.
         let most = self.asks.iter().map(|ask| ask.used.timeout).max();
-        let spent = self.started.elapsed().min(most.unwrap_or_default());
+        let spent = self.ended.saturating_duration_since(self.started);
+        let spent = spent.min(most.unwrap_or_default());
         let streamed = self.asks.iter().all(|ask| ask.streamed);
         self.conversation.spend(spent, streamed);
     }

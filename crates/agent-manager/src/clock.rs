@@ -9,9 +9,13 @@ use std::{
 /// to set and hardly ever fire.
 const SHORT: Duration = Duration::from_millis(100);
 
-/// The result of `future`, or `None` when the deadline passes first.
-pub(crate) async fn until<F: Future>(deadline: Instant, future: F) -> Option<F::Output> {
-    let left = deadline.saturating_duration_since(Instant::now());
+/// The result of `future`, or `None` when the deadline passes first. It is about `now`.
+pub(crate) async fn until<F: Future>(
+    now: Instant,
+    deadline: Instant,
+    future: F,
+) -> Option<F::Output> {
+    let left = deadline.saturating_duration_since(now);
     if left < SHORT {
         tokio::time::timeout(left, future).await.ok()
     } else {

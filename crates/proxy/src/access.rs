@@ -254,20 +254,21 @@ impl Finished<'_> {
 fn json_record(line: &mut Vec<u8>, record: &Record) {
     line.extend_from_slice(b"{\"name\":");
     json_string(line, record.agent.as_bytes());
-    let _ = write!(line, ",\"phase\":\"{}\",\"verdict\":", record.phase.name());
+    line.extend_from_slice(b",\"phase\":\"");
+    line.extend_from_slice(record.phase.name().as_bytes());
+    line.extend_from_slice(b"\",\"verdict\":\"");
     match record.verdict {
         RecordedVerdict::Failed { reason, mode } => {
             let mode = mode.name();
             let _ = write!(
                 line,
-                "\"failed\",\"failure\":\"{}\",\"failure_mode\":\"{mode}\"",
+                "failed\",\"failure\":\"{}\",\"failure_mode\":\"{mode}",
                 reason.name()
             );
         }
-        verdict => {
-            let _ = write!(line, "\"{}\"", verdict.name());
-        }
+        verdict => line.extend_from_slice(verdict.name().as_bytes()),
     }
+    line.push(b'"');
     if let Some(reason) = &record.reason {
         line.extend_from_slice(b",\"reason\":");
         json_string(line, reason.as_bytes());
@@ -293,8 +294,8 @@ fn json_record(line: &mut Vec<u8>, record: &Record) {
 
 /// Milliseconds with three digits behind the point.
 fn milliseconds(line: &mut Vec<u8>, duration: Duration) {
-    let micros = duration.as_micros();
-    number(line, u64::try_from(micros / 1000).unwrap_or(u64::MAX));
+    let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+    number(line, micros / 1000);
     // The leading one keeps the zeros behind the point.
     let mut fraction = itoa::Buffer::new();
     let fraction = fraction.format(micros % 1000 + 1000);

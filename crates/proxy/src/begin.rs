@@ -1,7 +1,7 @@
 //! The start of a request: what must be true of every request before a route is looked for, and what is remembered of it.
 
 use crate::{
-    client::Identity,
+    client::{Identity, put},
     hop,
     reply::Reply,
     request::{Begun, InFlight, Request},
@@ -11,8 +11,10 @@ use crate::{
     strict,
     telemetry::metrics::Metrics,
 };
-use http::{HeaderValue, Version, header};
-use pingora::{Error, ErrorType::InternalError, Result, http::RequestHeader, proxy::Session};
+use http::{HeaderValue, Version, header, request::Parts};
+use pingora::{
+    Error, ErrorType::InternalError, OrErr, Result, http::RequestHeader, proxy::Session,
+};
 use std::time::{Instant, SystemTime};
 
 /// Takes the snapshot, checks the head, and finds the route. What is wrong becomes a pending reply.
@@ -67,22 +69,22 @@ fn prepare(session: &mut Session, request: &mut Request) -> Result<()> {
     let Some(begun) = &request.begun else {
         return Ok(());
     };
-    // Before the target is replaced, which takes the host with it.
-    as_http1(head)?;
-    if head.raw_path() != begun.target.as_bytes() {
-        head.set_raw_path(begun.target.as_bytes())?;
+    let target = begun.target.as_bytes();
+    let is_other_target = head.raw_path() != target;
+    change(head, |parts| {
+        // Before the target is replaced, which takes the host with it.
+        as_http1(parts)?;
+        let headers = &mut parts.headers;
+        hop::remove_nominated(headers);
+        // What only an agent may say, nobody else has said, on whatever route.
+        for name in begun.snapshot().agents.owned_headers().found_in(headers) {
+            headers.remove(name);
+        }
+        begun.identity.forward(headers, &begun.connection)
+    })?;
+    if is_other_target || head.raw_path() != target {
+        head.set_raw_path(target)?;
     }
-    hop::remove_nominated(head)?;
-    // What only an agent may say, nobody else has said, on whatever route.
-    for name in begun
-        .snapshot()
-        .agents
-        .owned_headers()
-        .found_in(&head.headers)
-    {
-        head.remove_header(&name);
-    }
-    begun.identity.forward(head, &begun.connection)?;
     let (path, query) = match begun.target.split_once('?') {
         Some((path, query)) => (path, Some(query)),
         None => (&*begun.target, None),
@@ -108,9 +110,19 @@ fn prepare(session: &mut Session, request: &mut Request) -> Result<()> {
     Ok(())
 }
 
+/// Changes a head without Pingora's record of how its names were spelled, which costs an allocation or two for each name
+/// whenever the head is changed, copied or dropped. From here on all names are in lower case, as HTTP/2 has them.
+fn change<R>(head: &mut RequestHeader, how: impl FnOnce(&mut Parts) -> R) -> R {
+    let (placeholder, ()) = http::Request::new(()).into_parts();
+    let mut parts = Parts::from(std::mem::replace(head, placeholder.into()));
+    let result = how(&mut parts);
+    *head = parts.into();
+    result
+}
+
 /// HTTP/2 names the host outside of the header fields, and may spread cookies over several (RFC 9113 sections 8.3.1 and
 /// 8.2.3). Rules, agents and upstreams see what HTTP/1.1 would have brought.
-fn as_http1(head: &mut RequestHeader) -> Result<()> {
+fn as_http1(head: &mut Parts) -> Result<()> {
     if head.version != Version::HTTP_2 {
         return Ok(());
     }
@@ -121,16 +133,18 @@ fn as_http1(head: &mut RequestHeader) -> Result<()> {
         .map(HeaderValue::as_bytes)
         .collect();
     if cookies.len() > 1 {
-        let joined = cookies.join(&b"; "[..]);
-        head.insert_header(header::COOKIE, joined)?;
+        let joined = HeaderValue::try_from(cookies.join(&b"; "[..]))
+            .or_err(InternalError, "cookies that are no header value together")?;
+        head.headers.insert(header::COOKIE, joined);
     }
     if head.headers.contains_key(header::HOST) {
         return Ok(());
     }
     match head.uri.authority() {
         Some(authority) => {
-            let host = authority.as_str().to_owned();
-            head.insert_header(header::HOST, host)
+            let host = HeaderValue::try_from(authority.as_str())
+                .or_err(InternalError, "an authority that is no header value")?;
+            put(&mut head.headers, header::HOST, host)
         }
         None => Ok(()),
     }

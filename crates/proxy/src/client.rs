@@ -1,8 +1,8 @@
 //! Who the client is, and what the next hop is told about it.
 
 use crate::server::connection::Connection;
-use http::{HeaderName, HeaderValue, header};
-use pingora::{Result, http::RequestHeader};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use pingora::{ErrorType::InternalError, OrErr, Result, http::RequestHeader};
 use std::{
     fmt::Write,
     net::{IpAddr, SocketAddr},
@@ -83,50 +83,74 @@ impl Identity {
         id.to_str().unwrap_or_default()
     }
 
-    /// Writes into the request's head what the next hop may believe, and takes out what the client made up.
+    /// Writes into a request's headers what the next hop may believe, and takes out what the client made up.
     ///
     /// # Errors
-    /// None of the values can be refused by the header map; the signature is Pingora's.
-    pub(crate) fn forward(&self, head: &mut RequestHeader, connection: &Connection) -> Result<()> {
+    /// There are more headers than there can be.
+    pub(crate) fn forward(&self, headers: &mut HeaderMap, connection: &Connection) -> Result<()> {
         let peer = connection.peer;
         let trusted = connection.listener.trusts(peer.ip());
         let chain = trusted
-            .then(|| forwarded_for(head))
+            .then(|| forwarded_for(headers))
             .filter(|chain| !chain.is_empty());
-        let forwarded = forwarded_element(head, peer, &self.host, trusted);
-        remove_made_up(head, trusted);
+        let forwarded = forwarded_element(headers, peer, &self.host, trusted);
+        remove_made_up(headers, trusted);
         let peer_value = connection.peer_value();
-        match chain {
-            None => head.insert_header(X_FORWARDED_FOR, peer_value.clone())?,
-            Some(chain) => {
-                head.insert_header(X_FORWARDED_FOR, format!("{chain}, {}", peer.ip()))?;
-            }
+        let chain = match chain {
+            None => peer_value.clone(),
+            Some(chain) => value(format!("{chain}, {}", peer.ip()))?,
+        };
+        put(headers, X_FORWARDED_FOR, chain)?;
+        if !headers.contains_key(X_FORWARDED_PROTO) {
+            put(
+                headers,
+                X_FORWARDED_PROTO,
+                HeaderValue::from_static(self.scheme),
+            )?;
         }
-        if !head.headers.contains_key(X_FORWARDED_PROTO) {
-            head.insert_header(X_FORWARDED_PROTO, HeaderValue::from_static(self.scheme))?;
-        }
-        if !head.headers.contains_key(X_FORWARDED_HOST) {
+        if !headers.contains_key(X_FORWARDED_HOST) {
             // As the client sent it, port included.
-            match head.headers.get(header::HOST).cloned() {
-                Some(host) => head.insert_header(X_FORWARDED_HOST, host)?,
-                None => head.insert_header(X_FORWARDED_HOST, self.host.as_str())?,
-            }
+            let host = match headers.get(header::HOST) {
+                Some(host) => host.clone(),
+                None => value(self.host.clone())?,
+            };
+            put(headers, X_FORWARDED_HOST, host)?;
         }
-        if !head.headers.contains_key(X_FORWARDED_PORT) {
-            head.insert_header(X_FORWARDED_PORT, connection.local_port_value())?;
+        if !headers.contains_key(X_FORWARDED_PORT) {
+            put(headers, X_FORWARDED_PORT, connection.local_port_value())?;
         }
         if let Some(forwarded) = forwarded {
-            head.insert_header(header::FORWARDED, forwarded)?;
+            put(headers, header::FORWARDED, value(forwarded)?)?;
         }
-        if self.ip == peer.ip() {
-            head.insert_header(X_REAL_IP, peer_value)?;
+        let real = if self.ip == peer.ip() {
+            peer_value
         } else {
-            head.insert_header(X_REAL_IP, self.ip.to_string())?;
-        }
-        head.insert_header(X_REQUEST_ID, self.request_id_value())?;
-        head.append_header(header::VIA, HeaderValue::from_static(VIA))?;
+            value(self.ip.to_string())?
+        };
+        put(headers, X_REAL_IP, real)?;
+        put(headers, X_REQUEST_ID, self.request_id_value())?;
+        headers
+            .try_append(header::VIA, HeaderValue::from_static(VIA))
+            .or_err(InternalError, TOO_MANY)?;
         Ok(())
     }
+}
+
+const TOO_MANY: &str = "more headers than there can be";
+
+/// Replaces all fields of the name.
+///
+/// # Errors
+/// There are more headers than there can be.
+pub(crate) fn put(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) -> Result<()> {
+    headers
+        .try_insert(name, value)
+        .map(|_| ())
+        .or_err(InternalError, TOO_MANY)
+}
+
+fn value(text: String) -> Result<HeaderValue> {
+    HeaderValue::try_from(text).or_err(InternalError, "a text that is no header value")
 }
 
 /// UUID version 7: unique, and in the order of time.
@@ -179,9 +203,9 @@ fn parse_address(text: &str) -> Option<IpAddr> {
 }
 
 /// The values of all X-Forwarded-For lines as one list.
-fn forwarded_for(head: &RequestHeader) -> String {
+fn forwarded_for(headers: &HeaderMap) -> String {
     let mut chain = String::new();
-    for value in head.headers.get_all(X_FORWARDED_FOR) {
+    for value in headers.get_all(X_FORWARDED_FOR) {
         let Ok(value) = value.to_str() else { continue };
         if !chain.is_empty() {
             chain.push_str(", ");
@@ -194,17 +218,17 @@ fn forwarded_for(head: &RequestHeader) -> String {
 /// RFC 7239, spoken only when the request speaks it already: our element, behind those of trusted proxies, instead of those
 /// of others.
 fn forwarded_element(
-    head: &RequestHeader,
+    headers: &HeaderMap,
     peer: SocketAddr,
     host: &str,
     trusted: bool,
 ) -> Option<String> {
-    if !head.headers.contains_key(header::FORWARDED) {
+    if !headers.contains_key(header::FORWARDED) {
         return None;
     }
     let mut text = String::new();
     if trusted {
-        for value in head.headers.get_all(header::FORWARDED) {
+        for value in headers.get_all(header::FORWARDED) {
             text.push_str(value.to_str().ok()?);
             text.push_str(", ");
         }
@@ -220,7 +244,7 @@ fn forwarded_element(
 
 /// Takes out what only a trusted proxy may say. Spellings with underscores go from everybody: many servers take them for the
 /// same name.
-fn remove_made_up(head: &mut RequestHeader, trusted: bool) {
+fn remove_made_up(headers: &mut HeaderMap, trusted: bool) {
     let made_up = |name: &str| {
         if name.contains('_') {
             let dashed = name.replace('_', "-");
@@ -228,14 +252,13 @@ fn remove_made_up(head: &mut RequestHeader, trusted: bool) {
         }
         !trusted && is_forwarding(name)
     };
-    let removed: Vec<HeaderName> = head
-        .headers
+    let removed: Vec<HeaderName> = headers
         .keys()
         .filter(|name| made_up(name.as_str()))
         .cloned()
         .collect();
     for name in removed {
-        head.remove_header(&name);
+        headers.remove(name);
     }
 }
 
@@ -317,16 +340,17 @@ mod tests {
         }
     }
 
-    fn forwarded(lines: &[(&'static str, &str)], peer: &str) -> RequestHeader {
+    fn forwarded(lines: &[(&'static str, &str)], peer: &str) -> HeaderMap {
         let connection = test_connection(peer, &["10.0.0.0/8"]);
-        let mut head = head(lines);
+        let head = head(lines);
         let identity = Identity::read(&head, &connection, "h".into(), SystemTime::now());
-        identity.forward(&mut head, &connection).unwrap();
-        head
+        let mut headers = head.headers.clone();
+        identity.forward(&mut headers, &connection).unwrap();
+        headers
     }
 
-    fn all(head: &RequestHeader, name: &str) -> Vec<String> {
-        head.headers
+    fn all(headers: &HeaderMap, name: &str) -> Vec<String> {
+        headers
             .get_all(name)
             .iter()
             .map(|value| value.to_str().unwrap().to_owned())

@@ -106,13 +106,20 @@ impl AgentRun {
         }
     }
 
-    /// What the agents of this step want changed.
-    pub(crate) fn response_changes(&self, step: usize) -> Vec<HeaderOp> {
+    /// Hands over what the agents of this step want changed, a part at a time.
+    ///
+    /// # Errors
+    /// Those of `change`.
+    pub(crate) fn response_changes<E>(
+        &self,
+        step: usize,
+        change: impl FnMut(&[HeaderOp]) -> Result<(), E>,
+    ) -> Result<(), E> {
         let said = self.said();
         let of_step = said.response.iter().filter(|(of, _)| *of == step);
         of_step
-            .flat_map(|(_, operations)| operations.clone())
-            .collect()
+            .map(|(_, operations)| operations.as_slice())
+            .try_for_each(change)
     }
 
     /// An agent ends the request, by its verdict or by its failure.

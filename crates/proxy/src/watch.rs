@@ -5,8 +5,7 @@ use crate::{
     request::Request,
 };
 use pingora::{
-    Error, ErrorType::ConnectionClosed, Result, http::RequestHeader,
-    protocols::http::ServerSession, proxy::Session,
+    Error, ErrorType::ConnectionClosed, Result, protocols::http::ServerSession, proxy::Session,
 };
 use std::future::pending;
 
@@ -24,8 +23,8 @@ pub(crate) async fn on_request(session: &mut Session, request: &mut Request) -> 
     if !asks || request.has_body {
         return filter::on_request(session.req_header_mut(), request).await;
     }
-    let placeholder = RequestHeader::build("GET", b"/", Some(0))?;
-    let mut head = std::mem::replace(session.req_header_mut(), placeholder);
+    let (placeholder, ()) = http::Request::new(()).into_parts();
+    let mut head = std::mem::replace(session.req_header_mut(), placeholder.into());
     let flow = tokio::select! {
         biased;
         flow = filter::on_request(&mut head, request) => flow,

@@ -140,7 +140,7 @@ impl Download<'_> {
         let mut head = loop {
             match ways.recv().await? {
                 HttpTask::Header(head, _) if head.status == 101 => {
-                    return self.pass_switched(*head, &mut ways).await;
+                    return Box::pin(self.pass_switched(*head, &mut ways)).await;
                 }
                 HttpTask::Header(head, _) if head.status.is_informational() => {
                     // Whoever reads the body says 100 (Continue) when it begins to.
@@ -165,7 +165,8 @@ impl Download<'_> {
             ways.send(HttpTask::Header(head, false)).await?;
             return self.pass_rest(&mut ways).await;
         }
-        self.pass_inspected(*head, &mut ways).await
+        // Responses whose bodies nobody sees shall not be larger for this.
+        Box::pin(self.pass_inspected(*head, &mut ways)).await
     }
 
     /// Runs the filters over the head and asks the agents that want to see it.

@@ -134,7 +134,8 @@ impl Exchange<'_> {
         }
         let mut pieces = Pieces::new();
         if let Some(pipe) = &mut pipe {
-            hold(session, &mut reader, pipe, &mut pieces).await?;
+            // Few requests wait here, and the others shall not be larger for it.
+            Box::pin(hold(session, &mut reader, pipe, &mut pieces)).await?;
         }
         let changes = agents.take_changes();
         filter::apply(session.req_header_mut(), &changes).map_err(Halt::Failed)?;
@@ -333,7 +334,8 @@ async fn late(
     limit: Duration,
 ) -> Box<Error> {
     if is_sent.await.is_ok() {
-        tokio::time::sleep(limit).await;
+        // Hardly ever fires: cheap to set is all that counts.
+        pingora_timeout::sleep(limit).await;
         if !head_seen.load(Relaxed) {
             return Error::explain(ReadTimedout, "no head of a response").into_up();
         }

@@ -31,7 +31,7 @@ pub(super) async fn pass<A: Agents>(
     inner: mpsc::Sender<HttpTask>,
     sent: oneshot::Sender<()>,
 ) -> Reply {
-    let mut is_open = match start.is_empty {
+    let is_open = match start.is_empty {
         true => true,
         false => send(&inner, start.pieces, start.ends).await,
     };
@@ -41,21 +41,12 @@ pub(super) async fn pass<A: Agents>(
         // A whole body is kept for another attempt.
         pipe.let_go();
     }
-    let mut ended = start.ends;
-    while !ended && is_open {
-        let Some(Received { data, ends }) = client.recv().await else {
-            // Whoever reads from the client decides what that means.
-            return pending().await;
-        };
-        ended = ends;
-        let passed = match &mut pipe {
-            Some(pipe) => match pipe.push(data, ends.then(End::default)).await {
-                Ok(passed) => passed,
-                Err(reply) => return reply,
-            },
-            None => std::iter::once(data).collect(),
-        };
-        is_open = send(&inner, passed, ends).await;
+    if !start.ends && is_open {
+        // Requests without a body shall not be larger for this.
+        let rest = Box::pin(pass_rest(pipe, &mut client, &inner)).await;
+        if let Err(reply) = rest {
+            return reply;
+        }
     }
     // Nobody waits when the response is there already.
     let _ = sent.send(());
@@ -67,6 +58,30 @@ pub(super) async fn pass<A: Agents>(
     }
     let _inner = inner;
     pending().await
+}
+
+/// Passes on what is still to come from the client, as long as the inner pass takes it.
+///
+/// # Errors
+/// An agent stops it.
+async fn pass_rest<A: Agents>(
+    mut pipe: Option<&mut Pipe<'_, A>>,
+    client: &mut mpsc::Receiver<Received>,
+    inner: &mpsc::Sender<HttpTask>,
+) -> Result<(), Reply> {
+    loop {
+        let Some(Received { data, ends }) = client.recv().await else {
+            // Whoever reads from the client decides what that means.
+            return pending().await;
+        };
+        let passed = match &mut pipe {
+            Some(pipe) => pipe.push(data, ends.then(End::default)).await?,
+            None => std::iter::once(data).collect(),
+        };
+        if !send(inner, passed, ends).await || ends {
+            return Ok(());
+        }
+    }
 }
 
 /// Whether the inner pass is still there.

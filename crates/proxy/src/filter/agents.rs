@@ -143,8 +143,8 @@ pub(super) fn change_response(
     head: &mut ResponseHeader,
     request: &Request,
 ) -> Result<()> {
-    let wanted = request.agents.response_changes(position);
-    apply(head, &wanted)
+    let wanted = &request.agents;
+    wanted.response_changes(position, |operations| apply(head, operations))
 }
 
 /// Makes changes that the manager has checked.

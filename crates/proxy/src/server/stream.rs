@@ -17,7 +17,7 @@ use std::{
     os::fd::AsRawFd,
     pin::Pin,
     sync::{Arc, LazyLock},
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 use tokio::{
@@ -372,16 +372,24 @@ impl HeadWatch {
 /// The timer behind the deadlines of a connection. It is armed only when a read has to wait, and moved only when a deadline
 /// comes nearer or the timer has fired, so that a busy connection hardly touches it.
 #[derive(Default)]
-struct LazyTimer(Option<Pin<Box<Sleep>>>);
+struct LazyTimer {
+    sleep: Option<Pin<Box<Sleep>>>,
+    /// Whom it wakes.
+    waker: Option<Waker>,
+}
 
 impl LazyTimer {
     /// Ready when `deadline` has passed; until then the task is woken in time.
     fn poll_until(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+        if self.will_wake(cx, deadline) {
+            return Poll::Pending;
+        }
         if Instant::now() >= deadline {
             return Poll::Ready(());
         }
+        self.waker = Some(cx.waker().clone());
         let timer = self
-            .0
+            .sleep
             .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
         if timer.deadline() > deadline || timer.is_elapsed() {
             timer.as_mut().reset(deadline);
@@ -392,5 +400,16 @@ impl LazyTimer {
             let _ = timer.as_mut().poll(cx);
         }
         Poll::Pending
+    }
+
+    /// Whether the timer is running, and wakes this task no later than at the deadline. That it does not even have to be
+    /// asked for the time is what makes it cheap.
+    fn will_wake(&self, cx: &Context<'_>, deadline: Instant) -> bool {
+        let wakes = |waker: &Waker| waker.will_wake(cx.waker());
+        self.waker.as_ref().is_some_and(wakes)
+            && self
+                .sleep
+                .as_ref()
+                .is_some_and(|timer| timer.deadline() <= deadline && !timer.is_elapsed())
     }
 }
