@@ -266,23 +266,42 @@ fn http2_is_only_spoken_where_the_listener_says_so() {
 
 #[test]
 fn an_answer_is_passed_on_as_it_comes() {
-    let (go_on, waiting) = mpsc::channel::<()>();
-    let waiting = std::sync::Mutex::new(Some(waiting));
-    let origin = Origin::answering(move |_| {
-        let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n6\r\nfirst\n\r\n";
-        let waiting = waiting.lock().unwrap().take().unwrap();
-        Answer::raw(head).then(move |stream| {
-            waiting.recv().unwrap();
-            stream.write_all(b"7\r\nsecond\n\r\n0\r\n\r\n").unwrap();
-        })
-    });
-    let proxy = Proxy::in_front_of(&origin).start();
-    let mut client = proxy.client();
-    client.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n");
-    assert!(client.read_head().unwrap().starts_with("HTTP/1.1 200"));
-    assert_eq!(client.read_exact(11), b"6\r\nfirst\n\r\n");
-    go_on.send(()).unwrap();
-    assert_eq!(client.read_exact(17), b"7\r\nsecond\n\r\n0\r\n\r\n");
+    let framings = [
+        (
+            "transfer-encoding: chunked",
+            "6\r\nfirst\n\r\n",
+            "7\r\nsecond\n\r\n0\r\n\r\n",
+        ),
+        ("content-length: 13", "first\n", "second\n"),
+    ];
+    for (framing, first, second) in framings {
+        let (go_on, waiting) = mpsc::channel::<()>();
+        let waiting = std::sync::Mutex::new(Some(waiting));
+        let origin = Origin::answering(move |_| {
+            let waiting = waiting.lock().unwrap().take().unwrap();
+            Answer::raw(format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n{first}")).then(
+                move |stream| {
+                    waiting.recv().unwrap();
+                    stream.write_all(second.as_bytes()).unwrap();
+                },
+            )
+        });
+        let proxy = Proxy::in_front_of(&origin).start();
+        let mut client = proxy.client();
+        client.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+        assert!(client.read_head().unwrap().starts_with("HTTP/1.1 200"));
+        assert_eq!(
+            client.read_exact(first.len()),
+            first.as_bytes(),
+            "{framing}"
+        );
+        go_on.send(()).unwrap();
+        assert_eq!(
+            client.read_exact(second.len()),
+            second.as_bytes(),
+            "{framing}"
+        );
+    }
 }
 
 /// Answers that end before they are complete.

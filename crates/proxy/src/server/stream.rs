@@ -160,6 +160,12 @@ impl EdgeStream {
             self.waiting_since = None;
             return Poll::Ready(result);
         }
+        // Nothing is being written, so whoever writes waits for more, and what there is must not wait with it.
+        if self.written < self.output.len()
+            && let Poll::Ready(Err(error)) = self.poll_output(cx)
+        {
+            return Poll::Ready(Err(error));
+        }
         let Some(limit) = self.connection.answer_within() else {
             self.waiting_since = None;
             return Poll::Pending;
