@@ -3,6 +3,7 @@
 //! proxy knows nothing of it but its socket.
 
 mod body_guard;
+mod content;
 mod denylist;
 mod echo;
 
