@@ -14,7 +14,9 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderValue, header};
 use portcullis_agent_manager::{AgentManager, Links};
-use portcullis_config::{Action as ConfigAction, AgentId, Config, PathPolicy, RouteId, UpstreamId};
+use portcullis_config::{
+    Action as ConfigAction, AgentId, Config, PathPolicy, RouteId, UpstreamId, WebSocket,
+};
 use std::{collections::HashMap, fmt, path::Path, sync::Arc, time::Duration};
 
 /// What new requests of a worker take.
@@ -50,7 +52,8 @@ pub(crate) struct Route {
     /// What agents want to see beyond the heads of requests.
     pub(crate) plan: Plan,
     pub(crate) action: Action,
-    pub(crate) websocket: bool,
+    /// How a request may upgrade; `None`: it may not.
+    pub(crate) websocket: Option<WebSocket>,
     pub(crate) timeouts: Timeouts,
     /// What all agents together may take of a request's time.
     pub(crate) agent_budget: Duration,
