@@ -76,6 +76,10 @@ pub enum RecordedVerdict {
     Redirect,
     /// The agent wants the client to prove something first.
     Challenge,
+    /// The agent let the frame of a WebSocket not go on.
+    Drop,
+    /// The agent closed the WebSocket.
+    Close,
     /// Another agent of the same parallel group decided first.
     Cancelled,
     /// The client went away before the agent had answered.
@@ -101,6 +105,8 @@ impl RecordedVerdict {
             Self::Block => "block",
             Self::Redirect => "redirect",
             Self::Challenge => "challenge",
+            Self::Drop => "drop",
+            Self::Close => "close",
             Self::Cancelled => "cancelled",
             Self::ClientGone => "client_gone",
             Self::Skipped => "skipped",
@@ -142,7 +148,10 @@ impl Record {
         self.duration += next.duration;
         self.calls = self.calls.saturating_add(next.calls);
         // A piece that passed does not hide that another was not looked at.
-        if next.verdict != RecordedVerdict::Allow {
+        // Nor does a question that nobody waits for any longer hide why.
+        let is_moot =
+            next.verdict == RecordedVerdict::ClientGone && self.verdict != RecordedVerdict::Allow;
+        if next.verdict != RecordedVerdict::Allow && !is_moot {
             self.verdict = next.verdict;
         }
         if next.reason.is_some() {

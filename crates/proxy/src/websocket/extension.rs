@@ -2,6 +2,7 @@
 //! change what frames are, so nothing passes that is not understood here, which is permessage-deflate (RFC 7692) alone.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header::SEC_WEBSOCKET_EXTENSIONS};
+use pingora::http::RequestHeader;
 use portcullis_config::Deflate;
 
 const DEFLATE: &str = "permessage-deflate";
@@ -18,27 +19,37 @@ struct Element<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NotOffered;
 
-/// Takes out of a request what must not reach the upstream.
-pub(crate) fn restrict_offers(headers: &mut HeaderMap, deflate: Deflate) {
-    let Some(written) = joined(headers) else {
-        return;
+/// Takes out of a request what must not reach the upstream, and returns what is left.
+pub(crate) fn offer(head: &mut RequestHeader, deflate: Deflate) -> HeaderMap {
+    let mut left = HeaderMap::new();
+    let Some(written) = joined(&head.headers) else {
+        return left;
     };
-    headers.remove(NAME);
-    if deflate == Deflate::Refuse {
-        return;
+    head.remove_header(&NAME);
+    let Some(kept) = kept(&written, deflate) else {
+        return left;
+    };
+    if head.insert_header(NAME, kept.clone()).is_ok() {
+        left.insert(NAME, kept);
     }
-    let offers = elements(&written).unwrap_or_default();
-    let kept: Vec<String> = offers
+    left
+}
+
+/// Of what is offered, what the upstream may take.
+fn kept(written: &str, deflate: Deflate) -> Option<HeaderValue> {
+    if deflate == Deflate::Refuse {
+        return None;
+    }
+    let offers = elements(written)?;
+    let offers: Vec<String> = offers
         .iter()
         .filter(|offer| offer.is_offer())
         .map(Element::written)
         .collect();
-    if kept.is_empty() {
-        return;
+    if offers.is_empty() {
+        return None;
     }
-    if let Ok(value) = HeaderValue::from_str(&kept.join(", ")) {
-        headers.insert(NAME, value);
-    }
+    HeaderValue::from_str(&offers.join(", ")).ok()
 }
 
 /// Whether messages may be compressed, by what the upstream says to these offers.
@@ -198,13 +209,17 @@ mod tests {
             (&["mux"], None),
             (&[""], None),
         ] {
-            let mut inflated = headers(lines);
-            restrict_offers(&mut inflated, inflate);
-            let line = inflated.get(NAME).map(|line| line.to_str().unwrap());
+            let mut head = RequestHeader::build("GET", b"/", None).unwrap();
+            for line in lines {
+                head.append_header(NAME, *line).unwrap();
+            }
+            let mut refused = head.clone();
+            let left = offer(&mut head, inflate);
+            let line = head.headers.get(NAME).map(|line| line.to_str().unwrap());
             assert_eq!(line, kept, "{lines:?}");
-            let mut refused = headers(lines);
-            restrict_offers(&mut refused, Deflate::Refuse);
-            assert!(refused.is_empty(), "{lines:?}");
+            assert_eq!(left.get(NAME), head.headers.get(NAME));
+            assert!(offer(&mut refused, Deflate::Refuse).is_empty());
+            assert!(!refused.headers.contains_key(NAME), "{lines:?}");
         }
     }
 

@@ -6,7 +6,7 @@ use super::{
     inflate::Inflater,
     utf8::Utf8,
 };
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 
 /// What may come.
 #[derive(Debug, Clone, Copy)]
@@ -65,6 +65,11 @@ impl Reader {
     /// Bytes of frames that nobody has taken yet.
     pub(crate) fn waiting(&self) -> usize {
         self.buffer.len()
+    }
+
+    /// A close frame has come.
+    pub(crate) const fn is_closed(&self) -> bool {
+        self.closed
     }
 
     /// The next frame, when all of it is here. Nothing comes behind a close frame (RFC 6455 section 5.5.1).
@@ -131,14 +136,5 @@ impl Reader {
             self.message = Some(message);
         }
         Ok(frame)
-    }
-}
-
-/// What is in a frame that takes the place of another, if it may: control frames have limits of their own.
-pub(crate) fn is_fit(opcode: Opcode, data: &Bytes) -> bool {
-    match opcode {
-        Opcode::Close => data.len() <= close::MOST_CONTROL_BYTES && close::code(data).is_ok(),
-        Opcode::Ping | Opcode::Pong => data.len() <= close::MOST_CONTROL_BYTES,
-        Opcode::Continuation | Opcode::Text | Opcode::Binary => true,
     }
 }
