@@ -83,6 +83,10 @@ pub enum RecordedVerdict {
     Redirect,
     /// The agent wants the client to prove something first.
     Challenge,
+    /// The agent let the frame of a WebSocket not go on.
+    Drop,
+    /// The agent closed the WebSocket.
+    Close,
     /// Another agent of the same parallel group decided first.
     Cancelled,
     /// The client went away before the agent had answered.
@@ -108,6 +112,8 @@ impl RecordedVerdict {
             Self::Block => "block",
             Self::Redirect => "redirect",
             Self::Challenge => "challenge",
+            Self::Drop => "drop",
+            Self::Close => "close",
             Self::Cancelled => "cancelled",
             Self::ClientGone => "client_gone",
             Self::Skipped => "skipped",
@@ -149,7 +155,10 @@ impl Record {
         self.duration += next.duration;
         self.calls = self.calls.saturating_add(next.calls);
         // A piece that passed does not hide that another was not looked at.
-        if next.verdict != RecordedVerdict::Allow {
+        // Nor does a question that nobody waits for any longer hide why.
+        let is_moot =
+            next.verdict == RecordedVerdict::ClientGone && self.verdict != RecordedVerdict::Allow;
+        if next.verdict != RecordedVerdict::Allow && !is_moot {
             self.verdict = next.verdict;
         }
         if next.reason.is_some() {
@@ -166,6 +175,39 @@ impl Record {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_kind_of_event_is_in_its_phase() {
+        let phases = [
+            EventKind::RequestHeaders,
+            EventKind::RequestBodyChunk,
+            EventKind::ResponseHeaders,
+            EventKind::ResponseBodyChunk,
+            EventKind::WebSocketFrame,
+            EventKind::RequestComplete,
+        ]
+        .map(Phase::of);
+        assert_eq!(phases, Phase::ALL);
+    }
+
+    #[test]
+    fn the_frames_of_both_directions_are_one_record() {
+        let frame = Record {
+            agent: "waf".into(),
+            phase: Phase::WebSocketFrames,
+            verdict: RecordedVerdict::Allow,
+            reason: None,
+            tags: Vec::new(),
+            duration: Duration::ZERO,
+            calls: 1,
+        };
+        assert!(frame.continues(&frame.clone()));
+        let other = Record {
+            agent: "guard".into(),
+            ..frame.clone()
+        };
+        assert!(!frame.continues(&other));
+    }
 
     #[test]
     fn the_pieces_of_a_body_are_one_record() {
