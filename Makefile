@@ -8,7 +8,7 @@ IMAGE_ARGS ?=
 TEST_BUILDER := portcullis-test-builder:1.95.0
 TEST_RUNTIME := portcullis-test-runtime:1
 
-.PHONY: build run test lint e2e faults soak soak-bodies bench test-interop fuzz vendor image docker-test deploy-check
+.PHONY: build run test lint e2e faults soak soak-bodies soak-websocket bench test-interop fuzz vendor image docker-test deploy-check
 
 build: ; @scripts/ensure-tools.sh cc cmake
 	cargo build --package portcullis
@@ -42,6 +42,10 @@ soak: ; @scripts/ensure-tools.sh cc cmake
 # Bodies of a gibibyte in both directions at once, in bounded memory.
 soak-bodies: ; @scripts/ensure-tools.sh cc cmake
 	BODY_MIB=1024 cargo test --package portcullis --test e2e large_bodies -- --nocapture
+
+# A thousand sockets for a minute, each of whose messages has to come back, and in its order.
+soak-websocket: ; @scripts/ensure-tools.sh cc cmake
+	SOCKETS=1000 SOCKET_SECONDS=60 cargo test --package portcullis --test e2e many_sockets -- --nocapture
 
 # More: make bench BENCH="--pairs 20 --scenarios floor,plain", make bench BENCH=isolation
 bench: ; @scripts/ensure-tools.sh cc cmake

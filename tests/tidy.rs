@@ -54,6 +54,7 @@ const ONLY_IN: [(&str, &str, &[&str]); 11] = [
             "cli/spawn_agent.rs",
             "filter/agents.rs",
             "filter/bodies.rs",
+            "filter/frames.rs",
             "filter/mod.rs",
             "request.rs",
             "server/agents.rs",
@@ -64,7 +65,11 @@ const ONLY_IN: [(&str, &str, &[&str]); 11] = [
             "telemetry/metrics.rs",
         ],
     ),
-    ("crates/proxy/src", r"\.ask\(", &["filter/agents.rs"]),
+    (
+        "crates/proxy/src",
+        r"\.ask\(",
+        &["filter/agents.rs", "filter/frames.rs"],
+    ),
     ("crates/proxy/src", r"\bload_(file|str)\(", &["cli/mod.rs"]),
     (
         "crates/proxy/src",

@@ -1,7 +1,7 @@
 //! Agents that do as they are told: each is a process of its own, this test binary once more.
 
 use super::eventually;
-use portcullis_agent_protocol::{Audit, Decision, Verdict};
+use portcullis_agent_protocol::{Audit, Decision, FrameDecision, Verdict};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, waitid};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -53,6 +53,8 @@ pub(super) struct Script {
     pub(super) phases: Vec<PhaseRule>,
     /// The size of a piece of a body that the agent announces to like.
     pub(super) preferred_chunk: u64,
+    /// Writes nothing down.
+    pub(super) quiet: bool,
 }
 
 /// What an agent does in a phase after that of the request's head.
@@ -69,6 +71,8 @@ pub(crate) enum Phase {
     RequestBody,
     ResponseHeaders,
     ResponseBody,
+    /// The frames of sockets, whose number is that within their direction.
+    Frames,
     Complete,
 }
 
@@ -78,6 +82,7 @@ impl Phase {
             Self::RequestBody => "request_body_chunk",
             Self::ResponseHeaders => "response_headers",
             Self::ResponseBody => "response_body_chunk",
+            Self::Frames => "websocket_frame",
             Self::Complete => "request_complete",
         }
     }
@@ -92,6 +97,8 @@ pub(crate) enum When {
     Last,
     /// The piece, or the head of a response, holds this text.
     Holds(String),
+    /// The frame comes from the upstream and holds this text.
+    FromUpstream(String),
     /// See [`on`](Self::on).
     On(String, Box<Self>),
 }
@@ -108,6 +115,9 @@ impl When {
             Self::Always => true,
             Self::Index(index) => told.index == *index,
             Self::Last => told.is_last,
+            Self::FromUpstream(text) => {
+                told.from_upstream && super::find(told.data, text.as_bytes()).is_some()
+            }
             Self::Holds(text) => super::find(told.data, text.as_bytes()).is_some(),
         }
     }
@@ -121,6 +131,7 @@ pub(super) struct Told<'a> {
     pub(super) index: u32,
     pub(super) is_last: bool,
     pub(super) data: &'a [u8],
+    pub(super) from_upstream: bool,
 }
 
 /// How the agent speaks.
@@ -150,7 +161,7 @@ pub(crate) enum Handshake {
 pub(crate) enum Reaction {
     /// Answers with this decision, as the protocol writes it.
     Answer(Value),
-    /// Lets the piece of a body pass as this text; `$DATA` in it is the piece itself.
+    /// Lets the piece of a body, or the frame, pass as this text; `$DATA` in it is the piece itself.
     Replace(String),
     /// Never answers.
     Hang,
@@ -199,7 +210,7 @@ impl TestAgent {
                 handshake: Handshake::Accept,
                 refuse_config: None,
                 refuse_marked: String::new(),
-                supports: vec![1, 2, 3, 4, 5],
+                supports: vec![1, 2, 3, 4, 5, 6],
                 says: folder.path().join("says"),
                 in_numbers: false,
                 bears: 100,
@@ -207,6 +218,7 @@ impl TestAgent {
                 otherwise: Decision::allow().into(),
                 phases: Vec::new(),
                 preferred_chunk: 65536,
+                quiet: false,
             },
             folder,
             process: None,
@@ -287,6 +299,12 @@ impl TestAgent {
     /// The size of a piece of a body that it announces to like.
     pub(crate) fn preferring(mut self, bytes: u64) -> Self {
         self.script.preferred_chunk = bytes;
+        self
+    }
+
+    /// One that writes nothing down, for very many events.
+    pub(crate) fn quiet(mut self) -> Self {
+        self.script.quiet = true;
         self
     }
 
@@ -437,6 +455,14 @@ fn to_json(decision: &Decision) -> Value {
         "request_headers": decision.request_headers,
         "response_headers": decision.response_headers,
         "needs_more": decision.needs_more,
+        "websocket_decision": match decision.websocket.as_deref() {
+            None => json!("allow"),
+            Some(FrameDecision::Drop) => json!("drop"),
+            Some(FrameDecision::Replace(_)) => panic!("see Reaction::Replace"),
+            Some(FrameDecision::Close { code, reason }) => {
+                json!({"close": {"code": code, "reason": reason}})
+            }
+        },
         "audit": {"tags": audit.tags, "rule_ids": audit.rule_ids, "reason_codes": audit.reason_codes, "custom": audit.custom},
     })
 }
@@ -483,6 +509,14 @@ pub(super) fn from_json(answer: &Value) -> Decision {
             ..Audit::default()
         })),
         needs_more: answer["needs_more"] == true,
+        websocket: match &answer["websocket_decision"] {
+            Value::String(word) if word == "drop" => Some(Box::new(FrameDecision::Drop)),
+            Value::Object(members) => Some(Box::new(FrameDecision::Close {
+                code: status(&members["close"]["code"]),
+                reason: text(&members["close"]["reason"]),
+            })),
+            _ => None,
+        },
         ..verdict.into()
     }
 }

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use http::HeaderMap;
 use portcullis_agent_protocol::{
     BodyChunk, Capabilities, Decision, EventKind, Extensions, HealthState, RequestComplete,
-    RequestHeaders, ResponseHeaders,
+    RequestHeaders, ResponseHeaders, WebSocketFrame,
     server::{self, Agent, AgentError, Reporter, ServeOptions},
 };
 use serde_json::{Map, Value, json};
@@ -103,6 +103,7 @@ impl Agent for Scripted {
             EventKind::RequestBodyChunk,
             EventKind::ResponseHeaders,
             EventKind::ResponseBodyChunk,
+            EventKind::WebSocketFrame,
             EventKind::RequestComplete,
         ]);
         capabilities.limits.preferred_chunk_size = self.0.preferred_chunk;
@@ -147,6 +148,27 @@ impl Agent for Scripted {
         self.chunk(Phase::ResponseBody, event).await
     }
 
+    async fn websocket_frame(&self, event: &WebSocketFrame<'_>) -> Result<Decision, AgentError> {
+        let told = Told {
+            path: &path_of(event.correlation_id),
+            index: u32::try_from(event.index).unwrap_or(u32::MAX),
+            is_last: event.fin,
+            data: &event.data,
+            from_upstream: !event.client_to_server,
+        };
+        let replaced = match self.0.reaction_in(Phase::Frames, &told) {
+            Some(Reaction::Replace(text)) => Some(replacement(text, &event.data)),
+            _ => None,
+        };
+        let decision = self
+            .later(Phase::Frames, described_frame(event), told)
+            .await?;
+        Ok(match replaced {
+            Some(data) => decision.replace_frame(data),
+            None => decision,
+        })
+    }
+
     async fn request_complete(&self, event: &RequestComplete<'_>) {
         let told = json!({
             "correlation_id": event.correlation_id,
@@ -175,6 +197,24 @@ fn described_chunk(event: &BodyChunk<'_>) -> Value {
         "transferred": event.transferred,
         "truncated": event.truncated,
         "trailers": event.trailers.map(fields),
+    })
+}
+
+/// What a frame looks like in the record.
+fn described_frame(event: &WebSocketFrame<'_>) -> Value {
+    /// More of it is not written down.
+    const MOST: usize = 256;
+    let data = &event.data[..event.data.len().min(MOST)];
+    json!({
+        "correlation_id": event.correlation_id,
+        "opcode": event.opcode.name(),
+        "client_to_server": event.client_to_server,
+        "index": event.index,
+        "fin": event.fin,
+        "size": event.data.len(),
+        "data": String::from_utf8_lossy(data),
+        "route_id": event.route_id,
+        "client_ip": event.client_ip,
     })
 }
 
@@ -211,6 +251,7 @@ impl Scripted {
             index: event.index,
             is_last: event.is_last,
             data: &event.data,
+            from_upstream: phase == Phase::ResponseBody,
         };
         let replaced = match self.0.reaction_in(phase, &told) {
             Some(Reaction::Replace(text)) => Some(replacement(text, &event.data)),
@@ -334,6 +375,9 @@ impl Script {
 
     /// Writes down what the agent was told.
     pub(super) fn note(&self, event: &str, mut told: Value) {
+        if self.quiet {
+            return;
+        }
         told["event"] = json!(event);
         append(&self.record, &format!("{told}\n"));
     }

@@ -21,6 +21,7 @@ const REQUEST_BODY_CHUNK: u8 = 0x11;
 const RESPONSE_HEADERS: u8 = 0x12;
 const RESPONSE_BODY_CHUNK: u8 = 0x13;
 const REQUEST_COMPLETE: u8 = 0x14;
+const WEBSOCKET_FRAME: u8 = 0x15;
 const CONFIGURE: u8 = 0x17;
 const AGENT_RESPONSE: u8 = 0x20;
 const HEALTH: u8 = 0x30;
@@ -68,6 +69,7 @@ fn converse(script: &Arc<Script>, stream: &mut UnixStream) -> io::Result<()> {
             REQUEST_BODY_CHUNK => later(script, stream, Phase::RequestBody, &message)?,
             RESPONSE_HEADERS => later(script, stream, Phase::ResponseHeaders, &message)?,
             RESPONSE_BODY_CHUNK => later(script, stream, Phase::ResponseBody, &message)?,
+            WEBSOCKET_FRAME => later(script, stream, Phase::Frames, &message)?,
             REQUEST_COMPLETE => later(script, stream, Phase::Complete, &message)?,
             PING => send(stream, PONG, &payload)?,
             _ => {}
@@ -174,11 +176,16 @@ fn later(
         }
     };
     let id = &message["correlation_id"];
+    let index = match phase {
+        Phase::Frames => &message["frame_index"],
+        _ => &message["chunk_index"],
+    };
     let told = Told {
         path: &path_of(id.as_str().unwrap_or_default()),
-        index: u32::try_from(message["chunk_index"].as_u64().unwrap_or_default()).unwrap(),
-        is_last: message["is_last"] == true,
+        index: u32::try_from(index.as_u64().unwrap_or_default()).unwrap(),
+        is_last: message["is_last"] == true || message["fin"] == true,
         data: &data,
+        from_upstream: message["client_to_server"] == false,
     };
     let mut noted = message.clone();
     noted["index"] = json!(told.index);

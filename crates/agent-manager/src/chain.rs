@@ -11,7 +11,7 @@ use crate::{
 };
 use bytes::Bytes;
 use futures::{StreamExt, stream::FuturesUnordered};
-use portcullis_agent_protocol::{Audit, Decision, Event, HeaderOp, Verdict};
+use portcullis_agent_protocol::{Audit, Decision, Event, FrameDecision, HeaderOp, Verdict};
 use portcullis_config::AgentId;
 use smallvec::SmallVec;
 use std::{
@@ -41,7 +41,10 @@ pub struct Changes {
     /// Headers of the response on its way to the client, in that order.
     pub response: Vec<HeaderOp>,
     /// What takes the place of the pieces of a body that were shown, by the position of the question. Empty: the piece goes.
+    /// The same for the frame of a WebSocket, which may be empty and goes only when the next says so.
     pub pieces: SmallVec<[(usize, Bytes); 1]>,
+    /// The frame that was shown does not go on.
+    pub drops_frame: bool,
 }
 
 /// What the proxy has to do after a step of the chain.
@@ -57,6 +60,17 @@ pub enum Answer {
         verdict: Verdict,
         /// Changes to the head of what the client gets.
         response: Vec<HeaderOp>,
+        /// The agent's reasons, for the log.
+        reason: Option<String>,
+    },
+    /// Close the WebSocket whose frame was shown, on both sides.
+    Close {
+        /// Who decided.
+        agent: AgentId,
+        /// One that may be sent.
+        code: u16,
+        /// For the two ends; it has room in a close frame.
+        said: String,
         /// The agent's reasons, for the log.
         reason: Option<String>,
     },
@@ -260,6 +274,10 @@ fn conclude(
         }
     };
     let (reason, tags) = decision.audit.map(|audit| said(*audit)).unwrap_or_default();
+    if let (Verdict::Allow, Some(frame)) = (&decision.verdict, decision.websocket) {
+        let (verdict, answer) = about_frame(id, *frame, position, reason.clone());
+        return (record(verdict, reason, tags), answer);
+    }
     let verdict = match &decision.verdict {
         // What an agent says before it has seen the whole message decides nothing.
         _ if decision.needs_more && ask.more => RecordedVerdict::Allow,
@@ -274,6 +292,7 @@ fn conclude(
             request: decision.request_headers,
             response: decision.response_headers,
             pieces: piece.map(|piece| (position, piece)).into_iter().collect(),
+            drops_frame: false,
         })
     } else {
         Answer::Final {
@@ -284,6 +303,40 @@ fn conclude(
         }
     };
     (record(verdict, reason, tags), answer)
+}
+
+/// What a decision about the frame of a WebSocket means that does not let it pass as it is.
+fn about_frame(
+    id: &AgentId,
+    decision: FrameDecision,
+    position: usize,
+    reason: Option<String>,
+) -> (RecordedVerdict, Answer) {
+    match decision {
+        FrameDecision::Drop => {
+            let changes = Changes {
+                drops_frame: true,
+                ..Changes::default()
+            };
+            (RecordedVerdict::Drop, Answer::Continue(changes))
+        }
+        FrameDecision::Replace(data) => {
+            let changes = Changes {
+                pieces: std::iter::once((position, data)).collect(),
+                ..Changes::default()
+            };
+            (RecordedVerdict::Allow, Answer::Continue(changes))
+        }
+        FrameDecision::Close { code, reason: said } => {
+            let answer = Answer::Close {
+                agent: id.clone(),
+                code,
+                said,
+                reason,
+            };
+            (RecordedVerdict::Close, answer)
+        }
+    }
 }
 
 /// More of an agent's audit data than this is not kept.

@@ -46,6 +46,7 @@ pub(crate) fn merge(parts: Vec<(AgentId, Changes)>) -> (Changes, Vec<Conflict>) 
         merged.request.extend(changes.request);
         merged.response.extend(changes.response);
         merged.pieces.extend(changes.pieces);
+        merged.drops_frame |= changes.drops_frame;
     }
     (merged, conflicts)
 }

@@ -16,17 +16,20 @@ pub enum Phase {
     ResponseHeaders,
     /// The body of the response, or a piece of it.
     ResponseBody,
+    /// The frames of the WebSocket that the request became, in both directions.
+    WebSocketFrames,
     /// The request is over.
     RequestComplete,
 }
 
 impl Phase {
     /// Every phase, for tables in metrics and documents.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::RequestHeaders,
         Self::RequestBody,
         Self::ResponseHeaders,
         Self::ResponseBody,
+        Self::WebSocketFrames,
         Self::RequestComplete,
     ];
 
@@ -36,11 +39,11 @@ impl Phase {
             EventKind::RequestBodyChunk => Self::RequestBody,
             EventKind::ResponseHeaders => Self::ResponseHeaders,
             EventKind::ResponseBodyChunk => Self::ResponseBody,
+            EventKind::WebSocketFrame => Self::WebSocketFrames,
             EventKind::RequestComplete => Self::RequestComplete,
-            EventKind::RequestHeaders
-            | EventKind::WebSocketFrame
-            | EventKind::GuardrailInspect
-            | EventKind::Configure => Self::RequestHeaders,
+            EventKind::RequestHeaders | EventKind::GuardrailInspect | EventKind::Configure => {
+                Self::RequestHeaders
+            }
         }
     }
 
@@ -51,6 +54,7 @@ impl Phase {
             Self::RequestBody => "request_body",
             Self::ResponseHeaders => "response_headers",
             Self::ResponseBody => "response_body",
+            Self::WebSocketFrames => "websocket_frames",
             Self::RequestComplete => "request_complete",
         }
     }
@@ -61,7 +65,10 @@ impl Phase {
     }
 
     const fn has_pieces(self) -> bool {
-        matches!(self, Self::RequestBody | Self::ResponseBody)
+        matches!(
+            self,
+            Self::RequestBody | Self::ResponseBody | Self::WebSocketFrames
+        )
     }
 }
 
@@ -76,6 +83,10 @@ pub enum RecordedVerdict {
     Redirect,
     /// The agent wants the client to prove something first.
     Challenge,
+    /// The agent let the frame of a WebSocket not go on.
+    Drop,
+    /// The agent closed the WebSocket.
+    Close,
     /// Another agent of the same parallel group decided first.
     Cancelled,
     /// The client went away before the agent had answered.
@@ -101,6 +112,8 @@ impl RecordedVerdict {
             Self::Block => "block",
             Self::Redirect => "redirect",
             Self::Challenge => "challenge",
+            Self::Drop => "drop",
+            Self::Close => "close",
             Self::Cancelled => "cancelled",
             Self::ClientGone => "client_gone",
             Self::Skipped => "skipped",
@@ -124,7 +137,7 @@ pub struct Record {
     pub tags: Vec<String>,
     /// From the question to its end.
     pub duration: Duration,
-    /// How often the agent was asked: a body goes in pieces. 0 when it was not asked at all.
+    /// How often the agent was asked: a body goes in pieces, a WebSocket in frames. 0 when it was not asked at all.
     pub calls: u32,
 }
 
@@ -132,17 +145,20 @@ pub struct Record {
 pub(crate) const MOST_TAGS: usize = 32;
 
 impl Record {
-    /// Whether it is about the next piece of the body that the other is about.
+    /// Whether it is about the next piece of the body, or the next frame of the WebSocket, that the other is about.
     pub(crate) fn continues(&self, other: &Self) -> bool {
         self.phase.has_pieces() && self.phase == other.phase && self.agent == other.agent
     }
 
-    /// Adds what became of the next piece of the body.
+    /// Adds what became of the next piece or frame.
     pub(crate) fn extend(&mut self, next: Self) {
         self.duration += next.duration;
         self.calls = self.calls.saturating_add(next.calls);
         // A piece that passed does not hide that another was not looked at.
-        if next.verdict != RecordedVerdict::Allow {
+        // Nor does a question that nobody waits for any longer hide why.
+        let is_moot =
+            next.verdict == RecordedVerdict::ClientGone && self.verdict != RecordedVerdict::Allow;
+        if next.verdict != RecordedVerdict::Allow && !is_moot {
             self.verdict = next.verdict;
         }
         if next.reason.is_some() {
@@ -159,6 +175,39 @@ impl Record {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_kind_of_event_is_in_its_phase() {
+        let phases = [
+            EventKind::RequestHeaders,
+            EventKind::RequestBodyChunk,
+            EventKind::ResponseHeaders,
+            EventKind::ResponseBodyChunk,
+            EventKind::WebSocketFrame,
+            EventKind::RequestComplete,
+        ]
+        .map(Phase::of);
+        assert_eq!(phases, Phase::ALL);
+    }
+
+    #[test]
+    fn the_frames_of_both_directions_are_one_record() {
+        let frame = Record {
+            agent: "waf".into(),
+            phase: Phase::WebSocketFrames,
+            verdict: RecordedVerdict::Allow,
+            reason: None,
+            tags: Vec::new(),
+            duration: Duration::ZERO,
+            calls: 1,
+        };
+        assert!(frame.continues(&frame.clone()));
+        let other = Record {
+            agent: "guard".into(),
+            ..frame.clone()
+        };
+        assert!(!frame.continues(&other));
+    }
 
     #[test]
     fn the_pieces_of_a_body_are_one_record() {

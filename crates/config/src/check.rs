@@ -15,6 +15,7 @@ mod references;
 mod routes;
 mod unused;
 mod uses;
+mod websocket;
 
 use crate::{diagnostic::Report, kdl::Parsed};
 
@@ -32,6 +33,8 @@ const ERRORS: &[Check] = &[
     inspect::limits,
     inspect::encodings,
     inspect::upgrades,
+    websocket::frames_without_sockets,
+    websocket::useless_settings,
     addresses::listeners,
     routes::actions,
     routes::useless_settings,
@@ -44,6 +47,7 @@ const WARNINGS: &[Check] = &[
     routes::no_routes,
     chains::asked_twice,
     inspect::never_asked,
+    websocket::frames_never_asked,
     precedence::file_order,
     addresses::loops,
 ];

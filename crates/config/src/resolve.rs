@@ -171,7 +171,7 @@ fn route(written: ParsedRoute, filters: &Filters<'_>, sources: &Sources) -> Opti
             ParsedAction::Respond { status, body } => Action::Respond { status, body },
             ParsedAction::Broken => return None,
         },
-        websocket: written.websocket.is_some(),
+        websocket: written.websocket.map(|written| written.settings),
         uninspected_upgrade: written.uninspected_upgrade.is_some(),
         timeouts: written.timeouts,
         place: sources.place(written.span),

@@ -1,6 +1,7 @@
 //! The end of a request: its line in the access log and its share of the metrics.
 
 use crate::{
+    exchange::tunnel::SocketRun,
     filter, reply,
     request::{Begun, EndedBy, Request},
     telemetry::{Telemetry, access_log::json_string},
@@ -106,7 +107,11 @@ struct Finished<'a> {
 impl Finished<'_> {
     fn reason(&self) -> Option<&str> {
         let by_agent = self.ended_by.as_ref().and_then(|by| by.reason.as_deref());
-        by_agent.or(self.request.reason)
+        let by_us = self
+            .request
+            .reason
+            .or_else(|| self.request.socket.get()?.reason());
+        by_agent.or(by_us)
     }
 
     fn tell_agents(&self) {
@@ -162,6 +167,9 @@ impl Finished<'_> {
                 json_record(line, record);
             }
             line.push(b']');
+        }
+        if let Some(socket) = self.request.socket.get() {
+            json_socket(line, socket);
         }
         if let Some(by) = &self.ended_by {
             line.extend_from_slice(b",\"blocked_by\":");
@@ -249,6 +257,16 @@ impl Finished<'_> {
             json_string(line, value.map_or(b"-", |value| value.as_bytes()));
         }
     }
+}
+
+fn json_socket(line: &mut Vec<u8>, socket: &SocketRun) {
+    line.extend_from_slice(b",\"websocket\":{\"frames_in\":");
+    number(line, socket.frames_in());
+    line.extend_from_slice(b",\"frames_out\":");
+    number(line, socket.frames_out());
+    line.extend_from_slice(b",\"close_code\":");
+    number(line, socket.close_code());
+    line.push(b'}');
 }
 
 fn json_record(line: &mut Vec<u8>, record: &Record) {

@@ -202,5 +202,7 @@ fn wants_upgrade(head: &RequestHeader) -> Upgrade {
 }
 
 fn may_upgrade(route: &Route, upgrade: Upgrade) -> bool {
-    route.websocket && upgrade == Upgrade::WebSocket && matches!(route.action, Action::Upstream(_))
+    route.websocket.is_some()
+        && upgrade == Upgrade::WebSocket
+        && matches!(route.action, Action::Upstream(_))
 }

@@ -21,3 +21,4 @@ mod telemetry;
 mod template;
 mod upstream;
 mod watch;
+mod websocket;

@@ -3,6 +3,7 @@
 use crate::{
     access,
     client::Identity,
+    exchange::tunnel::SocketRun,
     reply::Reply,
     server::connection::Connection,
     snapshot::{Route, Serving, Snapshot},
@@ -13,7 +14,7 @@ use portcullis_agent_protocol::HeaderOp;
 use portcullis_config::AgentId;
 use prometheus_client::metrics::gauge::Gauge;
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -36,6 +37,8 @@ pub(crate) struct Request {
     pub(crate) upstream: UpstreamRun,
     /// Bytes of the body that came from the client so far.
     pub(crate) body_received: u64,
+    /// What became of the socket, where agents see its frames.
+    pub(crate) socket: OnceLock<Box<SocketRun>>,
     /// The status that a gRPC client got from us.
     pub(crate) grpc_status: Option<u8>,
     /// It has come to its end in order: it was logged and counted.

@@ -2,11 +2,11 @@
 //! What must outlive a configuration, the state of agents and upstreams that stay the same, goes over to the next one.
 
 use crate::{
-    exchange::{memory::BufferMemory, plan::Plan},
+    exchange::{memory::BufferMemory, plan::Plan, sockets::Sockets},
     filter::{self, Compiler, Filter},
     reply::Reply,
     router::Router,
-    telemetry::metrics::{AgentMetrics, Metrics, RouteMetrics},
+    telemetry::metrics::{AgentMetrics, Metrics, RouteMetrics, SocketMetrics},
     template::Template,
     upstream::Upstream,
 };
@@ -14,7 +14,9 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderValue, header};
 use portcullis_agent_manager::{AgentManager, Links};
-use portcullis_config::{Action as ConfigAction, AgentId, Config, PathPolicy, RouteId, UpstreamId};
+use portcullis_config::{
+    Action as ConfigAction, AgentId, Config, PathPolicy, RouteId, UpstreamId, WebSocket,
+};
 use std::{collections::HashMap, fmt, path::Path, sync::Arc, time::Duration};
 
 /// What new requests of a worker take.
@@ -39,6 +41,8 @@ pub(crate) struct Snapshot {
     pub(crate) upstreams: Vec<Arc<Upstream>>,
     /// Of the whole process, whatever the configuration.
     pub(crate) buffer_memory: Arc<BufferMemory>,
+    /// The same.
+    pub(crate) sockets: Arc<Sockets>,
 }
 
 /// A route, ready to serve.
@@ -50,11 +54,14 @@ pub(crate) struct Route {
     /// What agents want to see beyond the heads of requests.
     pub(crate) plan: Plan,
     pub(crate) action: Action,
-    pub(crate) websocket: bool,
+    /// How a request may upgrade; `None`: it may not.
+    pub(crate) websocket: Option<WebSocket>,
     pub(crate) timeouts: Timeouts,
     /// What all agents together may take of a request's time.
     pub(crate) agent_budget: Duration,
     pub(crate) metrics: RouteMetrics,
+    /// Where agents see frames.
+    pub(crate) sockets: Option<SocketMetrics>,
 }
 
 /// What is done with a request that the filters let pass.
@@ -76,6 +83,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) agents: Arc<AgentManager>,
     pub(crate) metrics: &'a Metrics,
     pub(crate) buffer_memory: &'a Arc<BufferMemory>,
+    pub(crate) sockets: &'a Arc<Sockets>,
     /// Where the echo origin inside the binary listens.
     pub(crate) echo_socket: &'a Path,
     /// What is in use now.
@@ -119,6 +127,7 @@ impl Snapshot {
             path: config.system.path,
             upstreams: upstreams.into_values().collect(),
             buffer_memory: parts.buffer_memory.clone(),
+            sockets: parts.sockets.clone(),
         })
     }
 
@@ -161,12 +170,14 @@ fn compile_route(
         .iter()
         .map(|filter| compiler.compile(filter))
         .collect::<Result<Vec<_>, _>>()?;
+    let plan = filter::plan(&filters);
+    let sockets = (!plan.frames.is_empty()).then(|| parts.metrics.sockets(&route.id));
     Ok(Route {
         id: route.id.clone(),
         asks_agents: filters
             .iter()
             .any(|filter| matches!(filter, Filter::Agents(_))),
-        plan: filter::plan(&filters),
+        plan,
         filters,
         action,
         websocket: route.websocket,
@@ -179,6 +190,7 @@ fn compile_route(
         },
         agent_budget: route.agent_budget,
         metrics: parts.metrics.route(&route.id),
+        sockets,
     })
 }
 

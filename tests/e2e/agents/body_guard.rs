@@ -69,3 +69,29 @@ fn a_type_of_response_is_refused() {
     assert_eq!(response.status, 403);
     assert!(!response.body.starts_with(b"MZ"));
 }
+
+#[test]
+fn the_last_byte_of_a_denied_text_does_not_pass() {
+    let origin = Origin::answering(|_| {
+        Answer::raw("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n8\r\nall evil\r\n").then(
+            |stream| {
+                // The piece is judged by what is there.
+                std::thread::sleep(Duration::from_millis(20));
+                let _ = stream.write_all(b"5\r\n done\r\n0\r\n\r\n");
+            },
+        )
+    });
+    for (config, denied) in [
+        (r#"response { deny "root" "of"; deny "evil" }"#, "evil"),
+        (r#"response { deny-regex "evil.*" }"#, "evil.*"),
+        (r##"response { deny-regex #"\bevil\b"# }"##, r"\bevil\b"),
+    ] {
+        let proxy = guarded(&origin, "response-body \"stream\"", config);
+        let response = proxy.get("/");
+        assert!(!response.complete);
+        let passed = String::from_utf8_lossy(&response.body);
+        assert!("all evi".starts_with(&*passed), "{config}: {passed}");
+        let line = proxy.access_line(|line| line["blocked_by"] == "guard");
+        assert_eq!(line["reason"], format!("body:deny:{denied}"));
+    }
+}

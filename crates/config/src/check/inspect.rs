@@ -84,7 +84,8 @@ fn form(agent: &str, encoding: BodyEncoding) -> String {
     format!("for `{agent}` it is `encoded=\"{word}\"`")
 }
 
-/// What flows over an upgraded connection is no body, so it passes by those who inspect bodies.
+/// What flows over an upgraded connection is no body, so it passes by those who inspect bodies, unless somebody inspects its
+/// frames.
 pub(super) fn upgrades(parsed: &Parsed, report: &Report) {
     let known = Known::new(parsed);
     for route in &parsed.routes {
@@ -95,22 +96,30 @@ pub(super) fn upgrades(parsed: &Parsed, report: &Report) {
         let inspected = known
             .agents(&uses)
             .find_map(|agent| Some((agent, agent.inspect.bodies().next()?.1.span)));
+        let frames = known
+            .agents(&uses)
+            .find(|agent| agent.inspect.websocket_frames);
         match (route.websocket, route.uninspected_upgrade, inspected) {
+            (Some(_), None, _) if frames.is_some() => {}
             (Some(websocket), None, Some((agent, body))) => report.add(
                 Diagnostic::error(
                     code::CONTRADICTION,
-                    websocket,
+                    websocket.span,
                     format!(
                         "upgraded connections would pass by the agent `{}` uninspected",
                         agent.id.value
                     ),
                 )
                 .also(body, "it inspects bodies on this route")
-                .help("write `uninspected-upgrade` too if that is meant, or put `websocket` and the agent on different routes"),
+                .help("ask an agent that inspects `websocket-frames`, write `uninspected-upgrade` if this is meant, or put `websocket` and the agent on different routes"),
             ),
             (None, Some(uninspected), _) => report.add(
                 useless_upgrade(route, uninspected, "no request upgrades on this route")
                     .help("remove it, or add `websocket`"),
+            ),
+            (Some(_), Some(uninspected), _) if frames.is_some() => report.add(
+                useless_upgrade(route, uninspected, "an agent of this route inspects frames")
+                    .help("remove it: upgraded connections are inspected"),
             ),
             (Some(_), Some(uninspected), None) if !uses.in_doubt => report.add(
                 useless_upgrade(route, uninspected, "no agent of this route inspects bodies")
@@ -141,8 +150,9 @@ pub(super) fn never_asked(parsed: &Parsed, report: &Report) {
         for agent in known.agents(&known.uses(route)) {
             let inspect = agent.inspect;
             let responses = inspect.response_headers.then_some("response-headers");
+            let frames = inspect.websocket_frames.then_some("websocket-frames");
             let bodies = inspect.bodies().map(|(direction, _)| direction);
-            let phases: Vec<_> = bodies.chain(responses).collect();
+            let phases: Vec<_> = bodies.chain(responses).chain(frames).collect();
             if phases.is_empty() || !seen.insert(&agent.id.value) {
                 continue;
             }
@@ -165,13 +175,13 @@ pub(super) fn never_asked(parsed: &Parsed, report: &Report) {
 }
 
 /// What is looked up for every route.
-struct Known<'a> {
+pub(super) struct Known<'a> {
     chains: Chains<'a>,
     agents: HashMap<&'a str, &'a ParsedAgent>,
 }
 
 impl<'a> Known<'a> {
-    fn new(parsed: &'a Parsed) -> Self {
+    pub(super) fn new(parsed: &'a Parsed) -> Self {
         let agents = parsed.agents.iter();
         Self {
             chains: Chains::new(parsed),
@@ -181,7 +191,7 @@ impl<'a> Known<'a> {
         }
     }
 
-    fn uses(&self, route: &'a ParsedRoute) -> Uses<'a> {
+    pub(super) fn uses(&self, route: &'a ParsedRoute) -> Uses<'a> {
         let mut uses = self.chains.uses(&route.filters);
         // One that does not exist may have been meant to inspect anything.
         let unknown = |name: &str| !self.agents.contains_key(name);
@@ -191,7 +201,10 @@ impl<'a> Known<'a> {
     }
 
     /// Those that exist, in the order in which they are asked.
-    fn agents<'b>(&'b self, uses: &'b Uses<'a>) -> impl Iterator<Item = &'a ParsedAgent> + 'b {
+    pub(super) fn agents<'b>(
+        &'b self,
+        uses: &'b Uses<'a>,
+    ) -> impl Iterator<Item = &'a ParsedAgent> + 'b {
         let names = uses.agents.iter();
         names.filter_map(|written| self.agents.get(written.agent.value.as_str()).copied())
     }

@@ -82,7 +82,9 @@ pub(super) fn own_answer(action: &ParsedAction) -> Option<&'static str> {
 }
 
 fn settings(route: &ParsedRoute) -> impl Iterator<Item = (&'static str, Span)> {
-    let websocket = route.websocket.map(|span| ("websocket", span));
+    let websocket = route
+        .websocket
+        .map(|websocket| ("websocket", websocket.span));
     let timeouts = route.timeouts_span.map(|span| ("timeouts", span));
     websocket.into_iter().chain(timeouts)
 }

@@ -216,6 +216,7 @@ fn builtin(node: &mut Node<'_>, env: Vec<(String, String)>) -> Option<AgentTrans
         BuiltinAgent::BodyGuard,
         BuiltinAgent::Denylist,
         BuiltinAgent::Echo,
+        BuiltinAgent::FrameGuard,
     ]
     .map(|agent| (agent.name(), agent));
     let name = node

@@ -1,7 +1,7 @@
 //! `inspect { … }` of an agent.
 
 use super::{
-    cursor::{Block, Later, Node},
+    cursor::{Block, Node},
     value::Value,
 };
 use crate::{
@@ -18,6 +18,7 @@ pub(crate) struct ParsedInspect {
     pub(crate) request_body: Option<Spanned<BodyInspection>>,
     pub(crate) response_headers: bool,
     pub(crate) response_body: Option<Spanned<BodyInspection>>,
+    pub(crate) websocket_frames: bool,
     pub(crate) request_complete: Option<Completions>,
 }
 
@@ -30,6 +31,7 @@ impl Default for ParsedInspect {
             request_body: None,
             response_headers: program.response_headers,
             response_body: None,
+            websocket_frames: program.websocket_frames,
             request_complete: program.request_complete,
         }
     }
@@ -42,6 +44,7 @@ impl ParsedInspect {
             request_body: self.request_body.map(|body| body.value),
             response_headers: self.response_headers,
             response_body: self.response_body.map(|body| body.value),
+            websocket_frames: self.websocket_frames,
             request_complete: self.request_complete,
         }
     }
@@ -60,8 +63,6 @@ impl ParsedInspect {
 const REQUEST_BODY: &str = "request-body";
 const RESPONSE_BODY: &str = "response-body";
 
-const LATER_EVENTS: &[Later] = &[Later::new("websocket-frames")];
-
 /// The least of a body that an agent can be shown.
 const LEAST_LIMIT: ByteSize = ByteSize(1);
 /// For one body that is held, when nobody says otherwise.
@@ -79,17 +80,18 @@ const MOST_COMPLETIONS: u32 = 1_000_000;
 pub(super) fn inspect(node: &mut Node<'_>) -> ParsedInspect {
     let span = node.span();
     node.block(|block| {
-        block.later(LATER_EVENTS);
         let mut switched_off = Vec::new();
         let request_headers = switch(block, "request-headers", &mut switched_off);
         let request_body = block.one(REQUEST_BODY, |node| Some(body(node)));
         let response_headers = switch(block, "response-headers", &mut switched_off);
         let response_body = block.one(RESPONSE_BODY, |node| Some(body(node)));
+        let websocket_frames = switch(block, "websocket-frames", &mut switched_off);
         let request_complete = block.one("request-complete", |node| Some(completions(node)));
         let asked = request_headers
             || response_headers
             || request_body.is_some()
             || response_body.is_some()
+            || websocket_frames
             || request_complete.is_some();
         if block.is_empty() {
             block.report(
@@ -107,6 +109,7 @@ pub(super) fn inspect(node: &mut Node<'_>) -> ParsedInspect {
             request_body,
             response_headers,
             response_body,
+            websocket_frames,
             request_complete,
         }
     })

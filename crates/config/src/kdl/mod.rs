@@ -22,6 +22,7 @@ mod system;
 mod unit;
 mod upstream;
 mod value;
+mod websocket;
 
 pub(crate) use agent::ParsedAgent;
 pub(crate) use agent_policy::PartialPool;

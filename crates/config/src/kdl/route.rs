@@ -6,6 +6,7 @@ use super::{
     filter::{self, ParsedFilter},
     header_span,
     value::SHORTEST,
+    websocket::{self, ParsedWebSocket},
 };
 use crate::{
     diagnostic::code,
@@ -24,7 +25,7 @@ pub(crate) struct ParsedRoute {
     pub(crate) agent_budget: Option<Spanned<Duration>>,
     /// One, if the route is right.
     pub(crate) actions: Vec<Spanned<ParsedAction>>,
-    pub(crate) websocket: Option<Span>,
+    pub(crate) websocket: Option<ParsedWebSocket>,
     pub(crate) uninspected_upgrade: Option<Span>,
     pub(crate) timeouts: RouteTimeouts,
     pub(crate) timeouts_span: Option<Span>,
@@ -79,7 +80,7 @@ pub(super) fn route(node: &mut Node<'_>) -> Option<ParsedRoute> {
                 })
             }),
             actions: actions(block),
-            websocket: block.one("websocket", switched_on),
+            websocket: block.one("websocket", websocket::websocket),
             uninspected_upgrade: block.one("uninspected-upgrade", switched_on),
             timeouts_span: timeouts.map(|(_, span)| span),
             timeouts: timeouts.map(|(timeouts, _)| timeouts).unwrap_or_default(),

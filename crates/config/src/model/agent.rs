@@ -73,6 +73,8 @@ pub enum BuiltinAgent {
     Denylist,
     /// Adds a header; for trying things out.
     Echo,
+    /// Closes WebSockets by what their messages hold, how deep and how large they are.
+    FrameGuard,
 }
 
 impl BuiltinAgent {
@@ -82,6 +84,7 @@ impl BuiltinAgent {
             Self::BodyGuard => "body-guard",
             Self::Denylist => "denylist",
             Self::Echo => "echo",
+            Self::FrameGuard => "frame-guard",
         }
     }
 }

@@ -13,6 +13,8 @@ pub struct Inspect {
     pub response_headers: bool,
     /// The body of the response. None: it is not asked.
     pub response_body: Option<BodyInspection>,
+    /// The frames of WebSockets in both directions, one by one. Default false.
+    pub websocket_frames: bool,
     /// What became of the request, told at its end. None: it is not told.
     pub request_complete: Option<Completions>,
 }
@@ -24,19 +26,21 @@ impl Default for Inspect {
             request_body: None,
             response_headers: false,
             response_body: None,
+            websocket_frames: false,
             request_complete: None,
         }
     }
 }
 
 impl Inspect {
-    /// In how many phases a request waits for its verdict: heads and bodies of request and response, 0 to 4.
+    /// In how many phases a request waits for its verdict: heads and bodies of request and response, and frames, 0 to 5.
     pub fn phases(&self) -> u32 {
         [
             self.request_headers,
             self.request_body.is_some(),
             self.response_headers,
             self.response_body.is_some(),
+            self.websocket_frames,
         ]
         .into_iter()
         .map(u32::from)
@@ -129,6 +133,7 @@ mod tests {
             request_body: Some(body),
             response_headers: true,
             response_body: Some(body),
+            websocket_frames: true,
             request_complete: None,
         };
         let told = |inspect| Inspect {
@@ -139,8 +144,8 @@ mod tests {
             (Inspect::default(), 1),
             (nothing, 0),
             (told(nothing), 0),
-            (everything, 4),
-            (told(everything), 4),
+            (everything, 5),
+            (told(everything), 5),
         ] {
             assert_eq!(inspect.phases(), phases, "{inspect:?}");
         }

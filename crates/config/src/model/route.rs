@@ -1,6 +1,6 @@
 //! `routes { route "ID" { … } }`: which requests go where, through which filters.
 
-use super::{AgentUse, Filter, Match, Place, RouteId, Template, UpstreamId};
+use super::{AgentUse, Filter, Match, Place, RouteId, Template, UpstreamId, WebSocket};
 use std::time::Duration;
 
 /// What happens to the requests that it matches.
@@ -16,14 +16,15 @@ pub struct Route {
     pub filters: Vec<Filter>,
     /// For all agents of a request together, in every phase, waiting included. Default: the timeouts of all
     /// [`agents`](Self::agents), each as many times as it inspects [phases](super::Inspect::phases), added up, at most
-    /// 10 s; zero when that is nothing. Written: 1 ms to 60 s.
+    /// 10 s; zero when that is nothing. Written: 1 ms to 60 s. Pieces of streams and frames of sockets are bounded by
+    /// what is left of it, and take nothing off it.
     pub agent_budget: Duration,
     /// What answers.
     pub action: Action,
-    /// Whether a request may upgrade to WebSocket. Default false; only with [`Action::Upstream`].
-    pub websocket: bool,
-    /// Whether upgrades are meant although agents inspect the bodies of this route, which see nothing of an upgraded
-    /// connection. Default false; only with [`websocket`](Self::websocket) and such agents.
+    /// How a request may upgrade to WebSocket. Default None: it may not. Only with [`Action::Upstream`].
+    pub websocket: Option<WebSocket>,
+    /// Whether upgrades are meant although agents inspect the bodies of this route and none its frames: they see nothing
+    /// of an upgraded connection. Default false; only with [`websocket`](Self::websocket) and such agents.
     pub uninspected_upgrade: bool,
     /// Overrides of the upstream's timeouts.
     pub timeouts: RouteTimeouts,

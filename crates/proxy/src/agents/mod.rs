@@ -3,8 +3,10 @@
 //! proxy knows nothing of it but its socket.
 
 mod body_guard;
+mod content;
 mod denylist;
 mod echo;
+mod frame_guard;
 
 use std::fs;
 use std::io;
@@ -21,6 +23,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use self::body_guard::BodyGuard;
 use self::denylist::Denylist;
 use self::echo::Echo;
+use self::frame_guard::FrameGuard;
 
 /// Which agent runs, and where.
 #[derive(Debug, Clone, Args)]
@@ -51,6 +54,8 @@ pub(crate) enum AgentName {
     Denylist,
     /// Allows everything, and adds a header to request and response
     Echo,
+    /// Closes WebSockets by what their messages hold, how deep and how large they are
+    FrameGuard,
 }
 
 impl AgentName {
@@ -59,6 +64,7 @@ impl AgentName {
             Self::BodyGuard => Arc::new(BodyGuard::default()),
             Self::Denylist => Arc::new(Denylist::default()),
             Self::Echo => Arc::new(Echo),
+            Self::FrameGuard => Arc::new(FrameGuard::default()),
         }
     }
 }

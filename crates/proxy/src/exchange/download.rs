@@ -5,22 +5,25 @@ use super::{
     gathered::Gathered,
     head::{self, Length},
     pipe::{Body, End, Form, Pieces, Pipe},
+    tunnel::{Activity, Tunnel, Upload},
 };
 use crate::{
-    filter::{self, Direction, Flow, Inspectors},
+    filter::{self, Direction, Flow, FrameAgents, Inspectors},
     hop,
     reply::Reply,
     request::{Begun, Request},
     snapshot::Route,
+    websocket::extension,
 };
 use bytes::Bytes;
-use http::header;
+use http::{HeaderMap, header};
 use pingora::{
     Error,
     ErrorType::{InvalidHTTPHeader, ReadTimedout},
     http::ResponseHeader,
     protocols::http::HttpTask,
 };
+use portcullis_config::Deflate;
 use std::{
     sync::{
         Arc,
@@ -28,7 +31,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 /// Why a response does not come to its end.
 pub(super) enum Halt {
@@ -46,6 +49,8 @@ pub(super) struct Download<'a> {
     pub(super) route: &'a Route,
     /// The client wants to switch protocols.
     pub(super) may_switch: bool,
+    /// The extensions that the upstream was offered, where agents see frames.
+    pub(super) offered: HeaderMap,
     /// The head of the response is here.
     pub(super) head_seen: &'a AtomicBool,
 }
@@ -60,6 +65,8 @@ pub(super) struct Ways {
     pub(super) client: mpsc::Sender<HttpTask>,
     /// Taken off the channel and not looked at yet.
     pub(super) next: Option<HttpTask>,
+    /// Where agents see frames: what the client sends behind an upgrade.
+    pub(super) switched: Option<oneshot::Receiver<Upload>>,
 }
 
 impl Ways {
@@ -140,7 +147,7 @@ impl Download<'_> {
         let mut head = loop {
             match ways.recv().await? {
                 HttpTask::Header(head, _) if head.status == 101 => {
-                    return Box::pin(self.pass_switched(*head, &mut ways)).await;
+                    return Box::pin(self.pass_switched(*head, ways)).await;
                 }
                 HttpTask::Header(head, _) if head.status.is_informational() => {
                     // Whoever reads the body says 100 (Continue) when it begins to.
@@ -262,13 +269,16 @@ impl Download<'_> {
     }
 
     /// After the switch, both sides speak as they like.
-    async fn pass_switched(&self, mut head: ResponseHeader, ways: &mut Ways) -> Result<(), Halt> {
+    async fn pass_switched(&self, mut head: ResponseHeader, mut ways: Ways) -> Result<(), Halt> {
         self.head_seen.store(true, Relaxed);
         if !self.may_switch {
             let error = Error::explain(InvalidHTTPHeader, "an upgrade that nobody asked for");
             return Err(Halt::Failed(error.into_up()));
         }
         self.judge(&mut head, false).await?;
+        if let Some(switched) = ways.switched.take() {
+            return self.pass_frames(head, ways, switched).await;
+        }
         ways.send(HttpTask::Header(Box::new(head), false)).await?;
         loop {
             match ways.recv().await? {
@@ -281,6 +291,44 @@ impl Download<'_> {
                 HttpTask::Header(..) | HttpTask::Trailer(_) => return Err(Halt::Lost),
             }
         }
+    }
+
+    /// After the switch, agents see the frames.
+    async fn pass_frames(
+        &self,
+        head: ResponseHeader,
+        ways: Ways,
+        switched: oneshot::Receiver<Upload>,
+    ) -> Result<(), Halt> {
+        let (Some(settings), Some(metrics)) = (self.route.websocket, &self.route.sockets) else {
+            return Err(Halt::Lost);
+        };
+        let compressed = extension::agreed(&self.offered, &head.headers).map_err(|_| {
+            let why = "an extension that was not offered";
+            Halt::Failed(Error::explain(InvalidHTTPHeader, why).into_up())
+        })?;
+        ways.send(HttpTask::Header(Box::new(head), false)).await?;
+        // It comes as soon as the request is with the upstream.
+        let upload = switched.await.map_err(|_| Halt::Lost)?;
+        let snapshot = self.begun.snapshot();
+        let tunnel = Tunnel {
+            agents: FrameAgents {
+                request: self.request,
+                begun: self.begun,
+                route: self.route,
+            },
+            settings,
+            max_ratio: match settings.deflate {
+                Deflate::Inflate { max_ratio } if compressed => Some(max_ratio),
+                Deflate::Inflate { .. } | Deflate::Refuse => None,
+            },
+            memory: &snapshot.buffer_memory,
+            sockets: &snapshot.sockets,
+            metrics,
+            run: self.request.socket.get_or_init(Box::default),
+            activity: Activity::new(),
+        };
+        tunnel.carry(upload, ways.inner, ways.client).await
     }
 
     /// How long the upstream may be silent within a body, where Pingora does not see to it: it has one limit for everything.

@@ -13,7 +13,9 @@ mod head;
 pub(crate) mod memory;
 pub(crate) mod pipe;
 pub(crate) mod plan;
+pub(crate) mod sockets;
 mod stage;
+pub(crate) mod tunnel;
 mod upload;
 
 use crate::{
@@ -22,6 +24,7 @@ use crate::{
     request::{Begun, Request, UpstreamRun},
     snapshot::{Action, Route},
     watch,
+    websocket::extension,
 };
 use client::{Ended, RESPONSE_QUEUE, Reader};
 use coding::Coding;
@@ -29,7 +32,7 @@ use download::{Download, Halt, Ways};
 pub(crate) use forward::Forwarder;
 use forward::Passage;
 use head::Length;
-use http::header;
+use http::{HeaderMap, header};
 use pingora::{
     Error,
     ErrorType::{ConnectionClosed, HTTPStatus, ReadError, ReadTimedout, WriteError},
@@ -52,7 +55,9 @@ use upload::Start;
 /// Whether agents want to see more of the request than its head.
 pub(crate) fn is_due(request: &Request) -> bool {
     request.route.as_deref().is_some_and(|route| {
-        matches!(route.action, Action::Upstream(_)) && route.plan.inspects(request.has_body)
+        let frames = request.switches && !route.plan.frames.is_empty();
+        matches!(route.action, Action::Upstream(_))
+            && (route.plan.inspects(request.has_body) || frames)
     })
 }
 
@@ -207,8 +212,13 @@ impl Exchange<'_> {
         reader: Reader,
         pipe: Option<&mut Pipe<'_, Inspectors<'_>>>,
         start: Start,
-        head: RequestHeader,
+        mut head: RequestHeader,
     ) -> Result<(), Halt> {
+        let sees_frames = self.request.switches && !self.route.plan.frames.is_empty();
+        let mut offered = HeaderMap::new();
+        if let (true, Some(websocket)) = (sees_frames, self.route.websocket) {
+            offered = extension::offer(&mut head, websocket.deflate);
+        }
         let passage = self.passage(session, head);
         let (prepared, mut handle) = self.forwarder.prepare(&passage);
         let (uploads, received) = mpsc::channel(1);
@@ -220,16 +230,22 @@ impl Exchange<'_> {
             begun: self.begun,
             route: self.route,
             may_switch: self.request.switches && session.is_upgrade_req(),
+            offered,
             head_seen: &head_seen,
         };
+        let (hand_over, handed_over) = oneshot::channel();
         let ways = Ways {
             inner: handle.rx,
             client: tasks,
             next: None,
+            switched: sees_frames.then_some(handed_over),
         };
+        let switched = sees_frames.then_some(hand_over);
         let outcome = {
             let mut inner = pin!(prepared.run());
-            let mut upload = pin!(upload::pass(pipe, start, received, handle.tx, sent));
+            let mut upload = pin!(upload::pass(
+                pipe, start, received, handle.tx, sent, switched
+            ));
             let mut download = pin!(download.pass(ways));
             let mut client = pin!(client::serve(
                 session,

@@ -1,6 +1,9 @@
 //! The request's body on its way: from the client through its agents to the inner pass.
 
-use super::pipe::{Agents, End, Pieces, Pipe};
+use super::{
+    pipe::{Agents, End, Pieces, Pipe},
+    tunnel::Upload,
+};
 use crate::reply::Reply;
 use bytes::Bytes;
 use pingora::protocols::http::HttpTask;
@@ -30,6 +33,7 @@ pub(super) async fn pass<A: Agents>(
     mut client: mpsc::Receiver<Received>,
     inner: mpsc::Sender<HttpTask>,
     sent: oneshot::Sender<()>,
+    switched: Option<oneshot::Sender<Upload>>,
 ) -> Reply {
     let is_open = match start.is_empty {
         true => true,
@@ -50,6 +54,11 @@ pub(super) async fn pass<A: Agents>(
     }
     // Nobody waits when the response is there already.
     let _ = sent.send(());
+    if let Some(switched) = switched {
+        // Whoever carries the frames takes over. Nobody does when the upstream does not switch and its response is through.
+        let _handed_back = switched.send(Upload { client, inner });
+        return pending().await;
+    }
     // Only behind an upgrade something comes that is no body.
     while let Some(Received { data, ends }) = client.recv().await {
         if inner.send(HttpTask::Body(Some(data), ends)).await.is_err() {

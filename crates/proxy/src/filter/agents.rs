@@ -119,6 +119,11 @@ pub(super) async fn ask(
             Err(reply)
         }
         Answer::Refused(refusal) => Err(refused(refusal, phase, run, begun)),
+        // Nobody closes what is no socket; the manager refuses such an answer.
+        Answer::Close { agent, reason, .. } => {
+            run.end(agent, reason);
+            Err(Reply::status(502))
+        }
     }
 }
 

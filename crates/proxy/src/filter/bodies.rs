@@ -1,6 +1,6 @@
 //! Shows bodies to agents, piece by piece, and tells them when a request is over.
 
-use super::{AgentOfRoute, Filter, agents};
+use super::{AgentOfRoute, Filter, agents, frames};
 use crate::{
     exchange::{
         coding::Undecodable,
@@ -55,6 +55,7 @@ pub(crate) fn plan(filters: &[Filter]) -> Plan {
             }
         }
     }
+    plan.frames = frames::steps(filters);
     // Responses pass the chain the other way.
     plan.response.reverse();
     plan

@@ -3,12 +3,14 @@
 
 mod agents;
 mod bodies;
+mod frames;
 mod head;
 mod headers;
 
 use crate::{reply::Reply, request::Request};
 pub(crate) use agents::apply;
 pub(crate) use bodies::{Direction, Inspectors, completed, plan};
+pub(crate) use frames::{FrameAgents, FrameDirection, Judged};
 pub(crate) use head::Head;
 use headers::Edit;
 use pingora::{

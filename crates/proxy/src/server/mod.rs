@@ -14,7 +14,7 @@ mod workers;
 
 use crate::{
     admin::{self, Bounds, Health, Listeners as AdminListeners},
-    exchange::memory::BufferMemory,
+    exchange::{memory::BufferMemory, sockets::Sockets, tunnel::SOCKETS_CLOSE_WITHIN},
     snapshot::{Parts, Snapshot},
     telemetry::{Telemetry, access_log::AccessLog, logging, metrics::Metrics, notify},
     upstream::echo,
@@ -129,6 +129,7 @@ struct Process {
     workers: Workers,
     snapshot: Arc<Snapshot>,
     buffer_memory: Arc<BufferMemory>,
+    sockets: Arc<Sockets>,
 }
 
 impl Process {
@@ -154,10 +155,12 @@ impl Process {
         let settings = agents::settings(&config, &executable, |launch| supervisor.run(launch));
         let manager = manager(settings, None, &telemetry);
         let buffer_memory = Arc::new(BufferMemory::new(bytes(config.system.buffer_memory)));
+        let sockets = Arc::new(Sockets::new(telemetry.metrics.open_sockets()));
         let parts = Parts {
             agents: manager,
             metrics: &telemetry.metrics,
             buffer_memory: &buffer_memory,
+            sockets: &sockets,
             echo_socket: &echo,
             previous: None,
         };
@@ -190,6 +193,7 @@ impl Process {
             workers,
             snapshot,
             buffer_memory,
+            sockets,
         })
     }
 
@@ -237,6 +241,13 @@ impl Process {
             tracing::warn!(
                 open_connections = limits.open(),
                 "grace is over, closing what is left"
+            );
+        }
+        let open = self.sockets.close(SOCKETS_CLOSE_WITHIN).await;
+        if open > 0 {
+            tracing::warn!(
+                open,
+                "some WebSockets are not closed, their connections are cut"
             );
         }
         let agents = &self.snapshot.agents;

@@ -102,6 +102,7 @@ impl Process {
             agents: manager,
             metrics: &self.telemetry.metrics,
             buffer_memory: &self.buffer_memory,
+            sockets: &self.sockets,
             echo_socket: &echo,
             previous: Some(old),
         };

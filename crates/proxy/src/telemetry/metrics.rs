@@ -5,10 +5,13 @@
 
 mod agents;
 mod config;
+mod sockets;
 
 pub(crate) use agents::AgentMetrics;
 use agents::{AgentCalls, Observer};
 pub(crate) use config::ConfigMetrics;
+use sockets::SocketFamilies;
+pub(crate) use sockets::SocketMetrics;
 
 use super::Refused;
 use crate::server::limits::Rejection;
@@ -85,6 +88,7 @@ pub(crate) struct Metrics {
     agent_rejected: Family<AgentLabel, Counter>,
     completions_dropped: Family<AgentLabel, Counter>,
     buffer_memory: Gauge,
+    socket_families: SocketFamilies,
     pub(crate) access_log_dropped: Counter,
     pub(crate) config: ConfigMetrics,
 }
@@ -119,6 +123,7 @@ impl Metrics {
             agent_rejected: Family::default(),
             completions_dropped: Family::default(),
             buffer_memory: Gauge::default(),
+            socket_families: SocketFamilies::default(),
             access_log_dropped: Counter::default(),
             config: ConfigMetrics::default(),
             registry: Registry::default(),
@@ -212,6 +217,7 @@ impl Metrics {
             "Lines of the access log that were dropped because its sink did not keep up",
             metrics.access_log_dropped.clone(),
         );
+        metrics.socket_families.register(&mut registry);
         metrics.config.register(&mut registry);
         Self {
             registry,
@@ -228,6 +234,16 @@ impl Metrics {
                 route: route.into(),
             }),
         }
+    }
+
+    /// The handles of a route whose sockets agents look into.
+    pub(crate) fn sockets(&self, route: &str) -> SocketMetrics {
+        self.socket_families.of(route)
+    }
+
+    /// Sockets that are open now and whose frames agents see.
+    pub(crate) fn open_sockets(&self) -> Gauge {
+        self.socket_families.open.clone()
     }
 
     /// What is told of an agent's calls that no request sees.

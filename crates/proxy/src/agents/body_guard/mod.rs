@@ -6,8 +6,6 @@
 //! before a forbidden text came is gone, though; a route that must not let
 //! anything of such a body pass holds it (`buffer`).
 
-mod depth;
-mod find;
 mod redact;
 mod rules;
 
@@ -22,13 +20,14 @@ use portcullis_agent_protocol::{
 };
 use serde_json::Value;
 
-use self::depth::Depth;
-use self::find::Finder;
+use super::content::{Depth, Search, Seen};
+
 use self::redact::Redactor;
 use self::rules::{BodyRules, Rules};
 
 /// Bodies that are under way at once, of each direction. What is kept of one
-/// is about as large as `max-match`.
+/// is bounded by `max-match` (a few times as much, see `redact`) and by the
+/// tables of the denied expressions, not by the pieces.
 const MOST_BODIES: usize = 16_384;
 
 /// The agent. Without a configuration it allows everything; a proxy's
@@ -115,7 +114,7 @@ impl BodyGuard {
         };
         let id = event.correlation_id;
         let look = |body: &mut Body| body.look(&event.data, event.is_last);
-        let seen = if event.index == 0 {
+        let outcome = if event.index == 0 {
             bodies.remove(id);
             bodies.with(id, || Body::new(self.rules(), direction), look)
         } else {
@@ -124,13 +123,13 @@ impl BodyGuard {
                 .with_existing(id, look)
                 .ok_or_else(|| AgentError::new("the beginning of this body is not known"))?
         };
-        if event.is_last || matches!(seen, Seen::Refused(..)) {
+        if event.is_last || matches!(outcome, Outcome::Refused(..)) {
             bodies.remove(id);
         }
-        Ok(match seen {
-            Seen::Clean => Decision::allow(),
-            Seen::Refused(rules, reason) => block(&rules, reason),
-            Seen::Other(data) => match direction {
+        Ok(match outcome {
+            Outcome::Clean => Decision::allow(),
+            Outcome::Refused(rules, reason) => block(&rules, reason),
+            Outcome::Other(data) => match direction {
                 Direction::Request => Decision::allow().replace_request_body(data),
                 Direction::Response => Decision::allow().replace_response_body(data),
             },
@@ -150,12 +149,14 @@ struct Body {
     direction: Direction,
     bytes: u64,
     depth: Depth,
-    finder: Finder,
+    search: Search,
+    /// The last byte so far: with it a denied text may have ended.
+    held: Option<u8>,
     redactor: Redactor,
 }
 
 /// What becomes of a piece.
-enum Seen {
+enum Outcome {
     Clean,
     /// This goes on in its place.
     Other(Bytes),
@@ -169,51 +170,64 @@ impl Body {
             direction,
             bytes: 0,
             depth: Depth::default(),
-            finder: Finder::default(),
+            search: Search::default(),
+            held: None,
             redactor: Redactor::default(),
         }
     }
 
-    fn look(&mut self, data: &Bytes, is_last: bool) -> Seen {
+    fn look(&mut self, data: &Bytes, is_last: bool) -> Outcome {
         let rules = Arc::clone(&self.rules);
         let of_body = match self.direction {
             Direction::Request => &rules.request,
             Direction::Response => &rules.response,
         };
-        if let Some(reason) = self.reason_against(of_body, rules.max_match, data, is_last) {
-            return Seen::Refused(Arc::clone(&rules), reason);
+        if let Some(reason) = self.reason_against_size(of_body, data) {
+            return Outcome::Refused(Arc::clone(&rules), reason.to_owned());
         }
-        if of_body.redact.is_empty() {
-            return Seen::Clean;
+        let is_open = match self.search.look(&of_body.denied, data, is_last) {
+            Seen::Denied(found) => {
+                return Outcome::Refused(Arc::clone(&rules), format!("body:deny:{found}"));
+            }
+            Seen::Depends => true,
+            Seen::Nothing => false,
+        };
+        let mut passes = self.hold_back(data, is_open);
+        if !of_body.redactions.is_empty() {
+            let redacted = self.redactor.pass(&of_body.redactions, &passes, is_last);
+            if redacted != *passes {
+                passes = redacted.into();
+            }
         }
-        let passes = self
-            .redactor
-            .pass(&of_body.redact, rules.max_match, data, is_last);
-        match passes == **data {
-            true => Seen::Clean,
-            false => Seen::Other(passes.into()),
+        match passes == *data {
+            true => Outcome::Clean,
+            false => Outcome::Other(passes),
         }
     }
 
-    fn reason_against(
-        &mut self,
-        rules: &BodyRules,
-        max_match: usize,
-        data: &[u8],
-        is_last: bool,
-    ) -> Option<String> {
+    fn reason_against_size(&mut self, rules: &BodyRules, data: &[u8]) -> Option<&'static str> {
         self.bytes += data.len() as u64;
         if rules.max_bytes.is_some_and(|most| self.bytes > most) {
-            return Some("body:max-bytes".to_owned());
+            return Some("body:max-bytes");
         }
-        if rules
+        let is_too_deep = |most| self.depth.exceeds(most, data);
+        rules
             .max_depth
-            .is_some_and(|most| self.depth.exceeds(most, data))
-        {
-            return Some("body:json-depth".to_owned());
+            .is_some_and(is_too_deep)
+            .then_some("body:json-depth")
+    }
+
+    /// What was held back and this piece, without the last byte if that is to be held now.
+    fn hold_back(&mut self, data: &Bytes, holds: bool) -> Bytes {
+        if self.held.is_none() && !holds {
+            return data.clone();
         }
-        let found = self.finder.find(&rules.deny, max_match, data, is_last)?;
-        Some(format!("body:deny:{found}"))
+        let mut all: Vec<u8> = self.held.take().into_iter().collect();
+        all.extend_from_slice(data);
+        if holds {
+            self.held = all.pop();
+        }
+        all.into()
     }
 }
 

@@ -27,13 +27,23 @@ fn event(index: u32, data: &[u8], is_last: bool) -> BodyChunk<'static> {
 
 /// What passes of a body in these pieces, or the reason why it does not.
 fn pass(guard: &BodyGuard, pieces: &[&[u8]]) -> Result<Vec<u8>, String> {
+    let (passed, reason) = stream(guard, pieces);
+    match reason {
+        Some(reason) => Err(reason),
+        None => Ok(passed),
+    }
+}
+
+/// What passes of a body before it is refused, and why it is.
+fn stream(guard: &BodyGuard, pieces: &[&[u8]]) -> (Vec<u8>, Option<String>) {
     let mut passed = Vec::new();
     for (index, piece) in pieces.iter().enumerate() {
         let is_last = index + 1 == pieces.len();
         let event = event(u32::try_from(index).unwrap(), piece, is_last);
         let decision = guard.chunk(Direction::Response, &event).unwrap();
         if decision.verdict != Verdict::Allow {
-            return Err(decision.audit.unwrap().reason_codes.join(","));
+            assert!(guard.responses.is_empty());
+            return (passed, Some(decision.audit.unwrap().reason_codes.join(",")));
         }
         match decision.response_body {
             Some(other) => passed.extend_from_slice(&other),
@@ -44,7 +54,7 @@ fn pass(guard: &BodyGuard, pieces: &[&[u8]]) -> Result<Vec<u8>, String> {
         guard.responses.is_empty(),
         "nothing is kept of a body that is over"
     );
-    Ok(passed)
+    (passed, None)
 }
 
 /// The text in pieces that end at these places.
@@ -84,21 +94,64 @@ proptest! {
         prop_assert_eq!(String::from_utf8(pieces).unwrap(), String::from_utf8(whole).unwrap());
     }
 
-    /// A match that is not longer than `max-match` is found wherever a body is cut, and only where there is one.
+    /// What goes out is what the regex library makes of the whole text.
     #[test]
-    fn what_is_denied_is_found_across_borders(
+    fn redaction_is_that_of_the_library(
+        text in "[abz1 ]{0,60}",
+        places in proptest::collection::vec(any::<usize>(), 0..8),
+        pattern in proptest::sample::select(vec![
+            "a.*?z", "a.*z", "a(?:.*z)?", "a+", "ab|a", "a|ab", r"\b1+\b", "a[^z]*1z", "(?:ab)+z?", "z$", "^a",
+        ]),
+    ) {
+        let guard = guard(&json!({"response": {"redact": {"pattern": pattern, "with": "#"}}}));
+        let library = regex::Regex::new(pattern).unwrap().replace_all(&text, "#");
+        let passed = pass(&guard, &cut(text.as_bytes(), &places)).unwrap();
+        prop_assert_eq!(String::from_utf8(passed).unwrap(), library);
+    }
+
+    /// Also where matches are longer than what is looked at, and a search ends in vain.
+    #[test]
+    fn windows_do_not_depend_on_the_pieces(
+        text in "[abz1]{0,200}",
+        places in proptest::collection::vec(any::<usize>(), 0..20),
+        max_match in 1usize..40,
+    ) {
+        let guard = guard(&json!({
+            "max-match": max_match,
+            "response": {"redact": [
+                {"pattern": "a.*?zz1", "with": "<>"},
+                {"pattern": "ba(?:.*bb)?", "with": "#"},
+            ]},
+        }));
+        let whole = pass(&guard, &[text.as_bytes()]).unwrap();
+        let pieces = pass(&guard, &cut(text.as_bytes(), &places)).unwrap();
+        prop_assert_eq!(String::from_utf8(pieces).unwrap(), String::from_utf8(whole).unwrap());
+    }
+
+    /// What is denied is refused wherever a body is cut, before its last byte has passed, and nothing else is.
+    #[test]
+    fn what_is_denied_never_passes_whole(
         text in "[ab1 ]{0,60}",
         places in proptest::collection::vec(any::<usize>(), 0..8),
     ) {
         let guard = guard(&json!({
             "max-match": 4,
-            "response": {"deny": "abb", "deny-regex": [r"\b11\b", "^b1"]},
+            "response": {"deny": "abb", "deny-regex": [r"\b11\b", "^b1", "1b.*", "b a {4}"]},
         }));
-        let denied = text.contains("abb")
-            || text.starts_with("b1")
-            || regex::Regex::new(r"\b11\b").unwrap().is_match(&text);
-        let passed = pass(&guard, &cut(text.as_bytes(), &places));
-        prop_assert_eq!(passed.is_err(), denied, "{:?}", passed);
+        let number = regex::Regex::new(r"\b11\b").unwrap();
+        let ends = [
+            text.find("abb").map(|at| at + 3),
+            text.starts_with("b1").then_some(2),
+            text.find("1b").map(|at| at + 2),
+            text.find("b a    ").map(|at| at + 7),
+            number.find(&text).map(|found| found.end()),
+        ];
+        let end = ends.into_iter().flatten().min();
+        let (passed, reason) = stream(&guard, &cut(text.as_bytes(), &places));
+        prop_assert_eq!(reason.is_some(), end.is_some(), "{:?}", reason);
+        prop_assert!(passed.len() < end.unwrap_or(usize::MAX), "{:?} passed", passed);
+        prop_assert!(text.as_bytes().starts_with(&passed));
+        prop_assert!(reason.is_some() || passed == text.as_bytes());
     }
 }
 
@@ -122,10 +175,65 @@ fn nothing_of_a_match_leaves_before_it_is_decided() {
     );
 }
 
+/// Of a body whose last piece has not come: steps through tables, and bytes kept.
+fn cost(guard: &BodyGuard, pieces: &[&[u8]]) -> (u64, usize) {
+    for (index, piece) in pieces.iter().enumerate() {
+        let event = event(u32::try_from(index).unwrap(), piece, false);
+        let decision = guard.chunk(Direction::Response, &event).unwrap();
+        assert_eq!(decision.verdict, Verdict::Allow);
+    }
+    let cost = guard.responses.with_existing("c", |body| {
+        let kept = body.redactor.memory() + body.search.memory();
+        (body.redactor.looked() + body.search.looked(), kept)
+    });
+    guard.responses.remove("c");
+    cost.unwrap()
+}
+
+#[test]
+fn work_and_memory_are_bounded_whatever_the_body() {
+    let attack = "<script ".repeat(16 << 10);
+    let ended = format!("{attack}</script>");
+    let nested = format!("{attack}\n{attack}");
+    let digits = "1234567890 ".repeat(8 << 10);
+    for (config, text) in [
+        (
+            json!({"redact": {"pattern": "<script.*?</script>"}}),
+            &attack,
+        ),
+        (
+            json!({"redact": {"pattern": "<script.*?</script>"}}),
+            &ended,
+        ),
+        (
+            json!({"redact": {"pattern": "(?s)<script.*</script>"}}),
+            &nested,
+        ),
+        (json!({"redact": {"pattern": "<(?:.*>)?"}}), &attack),
+        (json!({"redact": {"pattern": r"\b\d{16}\b"}}), &digits),
+        (json!({"deny-regex": "<script.*?</script>"}), &attack),
+        (json!({"deny-regex": [r"\b\d{16}\b", "1.*a"]}), &digits),
+        (
+            json!({"deny": ["<script <scrip>", "script <script>"]}),
+            &attack,
+        ),
+    ] {
+        let guard = guard(&json!({"response": config}));
+        for size in [1, 4096, text.len()] {
+            let pieces: Vec<&[u8]> = text.as_bytes().chunks(size).collect();
+            let (looked, kept) = cost(&guard, &pieces);
+            let each = looked as f64 / text.len() as f64;
+            assert!(each <= 4.0, "{config}, {size}: {each} steps for a byte");
+            assert!(kept <= 16 * 1024, "{config}, {size}: {kept} bytes kept");
+        }
+    }
+}
+
 #[test]
 fn reasons() {
     let guard = guard(&json!({"response": {
-        "deny": ["secret", "a.b"],
+        "deny": [["secret", "a.b"], "Word"],
+        "ignore-case": true,
         "deny-regex": r"(?i)top\s+hat",
         "json": {"max-depth": 2, "max-bytes": 40},
     }}));
@@ -134,6 +242,8 @@ fn reasons() {
         (&[b"a sec", b"ret"], Some("body:deny:secret")),
         (&[b"a.", b"b"], Some("body:deny:a.b")),
         (&[b"axb"], None),
+        (&[b"a SECr", b"eT"], Some("body:deny:secret")),
+        (&[b"wo", b"rd"], Some("body:deny:Word")),
         (&[b"a TOP  ", b"", b"Hat"], Some(r"body:deny:(?i)top\s+hat")),
         (&[b"[[", b"[", b"]]]"], Some("body:json-depth")),
         (&[b"[[1]]", b"[[2]]"], None),
@@ -196,10 +306,18 @@ fn what_is_wrong_with_a_configuration() {
             json!({"request": {"deny": 1}}),
             "request deny: 1 is not a text",
         ),
-        (json!({"request": {"deny": ""}}), "1 to 1024 bytes"),
+        (json!({"request": {"deny": ""}}), "1 to 65536 bytes"),
         (
-            json!({"max-match": 2, "request": {"deny": "abc"}}),
-            "1 to 2 bytes",
+            json!({"request": {"ignore-case": true}}),
+            "there is no `deny` that it is for",
+        ),
+        (
+            json!({"response": {"redact": {"pattern": r"\b"}}}),
+            "matches where nothing is",
+        ),
+        (
+            json!({"response": {"redact": [[{"pattern": "a"}, 1]]}}),
+            "redact is not an object",
         ),
         (
             json!({"response": {"deny-regex": "("}}),

@@ -1,9 +1,18 @@
-//! Upgrades: WebSocket passes where a route says so, and nothing else does.
+//! Upgrades: WebSocket passes where a route says so, and nothing else does. Where agents see frames, they decide about them.
+
+mod conformance;
+mod failures;
+mod lives;
+mod load;
+mod peers;
+mod verdicts;
 
 use crate::harness::{
     Answer, Origin, Proxy, Recorded, TestAgent,
     agent::{Phase, When},
+    proxy::Builder,
 };
+use peers::Server;
 use portcullis_agent_protocol::Decision;
 use std::io::{Read, Write};
 
@@ -15,6 +24,24 @@ routes {
 "#;
 
 pub(crate) const UPGRADE: &str = "host: a\r\nconnection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+
+/// A proxy that sends `/ws…` to this server, past an agent that sees frames, with these settings on the route.
+fn inspected(agent: &TestAgent, server: &Server, settings: &str) -> Builder {
+    inspected_with(agent, server, settings, "")
+}
+
+/// The same with more blocks in the configuration.
+fn inspected_with(agent: &TestAgent, server: &Server, settings: &str, blocks: &str) -> Builder {
+    let name = agent.name();
+    let routes = format!(
+        "{blocks}\nroutes {{ route \"live\" {{ match {{ path-prefix \"/ws\" }}; filters {{ agent \"{name}\" }}; upstream \"origin\"; {settings} }} }}"
+    );
+    let inspect =
+        "timeout \"10s\"; inspect { request-headers; websocket-frames; request-complete }";
+    Proxy::builder(routes)
+        .upstream("origin", &server.target())
+        .agent_with(agent, inspect)
+}
 
 /// Agrees to every upgrade, and then sends back what it gets, in capital letters.
 pub(crate) fn shouting(request: &Recorded) -> Answer {

@@ -3,7 +3,7 @@
 
 /// How deep it is, after the pieces so far.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Depth {
+pub(crate) struct Depth {
     open: u32,
     in_string: bool,
     escaped: bool,
@@ -11,7 +11,7 @@ pub(super) struct Depth {
 
 impl Depth {
     /// Whether it becomes deeper than this with the next piece.
-    pub(super) fn exceeds(&mut self, most: u32, piece: &[u8]) -> bool {
+    pub(crate) fn exceeds(&mut self, most: u32, piece: &[u8]) -> bool {
         for byte in piece {
             if self.in_string {
                 match byte {
