@@ -15,6 +15,7 @@ mod references;
 mod routes;
 mod unused;
 mod uses;
+mod verdict_cache;
 
 use crate::{diagnostic::Report, kdl::Parsed};
 
@@ -32,6 +33,7 @@ const ERRORS: &[Check] = &[
     inspect::limits,
     inspect::encodings,
     inspect::upgrades,
+    verdict_cache::phases,
     addresses::listeners,
     routes::actions,
     routes::useless_settings,
@@ -44,6 +46,7 @@ const WARNINGS: &[Check] = &[
     routes::no_routes,
     chains::asked_twice,
     inspect::never_asked,
+    verdict_cache::shared_identities,
     precedence::file_order,
     addresses::loops,
 ];

@@ -14,6 +14,7 @@ mod system;
 mod template;
 mod units;
 mod upstream;
+mod verdict_cache;
 
 pub use admin::{Admin, AdminAddress, Probes};
 pub use agent::{
@@ -36,6 +37,7 @@ pub use system::{DoubleSlash, EncodedSlash, PathPolicy, System};
 pub use template::{Template, TemplatePart, Variable};
 pub use units::ByteSize;
 pub use upstream::{Origin, Target, Upstream, UpstreamProtocol, UpstreamTimeouts};
+pub use verdict_cache::{KeyPart, VerdictCache};
 
 /// Everything that the operator decided, with defaults filled in and references resolved.
 #[derive(Debug, Clone, PartialEq)]
