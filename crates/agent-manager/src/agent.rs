@@ -3,6 +3,7 @@
 
 use crate::{
     breaker::{BreakerSettings, SharedBreaker},
+    cache::{CacheSettings, VerdictCache},
     headers::HeaderRules,
     observer::AgentObserver,
     permits::Permits,
@@ -53,6 +54,8 @@ pub struct AgentSettings {
     pub headers: HeaderRules,
     /// How it is told that requests are over; `None`: it is not.
     pub completions: Option<CompletionSettings>,
+    /// How its verdicts about the heads of requests are kept; `None`: they are not.
+    pub verdict_cache: Option<CacheSettings>,
 }
 
 /// How an agent is told that requests are over.
@@ -81,6 +84,7 @@ impl AgentSettings {
             overload: OverloadSettings::default(),
             headers: HeaderRules::default(),
             completions: None,
+            verdict_cache: None,
         }
     }
 }
@@ -108,6 +112,8 @@ pub(crate) struct Agent {
     pub(crate) permits: Permits,
     pub(crate) reconnects: AtomicU64,
     pub(crate) quota: Arc<Quota>,
+    /// What it has said and may be used again.
+    pub(crate) verdicts: Option<Arc<VerdictCache>>,
     wanted: AtomicUsize,
     connected: AtomicUsize,
     connections: AtomicUsize,
@@ -176,6 +182,10 @@ impl Agent {
             permits: Permits::new(settings.max_concurrent_calls, settings.queue),
             reconnects: AtomicU64::new(0),
             quota,
+            verdicts: settings
+                .verdict_cache
+                .as_ref()
+                .map(|cache| Arc::new(VerdictCache::new(cache))),
             degraded: AtomicUsize::new(0),
             draining: AtomicUsize::new(0),
             unhealthy: AtomicUsize::new(0),
@@ -215,6 +225,7 @@ impl Agent {
             breaker: self.breaker.state(),
             rejected: self.rejected.load(Relaxed),
             last_error: self.trouble().error.clone(),
+            verdict_cache: self.verdicts.as_ref().map(|verdicts| verdicts.status()),
         };
         status.state = self.state(&status);
         status

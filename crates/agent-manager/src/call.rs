@@ -47,6 +47,16 @@ impl Limits {
             whole_budget: conversation.is_fresh(),
         }
     }
+
+    /// When the agent's time began.
+    pub(crate) fn began(&self) -> Instant {
+        self.own - self.timeout
+    }
+
+    /// When it ends.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.budget.map_or(self.own, |budget| budget.min(self.own))
+    }
 }
 
 /// How a call ended.
@@ -55,6 +65,40 @@ pub(crate) struct Called {
     pub(crate) result: Result<Decision, Failure>,
     /// A late answer of this agent could be taken for the answer to another event of the request.
     pub(crate) give_up: bool,
+    /// The agent was not asked: the verdict was known.
+    pub(crate) is_known: bool,
+    /// The answer is from the agent as it has announced itself last. Looked at where verdicts are kept.
+    pub(crate) is_current: bool,
+}
+
+impl Called {
+    fn refused(reason: FailureReason, detail: &str) -> Self {
+        Self::failed(Failure::new(reason, detail))
+    }
+
+    fn failed(failure: Failure) -> Self {
+        Self {
+            result: Err(failure),
+            give_up: false,
+            is_known: false,
+            is_current: false,
+        }
+    }
+
+    /// A verdict that is used again.
+    pub(crate) const fn known(decision: Decision) -> Self {
+        Self {
+            result: Ok(decision),
+            give_up: false,
+            is_known: true,
+            is_current: true,
+        }
+    }
+}
+
+/// The outcome of a question that was asked for somebody else too and not answered in time.
+pub(crate) fn no_answer(limits: Limits) -> Called {
+    Called::failed(out_of_time(Stage::Answer, limits))
 }
 
 /// How far a call has come; decides what the end of its time means.
@@ -72,19 +116,26 @@ enum Stage {
 
 /// The stage of a call, seen by whoever ends it.
 #[derive(Debug)]
-struct Progress(AtomicU8);
+struct Progress {
+    stage: AtomicU8,
+    /// See [`Called::is_current`].
+    is_current: AtomicBool,
+}
 
 impl Progress {
     const fn new() -> Self {
-        Self(AtomicU8::new(Stage::Permit as u8))
+        Self {
+            stage: AtomicU8::new(Stage::Permit as u8),
+            is_current: AtomicBool::new(false),
+        }
     }
 
     fn reach(&self, stage: Stage) {
-        self.0.store(stage as u8, Relaxed);
+        self.stage.store(stage as u8, Relaxed);
     }
 
     fn stage(&self) -> Stage {
-        match self.0.load(Relaxed) {
+        match self.stage.load(Relaxed) {
             0 => Stage::Permit,
             1 => Stage::Connection,
             2 => Stage::Paused,
@@ -147,13 +198,8 @@ pub(crate) async fn call(
     let pool = &*link.pool;
     let agent = &*pool.agent;
     let now = Instant::now();
-    let refused = |reason, detail: &str| Called {
-        result: Err(Failure::new(reason, detail)),
-        give_up: false,
-    };
-    let deadline = limits
-        .budget
-        .map_or(limits.own, |budget| budget.min(limits.own));
+    let refused = Called::refused;
+    let deadline = limits.deadline();
     let turn = match conversation.try_turn(ask.used.agent) {
         Some(turn) => Some(turn),
         // It ends with the call before this one, which has a deadline of its own.
@@ -206,7 +252,12 @@ pub(crate) async fn call(
         Err(failure) => failure.reason.outcome(),
     };
     admitted.record(outcome, Instant::now());
-    Called { result, give_up }
+    Called {
+        result,
+        give_up,
+        is_known: false,
+        is_current: progress.is_current.load(Relaxed),
+    }
 }
 
 /// What a call keeps to while it waits.
@@ -274,6 +325,10 @@ async fn ask_once(
             pool.connection(waits).await?
         }
     };
+    if let Some(verdicts) = &agent.verdicts {
+        let is_current = verdicts.is_current(connection.capabilities());
+        asking.progress.is_current.store(is_current, Relaxed);
+    }
     asking.progress.reach(if connection.extensions().event_id {
         Stage::Answer
     } else {

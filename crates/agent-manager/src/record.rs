@@ -126,6 +126,8 @@ pub struct Record {
     pub duration: Duration,
     /// How often the agent was asked: a body goes in pieces. 0 when it was not asked at all.
     pub calls: u32,
+    /// The verdict was known from an earlier request, see `verdict-cache`.
+    pub cached: bool,
 }
 
 /// More tags, or reasons, of one question or body are not kept.
@@ -170,6 +172,7 @@ mod tests {
             tags: vec![tag.to_owned()],
             duration: Duration::from_millis(1),
             calls: 1,
+            cached: false,
         };
         let failed = RecordedVerdict::Failed {
             reason: FailureReason::Timeout,
