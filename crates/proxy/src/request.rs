@@ -3,6 +3,7 @@
 use crate::{
     access,
     client::Identity,
+    filter::Changed,
     reply::Reply,
     server::connection::Connection,
     snapshot::{Route, Serving, Snapshot},
@@ -32,6 +33,8 @@ pub(crate) struct Request {
     pub(crate) pending: Option<Reply>,
     /// How far the filter chain came: the number of its steps that ran on the way in.
     pub(crate) steps_run: usize,
+    /// Headers that filters have changed so far, where verdicts are kept.
+    pub(crate) changed: Changed,
     pub(crate) agents: AgentRun,
     pub(crate) upstream: UpstreamRun,
     /// Bytes of the body that came from the client so far.

@@ -5,10 +5,12 @@
 
 mod agents;
 mod config;
+mod verdict_cache;
 
 pub(crate) use agents::AgentMetrics;
 use agents::{AgentCalls, Observer};
 pub(crate) use config::ConfigMetrics;
+use verdict_cache::VerdictCaches;
 
 use super::Refused;
 use crate::server::limits::Rejection;
@@ -84,6 +86,7 @@ pub(crate) struct Metrics {
     agent_reconnects: Family<AgentLabel, Counter>,
     agent_rejected: Family<AgentLabel, Counter>,
     completions_dropped: Family<AgentLabel, Counter>,
+    verdict_caches: VerdictCaches,
     buffer_memory: Gauge,
     pub(crate) access_log_dropped: Counter,
     pub(crate) config: ConfigMetrics,
@@ -118,6 +121,7 @@ impl Metrics {
             agent_reconnects: Family::default(),
             agent_rejected: Family::default(),
             completions_dropped: Family::default(),
+            verdict_caches: VerdictCaches::default(),
             buffer_memory: Gauge::default(),
             access_log_dropped: Counter::default(),
             config: ConfigMetrics::default(),
@@ -201,6 +205,7 @@ impl Metrics {
             "Requests whose end the agent was not told, because too many such events were waiting for it",
             metrics.completions_dropped.clone(),
         );
+        metrics.verdict_caches.register(&mut registry);
         registry.register_with_unit(
             "buffer_memory_used",
             "Bodies that are held for agents",
@@ -325,6 +330,7 @@ impl Metrics {
         ] {
             gauges.remove(&label);
         }
+        self.verdict_caches.forget(&label);
     }
 
     fn show_agent(&self, status: &AgentStatus) {
@@ -353,6 +359,10 @@ impl Metrics {
             (&self.agent_rejected, status.rejected),
         ] {
             counters.get_or_create(&label).inner().store(value, Relaxed);
+        }
+        match &status.verdict_cache {
+            Some(cache) => self.verdict_caches.show(&label, cache),
+            None => self.verdict_caches.forget(&label),
         }
     }
 }
