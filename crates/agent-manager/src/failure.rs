@@ -100,6 +100,26 @@ impl FailureReason {
         }
     }
 
+    /// The code that both ends of a WebSocket are closed with when the failure ends it: after the upgrade there is no
+    /// status any more. 1011 says that a server could not do its part (RFC 6455 section 7.4.1), which no end takes for a
+    /// policy.
+    pub const fn close_code(self) -> u16 {
+        match self {
+            Self::Unreachable
+            | Self::Saturated
+            | Self::BreakerOpen
+            | Self::Overloaded
+            | Self::Timeout
+            | Self::Budget
+            | Self::ProtocolError
+            | Self::Unavailable
+            | Self::Oversize
+            | Self::Undecodable
+            | Self::UnknownCoding
+            | Self::BufferFull => 1011,
+        }
+    }
+
     /// The status of a gRPC call that the failure refuses (<https://grpc.io/docs/guides/status-codes/>).
     pub const fn grpc_status(self) -> u8 {
         match self {

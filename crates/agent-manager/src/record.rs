@@ -16,17 +16,20 @@ pub enum Phase {
     ResponseHeaders,
     /// The body of the response, or a piece of it.
     ResponseBody,
+    /// The frames of the WebSocket that the request became, in both directions.
+    WebSocketFrames,
     /// The request is over.
     RequestComplete,
 }
 
 impl Phase {
     /// Every phase, for tables in metrics and documents.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::RequestHeaders,
         Self::RequestBody,
         Self::ResponseHeaders,
         Self::ResponseBody,
+        Self::WebSocketFrames,
         Self::RequestComplete,
     ];
 
@@ -36,11 +39,11 @@ impl Phase {
             EventKind::RequestBodyChunk => Self::RequestBody,
             EventKind::ResponseHeaders => Self::ResponseHeaders,
             EventKind::ResponseBodyChunk => Self::ResponseBody,
+            EventKind::WebSocketFrame => Self::WebSocketFrames,
             EventKind::RequestComplete => Self::RequestComplete,
-            EventKind::RequestHeaders
-            | EventKind::WebSocketFrame
-            | EventKind::GuardrailInspect
-            | EventKind::Configure => Self::RequestHeaders,
+            EventKind::RequestHeaders | EventKind::GuardrailInspect | EventKind::Configure => {
+                Self::RequestHeaders
+            }
         }
     }
 
@@ -51,6 +54,7 @@ impl Phase {
             Self::RequestBody => "request_body",
             Self::ResponseHeaders => "response_headers",
             Self::ResponseBody => "response_body",
+            Self::WebSocketFrames => "websocket_frames",
             Self::RequestComplete => "request_complete",
         }
     }
@@ -61,7 +65,10 @@ impl Phase {
     }
 
     const fn has_pieces(self) -> bool {
-        matches!(self, Self::RequestBody | Self::ResponseBody)
+        matches!(
+            self,
+            Self::RequestBody | Self::ResponseBody | Self::WebSocketFrames
+        )
     }
 }
 
@@ -124,7 +131,7 @@ pub struct Record {
     pub tags: Vec<String>,
     /// From the question to its end.
     pub duration: Duration,
-    /// How often the agent was asked: a body goes in pieces. 0 when it was not asked at all.
+    /// How often the agent was asked: a body goes in pieces, a WebSocket in frames. 0 when it was not asked at all.
     pub calls: u32,
     /// The verdict was known from an earlier request, see `verdict-cache`.
     pub cached: bool,
@@ -134,12 +141,12 @@ pub struct Record {
 pub(crate) const MOST_TAGS: usize = 32;
 
 impl Record {
-    /// Whether it is about the next piece of the body that the other is about.
+    /// Whether it is about the next piece of the body, or the next frame of the WebSocket, that the other is about.
     pub(crate) fn continues(&self, other: &Self) -> bool {
         self.phase.has_pieces() && self.phase == other.phase && self.agent == other.agent
     }
 
-    /// Adds what became of the next piece of the body.
+    /// Adds what became of the next piece or frame.
     pub(crate) fn extend(&mut self, next: Self) {
         self.duration += next.duration;
         self.calls = self.calls.saturating_add(next.calls);

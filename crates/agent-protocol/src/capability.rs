@@ -170,6 +170,9 @@ pub struct Extensions {
     pub error: bool,
     /// `overloaded`: the agent can answer that it has too much to do.
     pub overloaded: bool,
+    /// `verdict-ttl`: the agent can say for how long a verdict holds, and that
+    /// none of its verdicts holds any longer.
+    pub verdict_ttl: bool,
 }
 
 impl Extensions {
@@ -179,6 +182,7 @@ impl Extensions {
         binary: true,
         error: true,
         overloaded: true,
+        verdict_ttl: true,
     };
     /// The legacy protocol.
     pub const NONE: Self = Self {
@@ -186,6 +190,7 @@ impl Extensions {
         binary: false,
         error: false,
         overloaded: false,
+        verdict_ttl: false,
     };
 
     /// The names as they are in the handshake.
@@ -196,6 +201,7 @@ impl Extensions {
             (self.binary, "binary"),
             (self.error, "error"),
             (self.overloaded, "overloaded"),
+            (self.verdict_ttl, "verdict-ttl"),
         ];
         all.into_iter()
             .filter_map(|(on, name)| on.then_some(name))
@@ -233,6 +239,7 @@ impl Extensions {
             binary: self.binary && other.binary,
             error: self.error && other.error,
             overloaded: self.overloaded && other.overloaded,
+            verdict_ttl: self.verdict_ttl && other.verdict_ttl,
         }
         .complete()
     }
@@ -249,6 +256,7 @@ impl Extensions {
             "binary" => Some(&mut self.binary),
             "error" => Some(&mut self.error),
             "overloaded" => Some(&mut self.overloaded),
+            "verdict-ttl" => Some(&mut self.verdict_ttl),
             _ => None,
         }
     }

@@ -1,9 +1,11 @@
 //! Decisions: what an agent answers.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
-use crate::HeaderOp;
+use crate::{FrameDecision, HeaderOp, KeyPart, VerdictTtl};
 
 /// Whether the request may go on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +57,13 @@ pub struct Decision {
     pub request_body: Option<Bytes>,
     /// The same for a piece of the response's body.
     pub response_body: Option<Bytes>,
+    /// What becomes of the frame that was asked about; `None` lets it pass as
+    /// it is. In a box because most decisions have none and all are moved.
+    pub websocket: Option<Box<FrameDecision>>,
+    /// For how long and for which other requests the verdict holds; `None`
+    /// for this one alone. Goes over the wire only between peers that have
+    /// agreed to `verdict-ttl`.
+    pub ttl: Option<Box<VerdictTtl>>,
 }
 
 /// Why an agent decided as it did.
@@ -101,6 +110,8 @@ impl From<Verdict> for Decision {
             needs_more: false,
             request_body: None,
             response_body: None,
+            websocket: None,
+            ttl: None,
         }
     }
 }
@@ -256,6 +267,54 @@ impl Decision {
     #[must_use]
     pub fn replace_response_body(mut self, data: impl Into<Bytes>) -> Self {
         self.response_body = Some(data.into());
+        self
+    }
+
+    /// Lets the frame that was asked about not go on.
+    #[must_use]
+    pub fn drop_frame(mut self) -> Self {
+        self.websocket = Some(Box::new(FrameDecision::Drop));
+        self
+    }
+
+    /// Replaces the payload of the frame that was asked about; see
+    /// [`FrameDecision::Replace`]. A proxy that does not know `event-id` cannot
+    /// do that: it is told that the agent failed.
+    #[must_use]
+    pub fn replace_frame(mut self, data: impl Into<Bytes>) -> Self {
+        self.websocket = Some(Box::new(FrameDecision::Replace(data.into())));
+        self
+    }
+
+    /// Closes the WebSocket with this code and this reason; see
+    /// [`FrameDecision::Close`] for what they may be.
+    #[must_use]
+    pub fn close_websocket(mut self, code: u16, reason: impl Into<String>) -> Self {
+        let reason = reason.into();
+        self.websocket = Some(Box::new(FrameDecision::Close { code, reason }));
+        self
+    }
+
+    /// Says that the verdict holds for this long, for other requests too that
+    /// are the same in what it depends on. Zero takes that back.
+    #[must_use]
+    pub fn hold_for(mut self, ttl: Duration) -> Self {
+        let vary_ignores = self.ttl.take().map_or_else(Vec::new, |it| it.vary_ignores);
+        if !ttl.is_zero() {
+            self.ttl = Some(Box::new(VerdictTtl { ttl, vary_ignores }));
+        }
+        self
+    }
+
+    /// Says that a verdict which [holds for a while](Self::hold_for) does not
+    /// depend on this part of a request; other verdicts are left as they are.
+    #[must_use]
+    pub fn whatever_the(mut self, part: KeyPart) -> Self {
+        if let Some(ttl) = &mut self.ttl
+            && !ttl.ignores(part)
+        {
+            ttl.vary_ignores.push(part);
+        }
         self
     }
 

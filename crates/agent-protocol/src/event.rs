@@ -5,8 +5,9 @@
 //! to the agent. Neither side copies into an owned event in between.
 //!
 //! The events of one request come in the order of [`Event`]'s variants, except
-//! that the pieces of the two bodies may overlap. An agent gets those that it
-//! has announced, and has at most one of a request to answer at a time.
+//! that the pieces of the two bodies may overlap, and so may the frames of the
+//! two directions of a WebSocket. An agent gets those that it has announced,
+//! and has at most one of a request to answer at a time.
 
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
@@ -14,7 +15,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use http::HeaderMap;
 
-use crate::EventKind;
+use crate::{EventKind, WebSocketFrame};
 
 /// Something that an agent is asked about or told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +28,8 @@ pub enum Event<'a> {
     ResponseHeaders(ResponseHeaders<'a>),
     /// A piece of a response's body.
     ResponseBodyChunk(BodyChunk<'a>),
+    /// A frame of the WebSocket that the request became.
+    WebSocketFrame(WebSocketFrame<'a>),
     /// The end of a request.
     RequestComplete(RequestComplete<'a>),
 }
@@ -40,6 +43,7 @@ impl Event<'_> {
             Self::RequestBodyChunk(_) => EventKind::RequestBodyChunk,
             Self::ResponseHeaders(_) => EventKind::ResponseHeaders,
             Self::ResponseBodyChunk(_) => EventKind::ResponseBodyChunk,
+            Self::WebSocketFrame(_) => EventKind::WebSocketFrame,
             Self::RequestComplete(_) => EventKind::RequestComplete,
         }
     }
@@ -51,6 +55,7 @@ impl Event<'_> {
             Self::RequestHeaders(event) => event.metadata.correlation_id,
             Self::RequestBodyChunk(event) | Self::ResponseBodyChunk(event) => event.correlation_id,
             Self::ResponseHeaders(event) => event.correlation_id,
+            Self::WebSocketFrame(event) => event.correlation_id,
             Self::RequestComplete(event) => event.correlation_id,
         }
     }
@@ -65,6 +70,7 @@ impl Event<'_> {
                 event.budget_left = left;
             }
             Self::ResponseHeaders(event) => event.budget_left = left,
+            Self::WebSocketFrame(event) => event.budget_left = left,
             Self::RequestComplete(_) => {}
         }
         self

@@ -30,6 +30,8 @@ mod event;
 mod header_op;
 pub mod server;
 mod transport;
+mod verdict_ttl;
+mod websocket;
 
 pub use call_guard::CallGuard;
 pub use cancel::CancelReason;
@@ -45,3 +47,8 @@ pub use event::{
     BodyChunk, Event, RequestComplete, RequestHeaders, RequestMetadata, ResponseHeaders,
 };
 pub use header_op::HeaderOp;
+pub use verdict_ttl::{KeyPart, MAX_VERDICT_TTL, VerdictTtl};
+pub use websocket::{
+    FrameDecision, FrameOpcode, MAX_CLOSE_REASON_BYTES, MAX_CONTROL_FRAME_BYTES, WebSocketFrame,
+    is_close_code,
+};

@@ -14,11 +14,12 @@ use portcullis_agent_protocol::{BodyChunk, Event, EventKind, Extensions};
 use serde_json::Value;
 
 /// The kinds of events that can be decoded.
-const EVENTS: [EventKind; 5] = [
+const EVENTS: [EventKind; 6] = [
     EventKind::RequestHeaders,
     EventKind::RequestBodyChunk,
     EventKind::ResponseHeaders,
     EventKind::ResponseBodyChunk,
+    EventKind::WebSocketFrame,
     EventKind::RequestComplete,
 ];
 
@@ -162,6 +163,7 @@ fn assert_alike(json: &Event<'_>, binary: &Event<'_>) {
             };
             assert_eq!(but_trailers(json), but_trailers(binary));
         }
+        (Event::WebSocketFrame(json), Event::WebSocketFrame(binary)) => assert_eq!(json, binary),
         (Event::RequestComplete(json), Event::RequestComplete(binary)) => {
             let milliseconds = binary.duration.as_millis();
             assert_eq!(json.duration.as_millis(), milliseconds);
@@ -215,6 +217,8 @@ pub fn binary_answer(bytes: &[u8]) {
             Some((
                 decision.request_body.clone(),
                 decision.response_body.clone(),
+                decision.websocket.clone(),
+                decision.ttl.clone(),
             ))
         };
         // What is no decision for the one is one for the other when it was not

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use crate::{Decision, Extensions};
+use crate::{Decision, Extensions, FrameDecision};
 
 /// What an agent answered: a decision, or why it gave none.
 pub type Answer = Result<Decision, NoDecision>;
@@ -46,6 +46,16 @@ pub(super) fn whole_milliseconds(duration: Duration) -> u64 {
 /// message is in `audit.custom.error` then, since a body goes to the client.
 pub(super) fn in_words_of(extensions: Extensions, answer: &Answer) -> Cow<'_, Answer> {
     let reason = match answer {
+        // Of all that can be decided about a frame, this is ours alone.
+        Ok(decision)
+            if !extensions.event_id
+                && matches!(
+                    decision.websocket.as_deref(),
+                    Some(FrameDecision::Replace(_))
+                ) =>
+        {
+            "the proxy cannot replace a frame".to_owned()
+        }
         Ok(_) => return Cow::Borrowed(answer),
         Err(NoDecision::Overloaded { .. }) if extensions.overloaded => {
             return Cow::Borrowed(answer);

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use http::HeaderMap;
 
 use crate::{
-    BodyChunk, Event, ProtocolError, RequestComplete, RequestHeaders, RequestMetadata,
-    ResponseHeaders,
+    BodyChunk, Event, FrameOpcode, ProtocolError, RequestComplete, RequestHeaders, RequestMetadata,
+    ResponseHeaders, WebSocketFrame,
 };
 
 /// What an answer names its event by.
@@ -43,6 +43,7 @@ pub enum DecodedEvent<'a> {
     RequestBodyChunk(DecodedBodyChunk<'a>),
     ResponseHeaders(DecodedResponseHeaders<'a>),
     ResponseBodyChunk(DecodedBodyChunk<'a>),
+    WebSocketFrame(DecodedWebSocketFrame<'a>),
     RequestComplete(DecodedRequestComplete<'a>),
 }
 
@@ -55,6 +56,7 @@ impl DecodedEvent<'_> {
             Self::RequestBodyChunk(event) => Event::RequestBodyChunk(event.view()),
             Self::ResponseHeaders(event) => Event::ResponseHeaders(event.view()),
             Self::ResponseBodyChunk(event) => Event::ResponseBodyChunk(event.view()),
+            Self::WebSocketFrame(event) => Event::WebSocketFrame(event.view()),
             Self::RequestComplete(event) => Event::RequestComplete(event.view()),
         }
     }
@@ -176,6 +178,42 @@ impl DecodedResponseHeaders<'_> {
             correlation_id: &self.correlation_id,
             status: self.status,
             headers: &self.headers,
+            budget_left: self.budget_left,
+        }
+    }
+}
+
+/// A frame of a WebSocket as it came off the wire.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    missing_docs,
+    reason = "each is the field of the same name in the view"
+)]
+pub struct DecodedWebSocketFrame<'a> {
+    pub correlation_id: Cow<'a, str>,
+    pub opcode: FrameOpcode,
+    pub data: Bytes,
+    pub client_to_server: bool,
+    pub index: u64,
+    pub fin: bool,
+    pub route_id: Option<Cow<'a, str>>,
+    pub client_ip: IpAddr,
+    pub budget_left: Option<Duration>,
+}
+
+impl DecodedWebSocketFrame<'_> {
+    /// The view that agents get.
+    #[must_use]
+    pub fn view(&self) -> WebSocketFrame<'_> {
+        WebSocketFrame {
+            correlation_id: &self.correlation_id,
+            opcode: self.opcode,
+            data: self.data.clone(),
+            client_to_server: self.client_to_server,
+            index: self.index,
+            fin: self.fin,
+            route_id: self.route_id.as_deref(),
+            client_ip: self.client_ip,
             budget_left: self.budget_left,
         }
     }

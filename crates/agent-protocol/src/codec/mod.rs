@@ -11,7 +11,7 @@ pub mod json;
 pub use answer::{Answer, MAX_RETRY_AFTER, NoDecision};
 pub use decoded::{
     BadMessage, DecodedBodyChunk, DecodedEvent, DecodedRequestComplete, DecodedRequestHeaders,
-    DecodedResponseHeaders, EventId,
+    DecodedResponseHeaders, DecodedWebSocketFrame, EventId,
 };
 
 /// The time left of a budget and the like, as both encodings have it.

@@ -7,7 +7,10 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use crate::codec::NoDecision;
-use crate::{BodyChunk, Capabilities, Decision, RequestComplete, RequestHeaders, ResponseHeaders};
+use crate::{
+    BodyChunk, Capabilities, Decision, RequestComplete, RequestHeaders, ResponseHeaders,
+    WebSocketFrame,
+};
 
 /// An agent: it is asked about requests and decides.
 ///
@@ -93,6 +96,20 @@ pub trait Agent: Send + Sync + 'static {
     /// # Errors
     /// When the agent cannot decide.
     async fn response_body_chunk(&self, event: &BodyChunk<'_>) -> Result<Decision, AgentError> {
+        let _ = event;
+        Ok(Decision::allow())
+    }
+
+    /// Decides about a frame of a WebSocket, in either direction: lets it
+    /// pass, [drops](Decision::drop_frame) it, [replaces](Decision::replace_frame)
+    /// its payload, or [closes](Decision::close_websocket) the WebSocket. The
+    /// frames of a direction come in order, each when the one before has been
+    /// answered; [`PerRequest`](super::PerRequest) keeps what belongs to a
+    /// WebSocket until its request [is over](Self::request_complete).
+    ///
+    /// # Errors
+    /// When the agent cannot decide.
+    async fn websocket_frame(&self, event: &WebSocketFrame<'_>) -> Result<Decision, AgentError> {
         let _ = event;
         Ok(Decision::allow())
     }

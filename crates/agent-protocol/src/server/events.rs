@@ -39,8 +39,9 @@ pub(super) fn event_id(kind: EventKind, payload: &[u8], extensions: Extensions) 
         | EventKind::RequestBodyChunk
         | EventKind::ResponseHeaders
         | EventKind::ResponseBodyChunk
+        | EventKind::WebSocketFrame
         | EventKind::RequestComplete => !extensions.binary,
-        EventKind::WebSocketFrame | EventKind::GuardrailInspect | EventKind::Configure => true,
+        EventKind::GuardrailInspect | EventKind::Configure => true,
     };
     match is_json {
         true => json::find_event_id(payload, extensions.event_id),
@@ -81,7 +82,10 @@ pub(super) async fn event<A: Agent + ?Sized>(
         id,
         chunk_index: match view {
             Event::RequestBodyChunk(chunk) | Event::ResponseBodyChunk(chunk) => chunk.index,
-            Event::RequestHeaders(_) | Event::ResponseHeaders(_) | Event::RequestComplete(_) => 0,
+            Event::RequestHeaders(_)
+            | Event::ResponseHeaders(_)
+            | Event::WebSocketFrame(_)
+            | Event::RequestComplete(_) => 0,
         },
         answer,
     })
@@ -93,6 +97,7 @@ async fn decide<A: Agent + ?Sized>(agent: &A, event: &Event<'_>) -> Result<Decis
         Event::RequestBodyChunk(event) => agent.request_body_chunk(event).await,
         Event::ResponseHeaders(event) => agent.response_headers(event).await,
         Event::ResponseBodyChunk(event) => agent.response_body_chunk(event).await,
+        Event::WebSocketFrame(event) => agent.websocket_frame(event).await,
         Event::RequestComplete(event) => {
             agent.request_complete(event).await;
             Ok(Decision::allow())

@@ -167,6 +167,7 @@ impl<A: Agent + ?Sized> Session<A> {
         capabilities.features.flow_control = true;
         capabilities.features.streaming_body |= capabilities.supports(EventKind::RequestBodyChunk)
             || capabilities.supports(EventKind::ResponseBodyChunk);
+        capabilities.features.websocket |= capabilities.supports(EventKind::WebSocketFrame);
         let max_concurrency = &mut capabilities.limits.max_concurrency;
         // There is always a number, because legacy proxies may take 0 for one.
         if *max_concurrency == 0 {
@@ -262,11 +263,12 @@ impl<A: Agent + ?Sized> Session<A> {
         match kind {
             EventKind::Configure => true,
             // There is nothing in an agent that could be asked.
-            EventKind::WebSocketFrame | EventKind::GuardrailInspect => false,
+            EventKind::GuardrailInspect => false,
             EventKind::RequestHeaders
             | EventKind::RequestBodyChunk
             | EventKind::ResponseHeaders
             | EventKind::ResponseBodyChunk
+            | EventKind::WebSocketFrame
             | EventKind::RequestComplete => self.supported_events.contains(&(kind as u32)),
         }
     }

@@ -10,9 +10,12 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use portcullis_agent_protocol::codec::frame::{self, MessageType};
 use portcullis_agent_protocol::codec::{
     Answer, DecodedBodyChunk, DecodedEvent, DecodedRequestComplete, DecodedRequestHeaders,
-    DecodedResponseHeaders, EventId, NoDecision, binary, handshake, json,
+    DecodedResponseHeaders, DecodedWebSocketFrame, EventId, NoDecision, binary, handshake, json,
 };
-use portcullis_agent_protocol::{Audit, Decision, Event, Extensions, HeaderOp, Verdict};
+use portcullis_agent_protocol::{
+    Audit, Decision, Event, Extensions, FrameDecision, FrameOpcode, HeaderOp, KeyPart, Verdict,
+    VerdictTtl,
+};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -170,12 +173,40 @@ fn request_complete() -> impl Strategy<Value = DecodedRequestComplete<'static>> 
         })
 }
 
+fn websocket_frame() -> impl Strategy<Value = DecodedWebSocketFrame<'static>> {
+    (
+        (text(), prop::sample::select(&FrameOpcode::ALL[..]), body()),
+        (any::<bool>(), any::<u64>(), any::<bool>()),
+        (option::of(text()), any::<IpAddr>(), micros()),
+    )
+        .prop_map(
+            |(
+                (id, opcode, data),
+                (client_to_server, index, fin),
+                (route_id, client_ip, budget_left),
+            )| {
+                DecodedWebSocketFrame {
+                    correlation_id: Cow::Owned(id),
+                    opcode,
+                    data,
+                    client_to_server,
+                    index,
+                    fin,
+                    route_id: route_id.map(Cow::Owned),
+                    client_ip,
+                    budget_left,
+                }
+            },
+        )
+}
+
 fn event(any_bytes: bool) -> impl Strategy<Value = DecodedEvent<'static>> {
     prop_oneof![
         request_headers(any_bytes).prop_map(DecodedEvent::RequestHeaders),
         chunk(any_bytes).prop_map(DecodedEvent::RequestBodyChunk),
         response_headers(any_bytes).prop_map(DecodedEvent::ResponseHeaders),
         chunk(any_bytes).prop_map(DecodedEvent::ResponseBodyChunk),
+        websocket_frame().prop_map(DecodedEvent::WebSocketFrame),
         request_complete().prop_map(DecodedEvent::RequestComplete),
     ]
 }
@@ -235,6 +266,24 @@ fn audit() -> impl Strategy<Value = Audit> {
         })
 }
 
+fn frame_decision() -> impl Strategy<Value = Option<Box<FrameDecision>>> {
+    let decision = prop_oneof![
+        Just(FrameDecision::Drop),
+        body().prop_map(FrameDecision::Replace),
+        (any::<u16>(), text()).prop_map(|(code, reason)| FrameDecision::Close { code, reason }),
+    ];
+    option::of(decision.prop_map(Box::new))
+}
+
+fn ttl() -> impl Strategy<Value = Option<Box<VerdictTtl>>> {
+    let parts = prop::sample::subsequence(&KeyPart::ALL[..], 0..=KeyPart::ALL.len());
+    let ttl = (1_u64..=86_400_000, parts).prop_map(|(milliseconds, vary_ignores)| VerdictTtl {
+        ttl: Duration::from_millis(milliseconds),
+        vary_ignores,
+    });
+    option::of(ttl.prop_map(Box::new))
+}
+
 fn decision() -> impl Strategy<Value = Decision> {
     (
         verdict(),
@@ -242,8 +291,9 @@ fn decision() -> impl Strategy<Value = Decision> {
         option::of(audit()),
         any::<bool>(),
         (option::of(body()), option::of(body())),
+        (frame_decision(), ttl()),
     )
-        .prop_map(|(verdict, ops, audit, needs_more, bodies)| Decision {
+        .prop_map(|(verdict, ops, audit, needs_more, bodies, rare)| Decision {
             verdict,
             request_headers: ops.0,
             response_headers: ops.1,
@@ -251,6 +301,8 @@ fn decision() -> impl Strategy<Value = Decision> {
             needs_more,
             request_body: bodies.0,
             response_body: bodies.1,
+            websocket: rare.0,
+            ttl: rare.1,
         })
 }
 
@@ -343,9 +395,16 @@ proptest! {
     fn a_legacy_answer_comes_back(decision in decision(), id in text()) {
         let mut out = Vec::new();
         let id = EventId::Correlation(id);
-        let answer = Ok(decision);
+        let answer = Ok(decision.clone());
         json::encode_answer(&mut out, &id, 0, &answer, LEGACY).unwrap();
-        prop_assert_eq!(json::decode_answer(&out, LEGACY), Ok((id, answer)));
+        // What a legacy proxy does not know is not said, or is a failure.
+        let mut expected = Decision { ttl: None, ..decision };
+        if let Some(FrameDecision::Replace(_)) = expected.websocket.as_deref() {
+            expected = Decision::block(500)
+                .reason("agent_error")
+                .custom("error", "the proxy cannot replace a frame");
+        }
+        prop_assert_eq!(json::decode_answer(&out, LEGACY), Ok((id, Ok(expected))));
     }
 
     #[test]

@@ -64,7 +64,7 @@ fn binary_events_that_are_refused_but_have_an_id() {
     let payload = Bytes::from(unhex(&appended));
     let (_, decoded) = binary::decode_event(ResponseHeaders, &payload).unwrap();
     assert!(matches!(decoded.view(), Event::ResponseHeaders(event) if event.status == 404));
-    for kind in [EventKind::WebSocketFrame, EventKind::Configure] {
+    for kind in [EventKind::GuardrailInspect, EventKind::Configure] {
         assert!(binary::decode_event(kind, &payload).is_err());
         let bad = json::decode_event(kind, br#"{"event_id":7}"#, true);
         assert_eq!(bad.map(drop).unwrap_err().id, Some(EventId::Number(7)));

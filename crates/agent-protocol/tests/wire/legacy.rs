@@ -27,7 +27,7 @@ async fn the_proxy_greets_and_asks_as_legacy_agents_expect() {
             let request = peer.shake_hands(Extensions::NONE).await;
             let expected = json!({"supported_versions": [2], "proxy_id": "p",
                 "proxy_version": "9.9", "config": {"level": 2}, "supported_encodings": ["json"],
-                "extensions": ["event-id", "binary", "error", "overloaded"]});
+                "extensions": ["event-id", "binary", "error", "overloaded", "verdict-ttl"]});
             assert_eq!(request, expected);
             let configure = peer.receive_json(MessageType::Configure).await;
             let id = configure["correlation_id"].as_str().unwrap().to_owned();

@@ -360,7 +360,12 @@ fn legacy_answers_are_read() {
         .with_param("a", "2")
         .with_param("b", "1");
     let table: [(Value, Decision); 8] = [
-        (full, edit().replace_request_body("")),
+        (
+            full,
+            edit()
+                .replace_request_body("")
+                .close_websocket(1008, "policy"),
+        ),
         (at_top, Decision::allow()),
         (nulls, Decision::allow()),
         (

@@ -7,7 +7,9 @@ use super::read::{Malformed, Reader};
 use super::write;
 use crate::codec::answer::{in_words_of, whole_milliseconds};
 use crate::codec::{Answer, BadMessage, EventId, NoDecision};
-use crate::{Audit, Decision, Extensions, HeaderOp, ProtocolError, Verdict};
+use crate::{
+    Audit, Decision, Extensions, FrameDecision, HeaderOp, ProtocolError, Verdict, VerdictTtl,
+};
 
 const DETAILS: u8 = 1;
 const REQUEST_OPS: u8 = 2;
@@ -15,6 +17,8 @@ const RESPONSE_OPS: u8 = 3;
 const AUDIT: u8 = 4;
 const REQUEST_BODY: u8 = 5;
 const RESPONSE_BODY: u8 = 6;
+const FRAME: u8 = 7;
+const TTL: u8 = 8;
 
 const ALLOW: u8 = 0;
 const BLOCK: u8 = 1;
@@ -28,6 +32,10 @@ const NEEDS_MORE: u8 = 1;
 const SET: u8 = 1;
 const ADD: u8 = 2;
 const REMOVE: u8 = 3;
+
+const DROP: u8 = 1;
+const REPLACE: u8 = 2;
+const CLOSE: u8 = 3;
 
 /// Appends the payload of an answer. What the peer does not know, a failure
 /// or an overload, is a block 500 for it; see [`NoDecision`].
@@ -68,7 +76,43 @@ pub fn encode_answer(
             write::section(out, tag, |out| write::bytes(out, body));
         }
     }
+    if let Some(frame) = &decision.websocket {
+        encode_frame(out, frame);
+    }
+    if extensions.verdict_ttl
+        && let Some(ttl) = &decision.ttl
+    {
+        encode_ttl(out, ttl);
+    }
     Ok(())
+}
+
+fn encode_frame(out: &mut Vec<u8>, frame: &FrameDecision) {
+    write::section(out, FRAME, |out| match frame {
+        FrameDecision::Drop => out.push(DROP),
+        FrameDecision::Replace(data) => {
+            out.push(REPLACE);
+            write::bytes(out, data);
+        }
+        FrameDecision::Close { code, reason } => {
+            out.push(CLOSE);
+            out.extend_from_slice(&code.to_be_bytes());
+            write::string(out, reason);
+        }
+    });
+}
+
+fn encode_ttl(out: &mut Vec<u8>, ttl: &VerdictTtl) {
+    let Some(milliseconds) = ttl.milliseconds() else {
+        return;
+    };
+    write::section(out, TTL, |out| {
+        out.extend_from_slice(&milliseconds.to_be_bytes());
+        write::count(out, ttl.vary_ignores.len());
+        for part in &ttl.vary_ignores {
+            write::string(out, part.name());
+        }
+    });
 }
 
 fn encode_reason(out: &mut Vec<u8>, reason: &NoDecision) {
@@ -219,6 +263,8 @@ fn decode(payload: &[u8], extensions: Extensions, body: Body<'_>) -> Result<Answ
         audit,
         request_body,
         response_body,
+        frame,
+        ttl,
     ] = reader.sections()?;
     let details = details.ok_or("the details of the verdict are missing");
     let verdict = match verdict {
@@ -251,7 +297,38 @@ fn decode(payload: &[u8], extensions: Extensions, body: Body<'_>) -> Result<Answ
         needs_more: flags & NEEDS_MORE != 0,
         request_body: kept(request_body)?,
         response_body: kept(response_body)?,
+        websocket: match frame {
+            Some(frame) => Some(Box::new(decode_frame(frame, extensions, body)?)),
+            None => None,
+        },
+        ttl: match ttl.filter(|_| extensions.verdict_ttl) {
+            Some(ttl) => decode_ttl(ttl)?.map(Box::new),
+            None => None,
+        },
     }))
+}
+
+fn decode_frame(
+    mut reader: Reader<'_>,
+    extensions: Extensions,
+    body: Body<'_>,
+) -> Result<FrameDecision, Malformed> {
+    match reader.u8()? {
+        DROP => Ok(FrameDecision::Drop),
+        REPLACE if extensions.event_id => Ok(FrameDecision::Replace(body(reader.bytes()?))),
+        REPLACE => Err("the decision `replace` about a frame was not negotiated"),
+        CLOSE => Ok(FrameDecision::Close {
+            code: reader.u16()?,
+            reason: reader.string()?.to_owned(),
+        }),
+        _ => Err("the decision about the frame is of an unknown kind"),
+    }
+}
+
+fn decode_ttl(mut reader: Reader<'_>) -> Result<Option<VerdictTtl>, Malformed> {
+    let milliseconds = reader.u64()?;
+    let names = reader.list(4, Reader::string)?;
+    Ok(VerdictTtl::read(milliseconds, names))
 }
 
 fn decode_block(mut reader: Reader<'_>, body: Body<'_>) -> Result<Verdict, Malformed> {

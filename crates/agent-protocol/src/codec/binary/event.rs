@@ -6,7 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::read::{Malformed, Reader};
-use super::{body_chunk, request_complete, request_headers, response_headers, write};
+use super::{
+    body_chunk, request_complete, request_headers, response_headers, websocket_frame, write,
+};
 use crate::codec::{BadMessage, DecodedEvent, EventId, whole_microseconds};
 use crate::{Event, EventKind, ProtocolError};
 
@@ -31,12 +33,13 @@ pub fn encode_event(out: &mut Vec<u8>, event_id: u64, event: &Event<'_>) {
             body_chunk::encode(out, event_id, event);
         }
         Event::ResponseHeaders(event) => response_headers::encode(out, event_id, event),
+        Event::WebSocketFrame(event) => websocket_frame::encode(out, event_id, event),
         Event::RequestComplete(event) => request_complete::encode(out, event_id, event),
     }
 }
 
-/// The same, but for the bytes of a large piece of a body: they are returned and
-/// belong behind everything else.
+/// The same, but for the bytes of a large frame or piece of a body: they are
+/// returned and belong behind everything else.
 pub(crate) fn encode_event_head(
     out: &mut Vec<u8>,
     event_id: u64,
@@ -50,6 +53,10 @@ pub(crate) fn encode_event_head(
         {
             body_chunk::encode_before_data(out, event_id, chunk);
             Some(chunk.data.clone())
+        }
+        Event::WebSocketFrame(frame) if frame.data.len() >= LARGE_BYTES => {
+            websocket_frame::encode_before_data(out, event_id, frame);
+            Some(frame.data.clone())
         }
         event => {
             encode_event(out, event_id, event);
@@ -89,7 +96,11 @@ pub fn decode_event(
             let (id, event) = read(payload, "request-complete event", request_complete::decode)?;
             Ok((id, DecodedEvent::RequestComplete(event)))
         }
-        EventKind::WebSocketFrame | EventKind::GuardrailInspect | EventKind::Configure => {
+        EventKind::WebSocketFrame => {
+            let (id, event) = read(payload, "websocket-frame event", websocket_frame::decode)?;
+            Ok((id, DecodedEvent::WebSocketFrame(event)))
+        }
+        EventKind::GuardrailInspect | EventKind::Configure => {
             Err(bad(payload, kind.name(), "it is not read here"))
         }
     }

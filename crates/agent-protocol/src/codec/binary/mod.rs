@@ -1,6 +1,6 @@
 //! The binary encoding: events and answers between peers that agreed to it.
 //!
-//! The frame header is the same, and only events (`0x10` to `0x14`) and
+//! The frame header is the same, and only events (`0x10` to `0x15`) and
 //! answers (`0x20`) have a binary payload. Everything else stays JSON.
 //! Integers are big-endian.
 //!
@@ -42,6 +42,14 @@
 //!                   u64 size of its body, u64 size of the response's body,
 //!                   u32 attempts, optional error
 //!
+//! 0x15 websocket frame  u64 event id, then sections
+//!   1 request       string correlation id
+//!   2 frame         u8 opcode as in RFC 6455, u8 flags (bit 0: from client to
+//!                   server, bit 1: fin; the others are zero), u64 index,
+//!                   u8 4 or 6 and the 4 or 16 bytes of the client's address,
+//!                   optional route id, bytes data
+//!   4 time left     as above
+//!
 //! 0x20 answer   u64 event id, u8 verdict, u8 flags, then sections
 //!   verdict         0 allow, 1 block, 2 redirect, 3 challenge, 4 error,
 //!                   5 overloaded
@@ -60,6 +68,11 @@
 //!                   string of a JSON object, empty for none
 //!   5 request body  bytes that replace the chunk; empty drops it
 //!   6 response body the same
+//!   7 frame         u8 1 drop; 2 replace and bytes; 3 close, u16 code and
+//!                   string reason. Without it the frame passes
+//!   8 ttl           u64 milliseconds for which the verdict holds, list of
+//!                   strings: what it does not depend on (only with
+//!                   `verdict-ttl` agreed)
 //!   operation       u8 1 set, 2 add, 3 remove; string name;
 //!                   string value unless it is remove
 //! ```
@@ -79,6 +92,7 @@ mod read;
 mod request_complete;
 mod request_headers;
 mod response_headers;
+mod websocket_frame;
 mod write;
 
 pub use answer::{decode_answer, decode_shared_answer, encode_answer};

@@ -1,5 +1,7 @@
 //! Reading the primitives of the binary encoding.
 
+use std::net::IpAddr;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -50,8 +52,12 @@ impl<'a> Reader<'a> {
         self.array().map(u64::from_be_bytes)
     }
 
-    pub(super) fn octets<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
-        self.array()
+    pub(super) fn address(&mut self) -> Result<IpAddr, Malformed> {
+        match self.u8()? {
+            4 => Ok(IpAddr::from(self.array::<4>()?)),
+            6 => Ok(IpAddr::from(self.array::<16>()?)),
+            _ => Err("the client's address is of an unknown family"),
+        }
     }
 
     pub(super) fn bytes(&mut self) -> Result<&'a [u8], Malformed> {

@@ -1,13 +1,12 @@
 //! The head of a request in the binary encoding.
 
 use std::borrow::Cow;
-use std::net::IpAddr;
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 
 use super::event::{self, HEADERS, REQUEST, Sections};
-use super::read::{Malformed, Reader};
+use super::read::Malformed;
 use super::write;
 use crate::codec::{BadMessage, DecodedRequestHeaders, EventId};
 use crate::{RequestHeaders, RequestMetadata};
@@ -29,16 +28,7 @@ pub fn encode_request_headers(out: &mut Vec<u8>, event_id: u64, event: &RequestH
 fn encode_metadata(out: &mut Vec<u8>, metadata: &RequestMetadata<'_>) {
     write::string(out, metadata.correlation_id);
     write::string(out, metadata.request_id);
-    match metadata.client_ip {
-        IpAddr::V4(address) => {
-            out.push(4);
-            out.extend_from_slice(&address.octets());
-        }
-        IpAddr::V6(address) => {
-            out.push(6);
-            out.extend_from_slice(&address.octets());
-        }
-    }
+    write::address(out, metadata.client_ip);
     out.extend_from_slice(&metadata.client_port.to_be_bytes());
     let since_epoch = metadata
         .timestamp
@@ -82,7 +72,7 @@ fn decode<'a>(
     Ok(DecodedRequestHeaders {
         correlation_id: metadata.string()?.into(),
         request_id: metadata.string()?.into(),
-        client_ip: decode_address(&mut metadata)?,
+        client_ip: metadata.address()?,
         client_port: metadata.u16()?,
         timestamp: UNIX_EPOCH
             .checked_add(Duration::from_nanos(metadata.u64()?))
@@ -101,16 +91,9 @@ fn decode<'a>(
     })
 }
 
-fn decode_address(reader: &mut Reader<'_>) -> Result<IpAddr, Malformed> {
-    match reader.u8()? {
-        4 => Ok(IpAddr::from(reader.octets::<4>()?)),
-        6 => Ok(IpAddr::from(reader.octets::<16>()?)),
-        _ => Err("the client's address is of an unknown family"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::read::Reader;
     use super::*;
     use http::HeaderMap;
     use std::time::SystemTime;

@@ -1,5 +1,7 @@
 //! Writing the primitives of the binary encoding.
 
+use std::net::IpAddr;
+
 use http::HeaderMap;
 
 use super::ABSENT;
@@ -46,6 +48,20 @@ pub(super) fn headers(out: &mut Vec<u8>, headers: &HeaderMap) {
     for (name, value) in headers {
         string(out, name.as_str());
         bytes(out, value.as_bytes());
+    }
+}
+
+/// Writes the family of an address and its bytes.
+pub(super) fn address(out: &mut Vec<u8>, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => {
+            out.push(4);
+            out.extend_from_slice(&address.octets());
+        }
+        IpAddr::V6(address) => {
+            out.push(6);
+            out.extend_from_slice(&address.octets());
+        }
     }
 }
 

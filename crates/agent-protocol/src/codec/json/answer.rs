@@ -10,9 +10,10 @@ use serde_json::{Map, Value};
 
 use super::base64::{AsBase64, Base64};
 use super::find_event_id;
+use super::frame_decision::{self, WireFrameDecision, WireFrameDecisionOut};
 use crate::codec::answer::{in_words_of, whole_milliseconds};
 use crate::codec::{Answer, BadMessage, EventId, NoDecision};
-use crate::{Audit, Decision, Extensions, HeaderOp, ProtocolError, Verdict};
+use crate::{Audit, Decision, Extensions, HeaderOp, ProtocolError, Verdict, VerdictTtl};
 
 const VERSION: u32 = 2;
 
@@ -50,7 +51,40 @@ pub fn decode_answer(
     let Some(id) = id else {
         return Err(bad(&"it does not say which event it answers"));
     };
-    let verdict = match wire.decision {
+    let verdict = match read_verdict(wire.decision, extensions).map_err(|it| bad(&it))? {
+        Ok(verdict) => verdict,
+        Err(reason) => return Ok((id, Err(reason))),
+    };
+    let websocket =
+        frame_decision::read(wire.websocket_decision, extensions).map_err(|it| bad(&it))?;
+    let ttl = wire.ttl_ms.filter(|_| extensions.verdict_ttl);
+    let ignored = wire.vary_ignores.iter().map(String::as_str);
+    let ttl = ttl.and_then(|milliseconds| VerdictTtl::read(milliseconds, ignored));
+    let audit = Audit::from(wire.audit);
+    // Numbers beyond 32 bits of floating point are read as infinite.
+    if audit.confidence.is_some_and(|it| !it.is_finite()) {
+        return Err(bad(&"the confidence is out of range"));
+    }
+    let decision = Decision {
+        verdict,
+        request_headers: wire.request_headers,
+        response_headers: wire.response_headers,
+        audit: (!audit.is_empty()).then(|| Box::new(audit)),
+        needs_more: wire.needs_more,
+        request_body: wire.request_body_mutation.and_then(WireMutation::body),
+        response_body: wire.response_body_mutation.and_then(WireMutation::body),
+        websocket,
+        ttl: ttl.map(Box::new),
+    };
+    Ok((id, Ok(decision)))
+}
+
+// Why there is none, if that may be said to this peer.
+fn read_verdict(
+    wire: WireVerdict,
+    extensions: Extensions,
+) -> Result<Result<Verdict, NoDecision>, &'static str> {
+    Ok(Ok(match wire {
         WireVerdict::Allow => Verdict::Allow,
         WireVerdict::Block {
             status,
@@ -70,31 +104,16 @@ pub fn decode_answer(
             params: params.0,
         },
         WireVerdict::Error { message } if extensions.error => {
-            return Ok((id, Err(NoDecision::Failed(message))));
+            return Ok(Err(NoDecision::Failed(message)));
         }
-        WireVerdict::Error { .. } => return Err(bad(&"the decision `error` was not negotiated")),
+        WireVerdict::Error { .. } => return Err("the decision `error` was not negotiated"),
         WireVerdict::Overloaded { retry_after_ms } if extensions.overloaded => {
-            return Ok((id, Err(NoDecision::overloaded(retry_after_ms))));
+            return Ok(Err(NoDecision::overloaded(retry_after_ms)));
         }
         WireVerdict::Overloaded { .. } => {
-            return Err(bad(&"the decision `overloaded` was not negotiated"));
+            return Err("the decision `overloaded` was not negotiated");
         }
-    };
-    let audit = Audit::from(wire.audit);
-    // Numbers beyond 32 bits of floating point are read as infinite.
-    if audit.confidence.is_some_and(|it| !it.is_finite()) {
-        return Err(bad(&"the confidence is out of range"));
-    }
-    let decision = Decision {
-        verdict,
-        request_headers: wire.request_headers,
-        response_headers: wire.response_headers,
-        audit: (!audit.is_empty()).then(|| Box::new(audit)),
-        needs_more: wire.needs_more,
-        request_body: wire.request_body_mutation.and_then(WireMutation::body),
-        response_body: wire.response_body_mutation.and_then(WireMutation::body),
-    };
-    Ok((id, Ok(decision)))
+    }))
 }
 
 /// Appends the payload of an answer. For a legacy peer the id is in
@@ -126,6 +145,8 @@ pub fn encode_answer(
         EventId::Number(number) => (Some(*number), None),
         EventId::Correlation(id) => (None, Some(id.as_str())),
     };
+    let ttl = decision.ttl.as_deref().filter(|_| extensions.verdict_ttl);
+    let ttl = ttl.and_then(|ttl| Some((ttl.milliseconds()?, ttl)));
     let nothing = Audit::default();
     let audit = decision.audit.as_deref().unwrap_or(&nothing);
     serde_json::to_writer(
@@ -150,7 +171,11 @@ pub fn encode_answer(
             needs_more: decision.needs_more,
             request_body_mutation: mutation(decision.request_body.as_deref(), chunk_index),
             response_body_mutation: mutation(decision.response_body.as_deref(), chunk_index),
-            websocket_decision: (),
+            websocket_decision: decision.websocket.as_deref().map(Into::into),
+            ttl_ms: ttl.map(|(milliseconds, _)| milliseconds),
+            vary_ignores: ttl.map_or_else(Vec::new, |(_, ttl)| {
+                ttl.vary_ignores.iter().map(|part| part.name()).collect()
+            }),
         },
     )
 }
@@ -176,6 +201,12 @@ struct WireAnswer {
     request_body_mutation: Option<WireMutation>,
     #[serde(default)]
     response_body_mutation: Option<WireMutation>,
+    #[serde(default)]
+    websocket_decision: Option<WireFrameDecision>,
+    #[serde(default)]
+    ttl_ms: Option<u64>,
+    #[serde(default, deserialize_with = "null_as_default")]
+    vary_ignores: Vec<String>,
 }
 
 // It also has a `chunk_index`, which is passed over: an agent has one event of
@@ -303,7 +334,11 @@ struct WireAnswerOut<'a> {
     needs_more: bool,
     request_body_mutation: Option<WireMutationOut<'a>>,
     response_body_mutation: Option<WireMutationOut<'a>>,
-    websocket_decision: (),
+    websocket_decision: Option<WireFrameDecisionOut<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ttl_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    vary_ignores: Vec<&'static str>,
 }
 
 #[derive(Serialize)]

@@ -26,7 +26,7 @@ pub(super) fn encode(
     out.extend_from_slice(b",\"data\":");
     base64::write(out, &event.data);
     out.extend_from_slice(b",\"is_last\":");
-    out.extend_from_slice(if event.is_last { b"true" } else { b"false" });
+    write::boolean(out, event.is_last);
     out.extend_from_slice(b",\"total_size\":");
     match event.total_size {
         Some(bytes) => write::number(out, bytes),

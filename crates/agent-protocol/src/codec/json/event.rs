@@ -6,7 +6,8 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::{
-    body_chunk, find_event_id, request_complete, request_headers, response_headers, write,
+    body_chunk, find_event_id, request_complete, request_headers, response_headers,
+    websocket_frame, write,
 };
 use crate::codec::{BadMessage, DecodedEvent, EventId, whole_microseconds};
 use crate::{Event, EventKind, ProtocolError};
@@ -26,6 +27,7 @@ pub fn encode_event(out: &mut Vec<u8>, event_number: Option<u64>, event: &Event<
         Event::ResponseBodyChunk(event) => {
             body_chunk::encode(out, event_number, event, body_chunk::SENT);
         }
+        Event::WebSocketFrame(event) => websocket_frame::encode(out, event_number, event),
         Event::RequestComplete(event) => request_complete::encode(out, event_number, event),
     }
 }
@@ -61,7 +63,11 @@ pub fn decode_event(
             let (id, event) = request_complete::decode(payload, by_number)?;
             Ok((id, DecodedEvent::RequestComplete(event)))
         }
-        EventKind::WebSocketFrame | EventKind::GuardrailInspect | EventKind::Configure => {
+        EventKind::WebSocketFrame => {
+            let (id, event) = websocket_frame::decode(payload, by_number)?;
+            Ok((id, DecodedEvent::WebSocketFrame(event)))
+        }
+        EventKind::GuardrailInspect | EventKind::Configure => {
             Err(bad(payload, by_number, kind.name(), "it is not read here"))
         }
     }

@@ -17,12 +17,14 @@ mod body_chunk;
 mod cancel;
 mod control;
 mod event;
+mod frame_decision;
 mod headers;
 mod id;
 mod request_complete;
 mod request_headers;
 mod response_headers;
 mod time;
+mod websocket_frame;
 mod write;
 
 pub use answer::{decode_answer, encode_answer};

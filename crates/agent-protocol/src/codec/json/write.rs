@@ -36,6 +36,11 @@ pub(super) fn bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.push(b'"');
 }
 
+/// Appends `true` or `false`.
+pub(super) fn boolean(out: &mut Vec<u8>, value: bool) {
+    out.extend_from_slice(if value { b"true" } else { b"false" });
+}
+
 /// Appends a number in decimal.
 pub(super) fn number(out: &mut Vec<u8>, mut number: u64) {
     // 20 digits hold the largest 64-bit number.
