@@ -40,7 +40,9 @@ pub(super) fn phases(parsed: &Parsed, report: &Report) {
                     .help("remove `verdict-cache`, or make two agents of it: one that inspects `request-headers` alone and has the cache, and one for the rest"),
             );
         } else if !request_headers {
-            let message = format!("verdicts of the agent `{name}` cannot be kept: it gives none about the heads of requests");
+            let message = format!(
+                "verdicts of the agent `{name}` cannot be kept: it gives none about the heads of requests"
+            );
             report.add(error(message).help(
                 "remove `verdict-cache`, or add `request-headers` to what the agent inspects",
             ));
