@@ -134,7 +134,10 @@ struct Lead<'a> {
 impl Lead<'_> {
     /// The question has ended, perhaps with an answer.
     fn ended(mut self, subject: &Subject<'_>, called: &Called, foreign: &Arc<OwnedHeaders>) {
-        let (Ok(decision), Some(flight)) = (&called.result, self.flight.take()) else {
+        let Ok(decision) = &called.result else {
+            return;
+        };
+        let Some(flight) = self.flight.take() else {
             return;
         };
         let reusable = called.is_current.then(|| self.cache.reusable(decision));
@@ -284,8 +287,11 @@ impl VerdictCache {
 
     /// For how long an answer may be used, and what of a request it does not depend on; `None` when it is for this request
     /// alone.
-    fn reusable(&self, _decision: &Decision) -> Option<(Duration, Parts)> {
-        None
+    fn reusable(&self, decision: &Decision) -> Option<(Duration, Parts)> {
+        let held = decision.ttl.as_ref().filter(|_| !decision.needs_more)?;
+        let ttl = held.ttl.min(self.max_ttl);
+        let ignored = Parts::named(held.vary_ignores.iter().map(|part| part.name()));
+        (!ttl.is_zero()).then(|| (ttl, ignored.and(self.may_ignore)))
     }
 
     /// The set, if it is one of few; else the one that ignores nothing, which is always right.
@@ -312,4 +318,193 @@ impl VerdictCache {
 
 fn find(store: &mut Store, keys: &[Vec<u8>], now: Instant) -> Option<Found> {
     keys.iter().find_map(|key| store.find(key, now))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failure::{Failure, FailureReason};
+    use futures::FutureExt;
+    use http::HeaderMap;
+    use portcullis_agent_protocol::{RequestHeaders, RequestMetadata};
+    use std::{net::Ipv4Addr, time::UNIX_EPOCH};
+
+    fn cache() -> VerdictCache {
+        VerdictCache::new(&CacheSettings {
+            max_entries: 100,
+            max_bytes: 1 << 20,
+            max_ttl: Duration::from_secs(60),
+            may_ignore: KeyPart::ALL.to_vec(),
+        })
+    }
+
+    fn about<T>(uri: &str, look: impl FnOnce(&Subject<'_>) -> T) -> T {
+        let headers = HeaderMap::new();
+        let head = RequestHeaders {
+            metadata: RequestMetadata {
+                correlation_id: "c",
+                request_id: "r",
+                client_ip: Ipv4Addr::LOCALHOST.into(),
+                client_port: 1,
+                server_name: None,
+                protocol: "HTTP/1.1",
+                tls_version: None,
+                tls_cipher: None,
+                route_id: None,
+                upstream_id: None,
+                timestamp: UNIX_EPOCH,
+                traceparent: None,
+            },
+            method: "GET",
+            uri,
+            headers: &headers,
+            budget_left: None,
+        };
+        let context = KeyContext {
+            listener: "http",
+            scheme: "http",
+            host: "a",
+            client_certificate: None,
+            changed: &[],
+        };
+        look(&Subject {
+            context: &context,
+            head: &head,
+            owned: &OwnedHeaders::default(),
+        })
+    }
+
+    fn lead<'a>(cache: &'a VerdictCache, uri: &str) -> Lead<'a> {
+        match about(uri, |subject| cache.enter(subject, Instant::now())) {
+            Entered::Lead(lead) => lead,
+            Entered::Found(_) | Entered::Join(_) | Entered::Alone => panic!("somebody was here"),
+        }
+    }
+
+    fn ended(lead: Lead<'_>, uri: &str, decision: &Decision) {
+        let called = Called::known(decision.clone());
+        about(uri, |subject| lead.ended(subject, &called, &Arc::default()));
+    }
+
+    fn join(cache: &VerdictCache, uri: &str) -> Flight {
+        match about(uri, |subject| cache.enter(subject, Instant::now())) {
+            Entered::Join(flight) => flight,
+            Entered::Found(_) | Entered::Lead(_) | Entered::Alone => panic!("nobody is here"),
+        }
+    }
+
+    fn found(cache: &VerdictCache, uri: &str) -> Option<Found> {
+        about(uri, |subject| cache.find(subject, Instant::now()))
+    }
+
+    fn held() -> Decision {
+        Decision::allow().hold_for(Duration::from_secs(10))
+    }
+
+    #[test]
+    fn only_what_has_a_time_to_live_is_kept() {
+        let cache = cache();
+        for (uri, decision, kept) in [
+            ("/held", held(), true),
+            ("/not", Decision::allow(), false),
+            ("/provisional", held().provisional(), false),
+        ] {
+            ended(lead(&cache, uri), uri, &decision);
+            assert_eq!(found(&cache, uri).is_some(), kept, "{uri}");
+        }
+        assert_eq!((cache.status().entries, cache.status().stored), (1, 1));
+    }
+
+    #[test]
+    fn an_answer_of_another_than_the_last_version_is_not_kept() {
+        let cache = cache();
+        let capabilities = |version: &str| Capabilities::new("waf", version);
+        assert!(!cache.connected(&capabilities("1")));
+        assert!(!cache.connected(&capabilities("1")));
+        assert!(cache.is_current(&capabilities("1")));
+        ended(lead(&cache, "/p"), "/p", &held());
+        assert!(found(&cache, "/p").is_some());
+        assert!(cache.connected(&capabilities("2")));
+        assert!(found(&cache, "/p").is_none());
+        assert!(!cache.is_current(&capabilities("1")));
+        let called = Called {
+            is_current: false,
+            ..Called::known(held())
+        };
+        let lead = lead(&cache, "/p");
+        about("/p", |subject| {
+            lead.ended(subject, &called, &Arc::default())
+        });
+        assert!(found(&cache, "/p").is_none());
+        assert_eq!(cache.status().purged, 1);
+    }
+
+    #[test]
+    fn whoever_asks_after_a_purge_does_not_wait_for_an_answer_from_before() {
+        let cache = cache();
+        let before = lead(&cache, "/p");
+        let mut waiting = join(&cache, "/p");
+        cache.purge();
+        let after = lead(&cache, "/p");
+        let mut later = join(&cache, "/p");
+        ended(before, "/p", &held());
+        assert_eq!(waiting.end().now_or_never(), Some(Some(End::Alone)));
+        assert!(found(&cache, "/p").is_none());
+        assert!(later.end().now_or_never().is_none());
+        ended(after, "/p", &held());
+        assert_eq!(later.end().now_or_never(), Some(Some(End::Kept)));
+        assert!(found(&cache, "/p").is_some());
+    }
+
+    #[test]
+    fn nobody_waits_soon_after_an_answer_that_was_for_one_alone() {
+        let cache = cache();
+        let first = lead(&cache, "/p");
+        let mut waiting = join(&cache, "/p");
+        ended(first, "/p", &Decision::allow());
+        assert_eq!(waiting.end().now_or_never(), Some(Some(End::Alone)));
+        assert!(matches!(found(&cache, "/p"), Some(Found::Nothing)));
+        // Unless nobody has waited: that is the usual case, and takes no room.
+        ended(lead(&cache, "/q"), "/q", &Decision::allow());
+        assert!(found(&cache, "/q").is_none());
+    }
+
+    #[test]
+    fn one_that_is_dropped_leaves_its_place_to_another() {
+        let cache = cache();
+        let first = lead(&cache, "/p");
+        let mut waiting = join(&cache, "/p");
+        drop(first);
+        assert_eq!(waiting.end().now_or_never(), Some(None));
+        let second = lead(&cache, "/p");
+        let mut waiting = join(&cache, "/p");
+        let failed = Called {
+            result: Err(Failure::new(FailureReason::Timeout, "")),
+            ..Called::known(held())
+        };
+        about("/p", |subject| {
+            second.ended(subject, &failed, &Arc::default())
+        });
+        assert_eq!(waiting.end().now_or_never(), Some(None));
+        ended(lead(&cache, "/p"), "/p", &held());
+        assert!(found(&cache, "/p").is_some());
+    }
+
+    #[test]
+    fn few_sets_of_parts_are_looked_for() {
+        let cache = cache();
+        let ignoring = |parts: &[portcullis_agent_protocol::KeyPart]| {
+            let parts = parts.iter().copied();
+            parts.fold(held(), Decision::whatever_the)
+        };
+        let all = portcullis_agent_protocol::KeyPart::ALL;
+        let sets: Vec<_> = (0..all.len()).map(|count| &all[..=count]).collect();
+        for (number, set) in sets.iter().enumerate() {
+            let uri = format!("/{number}");
+            ended(lead(&cache, &uri), &uri, &ignoring(set));
+            assert!(found(&cache, &uri).is_some(), "{uri}");
+        }
+        let keys = about("/p", |subject| cache.keys(subject).len());
+        assert_eq!(keys, MOST_SETS as usize + 1, "and the whole key");
+    }
 }

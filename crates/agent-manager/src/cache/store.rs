@@ -28,6 +28,7 @@ impl Kept {
     /// Without what nobody reads, and without a share in a buffer that was read from a socket.
     pub(crate) fn new(decision: &Decision, foreign: &Arc<OwnedHeaders>) -> Self {
         let mut decision = decision.clone();
+        decision.ttl = None;
         if let Some(audit) = &mut decision.audit {
             audit.custom.clear();
         }
