@@ -1,7 +1,7 @@
 //! Agents that do as they are told: each is a process of its own, this test binary once more.
 
 use super::eventually;
-use portcullis_agent_protocol::{Audit, Decision, Verdict};
+use portcullis_agent_protocol::{Audit, Decision, KeyPart, Verdict, VerdictTtl};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, waitid};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -10,6 +10,7 @@ use std::{
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 use tempfile::TempDir;
 
@@ -53,6 +54,10 @@ pub(super) struct Script {
     pub(super) phases: Vec<PhaseRule>,
     /// The size of a piece of a body that the agent announces to like.
     pub(super) preferred_chunk: u64,
+    /// The version that the agent announces.
+    pub(super) version: String,
+    /// A header of request and response that the agent sets to what it saw of these headers.
+    pub(super) tells: Option<(String, Vec<String>)>,
 }
 
 /// What an agent does in a phase after that of the request's head.
@@ -207,6 +212,8 @@ impl TestAgent {
                 otherwise: Decision::allow().into(),
                 phases: Vec::new(),
                 preferred_chunk: 65536,
+                version: "0.0.1".to_owned(),
+                tells: None,
             },
             folder,
             process: None,
@@ -288,6 +295,19 @@ impl TestAgent {
     pub(crate) fn preferring(mut self, bytes: u64) -> Self {
         self.script.preferred_chunk = bytes;
         self
+    }
+
+    /// With every allow to the head of a request, sets this header of request and response to what it saw: method, target, and
+    /// these headers.
+    pub(crate) fn telling(mut self, header: &str, names: &[&str]) -> Self {
+        let names = names.iter().map(|name| (*name).to_owned()).collect();
+        self.script.tells = Some((header.to_owned(), names));
+        self
+    }
+
+    /// The version that it announces from its next start on.
+    pub(crate) fn becomes(&mut self, version: &str) {
+        version.clone_into(&mut self.script.version);
     }
 
     /// Starts the process and waits until somebody listens on its socket.
@@ -437,6 +457,10 @@ fn to_json(decision: &Decision) -> Value {
         "request_headers": decision.request_headers,
         "response_headers": decision.response_headers,
         "needs_more": decision.needs_more,
+        "ttl_ms": decision.ttl.as_ref().map(|held| held.ttl.as_millis() as u64),
+        "vary_ignores": decision.ttl.as_ref().map(|held| {
+            held.vary_ignores.iter().map(|part| part.name()).collect::<Vec<_>>()
+        }),
         "audit": {"tags": audit.tags, "rule_ids": audit.rule_ids, "reason_codes": audit.reason_codes, "custom": audit.custom},
     })
 }
@@ -473,7 +497,16 @@ pub(super) fn from_json(answer: &Value) -> Decision {
         Verdict::Allow
     };
     let list = |name: &str| serde_json::from_value(answer["audit"][name].clone()).unwrap();
+    let held = answer["ttl_ms"].as_u64().map(|milliseconds| {
+        let ignored = answer["vary_ignores"].as_array().into_iter().flatten();
+        let parts = ignored.filter_map(|name| KeyPart::from_name(name.as_str()?));
+        Box::new(VerdictTtl {
+            ttl: Duration::from_millis(milliseconds),
+            vary_ignores: parts.collect(),
+        })
+    });
     Decision {
+        ttl: held,
         request_headers: serde_json::from_value(answer["request_headers"].clone()).unwrap(),
         response_headers: serde_json::from_value(answer["response_headers"].clone()).unwrap(),
         audit: Some(Box::new(Audit {
