@@ -233,7 +233,7 @@ pub(crate) async fn call(
     let result = clock::until(deadline, try_on(pool, ask.event, &asking)).await;
     let give_up = result.is_none() && progress.stage() == Stage::LegacyAnswer;
     let result = match result {
-        Some(Ok(decision)) => operations::validate(&decision, ask.event.kind(), &link.foreign)
+        Some(Ok(decision)) => operations::validate_answer(&decision, ask.event, &link.foreign)
             .map(|()| decision)
             .map_err(|problem| {
                 agent.count_rejected();

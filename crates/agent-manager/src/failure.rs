@@ -260,6 +260,8 @@ mod tests {
                     status >= 500 || is_clients_fault && [413, 415].contains(&status),
                     "{reason}"
                 );
+                // 1008 is what an agent closes with for its policy.
+                assert_ne!(reason.close_code(), 1008, "{reason}");
             }
         }
     }

@@ -2,7 +2,7 @@
 //! applied.
 
 use crate::headers::OwnedHeaders;
-use portcullis_agent_protocol::{Decision, EventKind, HeaderOp, Verdict};
+use portcullis_agent_protocol::{Decision, Event, EventKind, HeaderOp, Verdict};
 
 /// Headers that frame a message, route it or say where it came from. Nobody may set or remove them: a change would make
 /// the proxy, the upstream and other agents disagree on what the message is (RFC 9110 section 7.6.1, RFC 9112 section 6).
@@ -29,15 +29,24 @@ const MOST_OPERATIONS: usize = 256;
 /// Names and values of all headers of an answer together.
 const MOST_HEADER_BYTES: usize = 64 * 1024;
 
-/// Checks everything in a decision that could break a message.
+/// Checks everything in the answer to an event that could break a message or a WebSocket.
 ///
 /// # Errors
 /// What is wrong, for the log.
-pub(crate) fn validate(
+pub(crate) fn validate_answer(
     decision: &Decision,
-    kind: EventKind,
+    event: &Event<'_>,
     foreign: &OwnedHeaders,
 ) -> Result<(), String> {
+    validate(decision, event.kind(), foreign)?;
+    match (&decision.websocket, event) {
+        (Some(change), Event::WebSocketFrame(frame)) => change.validate(frame.opcode),
+        _ => Ok(()),
+    }
+}
+
+/// Checks everything in a decision that could break a message, whatever the event of this kind holds.
+fn validate(decision: &Decision, kind: EventKind, foreign: &OwnedHeaders) -> Result<(), String> {
     validate_size(decision)?;
     validate_phase(decision, kind)?;
     for operation in &decision.request_headers {
@@ -74,18 +83,36 @@ pub(crate) fn validate(
 
 /// What was not shown cannot be changed, and what has gone on its way cannot either.
 fn validate_phase(decision: &Decision, kind: EventKind) -> Result<(), String> {
-    use EventKind::{RequestBodyChunk, ResponseBodyChunk, ResponseHeaders};
+    use EventKind::{RequestBodyChunk, ResponseBodyChunk, ResponseHeaders, WebSocketFrame};
     if decision.request_body.is_some() && kind != RequestBodyChunk {
         return Err("a change of the request's body, which was not asked about".into());
     }
     if decision.response_body.is_some() && kind != ResponseBodyChunk {
         return Err("a change of the response's body, which was not asked about".into());
     }
+    if decision.websocket.is_some() && kind != WebSocketFrame {
+        return Err("a change of a WebSocket frame, which was not asked about".into());
+    }
+    if kind == WebSocketFrame {
+        return validate_socket(decision);
+    }
     let is_response = matches!(kind, ResponseHeaders | ResponseBodyChunk);
     if is_response && !decision.request_headers.is_empty() {
         return Err("a change of the request's headers when the response is here".into());
     }
     Ok(())
+}
+
+/// Both heads have gone when there are frames, and nobody can be sent elsewhere. A block closes the WebSocket.
+fn validate_socket(decision: &Decision) -> Result<(), String> {
+    if !decision.request_headers.is_empty() || !decision.response_headers.is_empty() {
+        return Err("a change of headers when they have long gone".into());
+    }
+    match &decision.verdict {
+        Verdict::Allow | Verdict::Block { .. } => Ok(()),
+        Verdict::Redirect { .. } => Err("a redirect of a WebSocket that is open".into()),
+        Verdict::Challenge { .. } => Err("a challenge on a WebSocket that is open".into()),
+    }
 }
 
 /// A message has room for so much; what is more would fail it later, or burden the next hop.
@@ -202,6 +229,8 @@ fn validate_redirect(url: &str, status: u16) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
+    use portcullis_agent_protocol::{FrameOpcode, WebSocketFrame};
 
     fn validate_head(decision: &Decision, foreign: &OwnedHeaders) -> Result<(), String> {
         validate(decision, EventKind::RequestHeaders, foreign)
@@ -211,21 +240,38 @@ mod tests {
     fn only_what_was_shown_can_be_changed() {
         use EventKind::{
             RequestBodyChunk, RequestComplete, RequestHeaders, ResponseBodyChunk, ResponseHeaders,
+            WebSocketFrame,
         };
         let table = [
             (
                 Decision::allow().replace_request_body("x"),
-                [false, true, false, false, false],
+                [false, true, false, false, false, false],
             ),
             (
                 Decision::allow().replace_response_body("x"),
-                [false, false, false, true, false],
+                [false, false, false, true, false, false],
             ),
             (
                 Decision::allow().set_request_header("x", "1"),
-                [true, true, false, false, true],
+                [true, true, false, false, true, false],
             ),
-            (Decision::allow().set_response_header("x", "1"), [true; 5]),
+            (
+                Decision::allow().set_response_header("x", "1"),
+                [true, true, true, true, true, false],
+            ),
+            (
+                Decision::allow().drop_frame(),
+                [false, false, false, false, false, true],
+            ),
+            (Decision::block(403), [true; 6]),
+            (
+                Decision::redirect("/"),
+                [true, true, true, true, true, false],
+            ),
+            (
+                Decision::challenge("captcha"),
+                [true, true, true, true, true, false],
+            ),
         ];
         let kinds = [
             RequestHeaders,
@@ -233,12 +279,59 @@ mod tests {
             ResponseHeaders,
             ResponseBodyChunk,
             RequestComplete,
+            WebSocketFrame,
         ];
         for (decision, expected) in table {
             let valid =
                 kinds.map(|kind| validate(&decision, kind, &OwnedHeaders::default()).is_ok());
             assert_eq!(valid, expected, "{decision:?}");
         }
+    }
+
+    #[test]
+    fn a_decision_about_a_frame_has_to_fit_it() {
+        let validated = |decision: &Decision, opcode| {
+            let event = Event::WebSocketFrame(WebSocketFrame {
+                correlation_id: "c",
+                opcode,
+                data: Bytes::new(),
+                client_to_server: true,
+                index: 0,
+                fin: true,
+                route_id: None,
+                client_ip: [127, 0, 0, 1].into(),
+                budget_left: None,
+            });
+            validate_answer(decision, &event, &OwnedHeaders::default())
+        };
+        let table = [
+            (Decision::allow().close_websocket(1008, "policy"), true),
+            (
+                Decision::allow().close_websocket(4999, "é".repeat(61)),
+                true,
+            ),
+            (
+                Decision::allow().close_websocket(1008, "é".repeat(62)),
+                false,
+            ),
+            (Decision::allow().close_websocket(1005, ""), false),
+            (Decision::allow().close_websocket(1006, ""), false),
+            (Decision::allow().close_websocket(1015, ""), false),
+            (Decision::allow().close_websocket(0, ""), false),
+            (Decision::allow().close_websocket(5000, ""), false),
+            (Decision::allow().drop_frame(), true),
+            (Decision::allow().replace_frame(vec![0; 125]), true),
+            (Decision::allow().replace_frame("x").tag("t"), true),
+        ];
+        for (decision, good) in table {
+            for opcode in [FrameOpcode::Text, FrameOpcode::Ping] {
+                let problem = validated(&decision, opcode).err();
+                assert_eq!(problem.is_none(), good, "{decision:?} {problem:?}");
+            }
+        }
+        let large = Decision::allow().replace_frame(vec![0; 126]);
+        assert_eq!(validated(&large, FrameOpcode::Binary), Ok(()));
+        assert!(validated(&large, FrameOpcode::Pong).is_err());
     }
 
     #[test]

@@ -170,6 +170,39 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_kind_of_event_is_in_its_phase() {
+        let phases = [
+            EventKind::RequestHeaders,
+            EventKind::RequestBodyChunk,
+            EventKind::ResponseHeaders,
+            EventKind::ResponseBodyChunk,
+            EventKind::WebSocketFrame,
+            EventKind::RequestComplete,
+        ]
+        .map(Phase::of);
+        assert_eq!(phases, Phase::ALL);
+    }
+
+    #[test]
+    fn the_frames_of_both_directions_are_one_record() {
+        let frame = Record {
+            agent: "waf".into(),
+            phase: Phase::WebSocketFrames,
+            verdict: RecordedVerdict::Allow,
+            reason: None,
+            tags: Vec::new(),
+            duration: Duration::ZERO,
+            calls: 1,
+        };
+        assert!(frame.continues(&frame.clone()));
+        let other = Record {
+            agent: "guard".into(),
+            ..frame.clone()
+        };
+        assert!(!frame.continues(&other));
+    }
+
+    #[test]
     fn the_pieces_of_a_body_are_one_record() {
         let piece = |verdict, tag: &str| Record {
             agent: "waf".into(),
