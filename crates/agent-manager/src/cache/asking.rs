@@ -69,7 +69,7 @@ impl Asking<'_> {
         };
         let foreign = &self.link.foreign;
         let valid = std::sync::Arc::ptr_eq(&kept.foreign, foreign)
-            || operations::validate(&kept.decision, self.ask.event.kind(), foreign).is_ok();
+            || operations::validate_answer(&kept.decision, self.ask.event, foreign).is_ok();
         valid.then(|| Called::known(kept.decision.clone()))
     }
 
