@@ -1,7 +1,8 @@
 //! The agent's side of [`TestAgent`](super::TestAgent): what the process does that is an agent.
 
 use super::{
-    agent::{Dialect, Phase, Reaction, SCRIPT_VARIABLE, Script, Told, from_json},
+    agent::{Dialect, Phase, Reaction, SCRIPT_VARIABLE, Script, Told},
+    agent_json::from_json,
     agent_raw,
 };
 use async_trait::async_trait;
