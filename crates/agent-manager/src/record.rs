@@ -193,6 +193,7 @@ mod tests {
             tags: Vec::new(),
             duration: Duration::ZERO,
             calls: 1,
+            cached: false,
         };
         assert!(frame.continues(&frame.clone()));
         let other = Record {

@@ -17,8 +17,15 @@ pub(super) enum End {
 
 /// The questions that are being asked, by their keys.
 pub(super) struct Flights {
-    by_key: HashMap<Box<[u8]>, (u64, watch::Receiver<Option<End>>), RandomState>,
+    by_key: HashMap<Box<[u8]>, Asked, RandomState>,
     most: usize,
+}
+
+/// A question that has no answer yet.
+struct Asked {
+    /// Of the [`Leader`].
+    number: u64,
+    ended: watch::Receiver<Option<End>>,
 }
 
 /// A place among those who wait for a question of another.
@@ -50,15 +57,15 @@ impl Flights {
     pub(super) fn enter(&mut self, key: &[u8]) -> Entered {
         /// Tells the questions of the process apart.
         static NUMBER: AtomicU64 = AtomicU64::new(0);
-        if let Some((_, ended)) = self.by_key.get(key) {
-            return Entered::Join(Flight(ended.clone()));
+        if let Some(asked) = self.by_key.get(key) {
+            return Entered::Join(Flight(asked.ended.clone()));
         }
         if self.by_key.len() >= self.most {
             return Entered::Alone;
         }
         let number = NUMBER.fetch_add(1, Relaxed);
-        let (sender, receiver) = watch::channel(None);
-        self.by_key.insert(key.into(), (number, receiver));
+        let (sender, ended) = watch::channel(None);
+        self.by_key.insert(key.into(), Asked { number, ended });
         Entered::Lead(Leader {
             number,
             ended: sender,
@@ -68,7 +75,7 @@ impl Flights {
     /// Nobody joins this question any more.
     pub(super) fn leave(&mut self, key: &[u8], leader: &Leader) {
         // Another may have taken its place.
-        let same = |(number, _): &(u64, _)| *number == leader.number;
+        let same = |asked: &Asked| asked.number == leader.number;
         if self.by_key.get(key).is_some_and(same) {
             self.by_key.remove(key);
         }
