@@ -72,6 +72,7 @@ async fn report(says: PathBuf, reporter: Reporter) {
             match word.as_str() {
                 "pause" => reporter.pause(),
                 "resume" => reporter.resume(),
+                "purge" => reporter.purge_verdicts(),
                 "degraded" => reporter.health(HealthState::Degraded),
                 "draining" => reporter.health(HealthState::Draining),
                 "unhealthy" => reporter.health(HealthState::Unhealthy),

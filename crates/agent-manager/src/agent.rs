@@ -11,7 +11,9 @@ use crate::{
     status::{AgentState, AgentStatus},
 };
 use http::HeaderMap;
-use portcullis_agent_protocol::{Condition, ConnectOptions, Connection, EventKind, HealthState};
+use portcullis_agent_protocol::{
+    Condition, ConnectOptions, Connection, EventKind, Extensions, HealthState,
+};
 use portcullis_config::AgentId;
 use serde_json::Value;
 use std::{
@@ -170,7 +172,17 @@ impl Agent {
         quota: Arc<Quota>,
         observer: Option<Arc<dyn AgentObserver>>,
     ) -> Self {
+        let cache = settings.verdict_cache.as_ref();
+        let verdicts = cache.map(|cache| Arc::new(VerdictCache::new(cache)));
         let connect = ConnectOptions {
+            extensions: Extensions {
+                // Nobody would make use of it.
+                verdict_ttl: verdicts.is_some(),
+                ..Extensions::ALL
+            },
+            on_control: verdicts
+                .as_ref()
+                .map(|verdicts| verdicts.on_control(&settings.id)),
             proxy_id: proxy_id.to_owned(),
             config: settings.config.clone(),
             handshake_timeout: settings.handshake_timeout,
@@ -182,10 +194,7 @@ impl Agent {
             permits: Permits::new(settings.max_concurrent_calls, settings.queue),
             reconnects: AtomicU64::new(0),
             quota,
-            verdicts: settings
-                .verdict_cache
-                .as_ref()
-                .map(|cache| Arc::new(VerdictCache::new(cache))),
+            verdicts,
             degraded: AtomicUsize::new(0),
             draining: AtomicUsize::new(0),
             unhealthy: AtomicUsize::new(0),

@@ -18,8 +18,8 @@ pub(crate) use key::Subject;
 use crate::{call::Called, headers::OwnedHeaders};
 use flight::{End, Flight, Flights};
 use key::Parts;
-use portcullis_agent_protocol::{Capabilities, Decision};
-use portcullis_config::KeyPart;
+use portcullis_agent_protocol::{Capabilities, ControlHandler, ControlMessage, Decision};
+use portcullis_config::{AgentId, KeyPart};
 use smallvec::SmallVec;
 use std::{
     sync::{
@@ -218,8 +218,19 @@ impl VerdictCache {
         known.is_some_and(|known| known.is(capabilities))
     }
 
+    /// What hears the agent on a connection, when it takes its verdicts back.
+    pub(crate) fn on_control(self: &Arc<Self>, agent: &AgentId) -> ControlHandler {
+        let (cache, agent) = (self.clone(), agent.clone());
+        Arc::new(move |message| {
+            if *message == ControlMessage::PurgeVerdicts {
+                cache.purge();
+                tracing::info!(%agent, "agent takes its verdicts back");
+            }
+        })
+    }
+
     /// Forgets everything, because the agent wants it.
-    pub(crate) fn purge(&self) {
+    fn purge(&self) {
         self.drop_all(&mut self.state());
     }
 
