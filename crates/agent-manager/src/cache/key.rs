@@ -245,6 +245,8 @@ mod tests {
         subject.key(ignored)
     }
 
+    type Change = fn(&mut Case);
+
     fn with(change: impl FnOnce(&mut Case)) -> Case {
         let mut case = usual();
         change(&mut case);
@@ -305,7 +307,7 @@ mod tests {
 
     #[test]
     fn a_part_that_is_ignored_makes_no_difference_and_others_do() {
-        let changes: [(KeyPart, fn(&mut Case)); 6] = [
+        let changes: [(KeyPart, Change); 6] = [
             (KeyPart::Authorization, |case| {
                 case.headers.push(("authorization", "x"));
             }),
