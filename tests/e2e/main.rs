@@ -27,4 +27,5 @@ mod reload;
 mod routing;
 mod shutdown;
 mod upstreams;
+mod verdict_cache;
 mod websocket;

@@ -1,10 +1,10 @@
 //! Agents that do as they are told: each is a process of its own, this test binary once more.
 
-use super::eventually;
-use portcullis_agent_protocol::{Audit, Decision, FrameDecision, Verdict};
+use super::{agent_json::to_json, eventually};
+use portcullis_agent_protocol::Decision;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, waitid};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::{
     fs::File,
     os::unix::net::UnixStream,
@@ -55,6 +55,10 @@ pub(super) struct Script {
     pub(super) preferred_chunk: u64,
     /// Writes nothing down.
     pub(super) quiet: bool,
+    /// The version that the agent announces.
+    pub(super) version: String,
+    /// A header of request and response that the agent sets to what it saw of these headers.
+    pub(super) tells: Option<(String, Vec<String>)>,
 }
 
 /// What an agent does in a phase after that of the request's head.
@@ -219,6 +223,8 @@ impl TestAgent {
                 phases: Vec::new(),
                 preferred_chunk: 65536,
                 quiet: false,
+                version: "0.0.1".to_owned(),
+                tells: None,
             },
             folder,
             process: None,
@@ -306,6 +312,19 @@ impl TestAgent {
     pub(crate) fn quiet(mut self) -> Self {
         self.script.quiet = true;
         self
+    }
+
+    /// With every allow to the head of a request, sets this header of request and response to what it saw: method, target, and
+    /// these headers.
+    pub(crate) fn telling(mut self, header: &str, names: &[&str]) -> Self {
+        let names = names.iter().map(|name| (*name).to_owned()).collect();
+        self.script.tells = Some((header.to_owned(), names));
+        self
+    }
+
+    /// The version that it announces from its next start on.
+    pub(crate) fn becomes(&mut self, version: &str) {
+        version.clone_into(&mut self.script.version);
     }
 
     /// Starts the process and waits until somebody listens on its socket.
@@ -417,106 +436,5 @@ impl Drop for TestAgent {
             let errors = std::fs::read_to_string(self.folder.path().join("stderr"));
             eprintln!("agent {}: {}", self.name(), errors.unwrap_or_default());
         }
-    }
-}
-
-/// A decision as an answer of the protocol in JSON, without the ids.
-fn to_json(decision: &Decision) -> Value {
-    let verdict = match &decision.verdict {
-        Verdict::Allow => json!("allow"),
-        Verdict::Block {
-            status,
-            body,
-            headers,
-        } => {
-            let body = body.as_ref().map(|body| String::from_utf8_lossy(body));
-            let headers: serde_json::Map<_, _> = headers
-                .iter()
-                .map(|(name, value)| (name.clone(), json!(value)))
-                .collect();
-            json!({"block": {"status": status, "body": body, "headers": headers}})
-        }
-        Verdict::Redirect { url, status } => json!({"redirect": {"url": url, "status": status}}),
-        Verdict::Challenge {
-            challenge_type,
-            params,
-        } => {
-            let params: serde_json::Map<_, _> = params
-                .iter()
-                .map(|(name, value)| (name.clone(), json!(value)))
-                .collect();
-            json!({"challenge": {"challenge_type": challenge_type, "params": params}})
-        }
-    };
-    let audit = decision.audit.as_deref().cloned().unwrap_or_default();
-    json!({
-        "version": 2,
-        "decision": verdict,
-        "request_headers": decision.request_headers,
-        "response_headers": decision.response_headers,
-        "needs_more": decision.needs_more,
-        "websocket_decision": match decision.websocket.as_deref() {
-            None => json!("allow"),
-            Some(FrameDecision::Drop) => json!("drop"),
-            Some(FrameDecision::Replace(_)) => panic!("see Reaction::Replace"),
-            Some(FrameDecision::Close { code, reason }) => {
-                json!({"close": {"code": code, "reason": reason}})
-            }
-        },
-        "audit": {"tags": audit.tags, "rule_ids": audit.rule_ids, "reason_codes": audit.reason_codes, "custom": audit.custom},
-    })
-}
-
-/// The way back.
-pub(super) fn from_json(answer: &Value) -> Decision {
-    let text = |value: &Value| value.as_str().unwrap().to_owned();
-    let pairs = |value: &Value| {
-        let object = value.as_object().unwrap();
-        object
-            .iter()
-            .map(|(name, value)| (name.clone(), text(value)))
-            .collect()
-    };
-    let status = |value: &Value| u16::try_from(value.as_u64().unwrap()).unwrap();
-    let verdict = &answer["decision"];
-    let verdict = if let Some(block) = verdict.get("block") {
-        Verdict::Block {
-            status: status(&block["status"]),
-            body: block["body"].as_str().map(|body| body.to_owned().into()),
-            headers: pairs(&block["headers"]),
-        }
-    } else if let Some(redirect) = verdict.get("redirect") {
-        Verdict::Redirect {
-            url: text(&redirect["url"]),
-            status: status(&redirect["status"]),
-        }
-    } else if let Some(challenge) = verdict.get("challenge") {
-        Verdict::Challenge {
-            challenge_type: text(&challenge["challenge_type"]),
-            params: pairs(&challenge["params"]),
-        }
-    } else {
-        Verdict::Allow
-    };
-    let list = |name: &str| serde_json::from_value(answer["audit"][name].clone()).unwrap();
-    Decision {
-        request_headers: serde_json::from_value(answer["request_headers"].clone()).unwrap(),
-        response_headers: serde_json::from_value(answer["response_headers"].clone()).unwrap(),
-        audit: Some(Box::new(Audit {
-            tags: list("tags"),
-            rule_ids: list("rule_ids"),
-            reason_codes: list("reason_codes"),
-            ..Audit::default()
-        })),
-        needs_more: answer["needs_more"] == true,
-        websocket: match &answer["websocket_decision"] {
-            Value::String(word) if word == "drop" => Some(Box::new(FrameDecision::Drop)),
-            Value::Object(members) => Some(Box::new(FrameDecision::Close {
-                code: status(&members["close"]["code"]),
-                reason: text(&members["close"]["reason"]),
-            })),
-            _ => None,
-        },
-        ..verdict.into()
     }
 }

@@ -1,7 +1,8 @@
 //! The agent's side of [`TestAgent`](super::TestAgent): what the process does that is an agent.
 
 use super::{
-    agent::{Dialect, Phase, Reaction, SCRIPT_VARIABLE, Script, Told, from_json},
+    agent::{Dialect, Phase, Reaction, SCRIPT_VARIABLE, Script, Told},
+    agent_json::from_json,
     agent_raw,
 };
 use async_trait::async_trait;
@@ -71,6 +72,7 @@ async fn report(says: PathBuf, reporter: Reporter) {
             match word.as_str() {
                 "pause" => reporter.pause(),
                 "resume" => reporter.resume(),
+                "purge" => reporter.purge_verdicts(),
                 "degraded" => reporter.health(HealthState::Degraded),
                 "draining" => reporter.health(HealthState::Draining),
                 "unhealthy" => reporter.health(HealthState::Unhealthy),
@@ -98,7 +100,7 @@ impl Agent for Scripted {
     }
 
     fn capabilities(&self) -> Capabilities {
-        let mut capabilities = Capabilities::new(self.name(), "0.0.1").with_events(&[
+        let mut capabilities = Capabilities::new(self.name(), &self.0.version).with_events(&[
             EventKind::RequestHeaders,
             EventKind::RequestBodyChunk,
             EventKind::ResponseHeaders,
@@ -122,7 +124,7 @@ impl Agent for Scripted {
         let mut dropped = NotedWhenDropped(Some((&self.0, told)));
         let decision = self.react(self.0.reaction_to(event.path())).await;
         dropped.0 = None;
-        decision
+        decision.map(|decision| self.0.tell(decision, event))
     }
 
     async fn request_body_chunk(&self, event: &BodyChunk<'_>) -> Result<Decision, AgentError> {
@@ -365,6 +367,22 @@ impl Script {
         let mut rules = self.phases.iter();
         let rule = rules.find(|rule| rule.phase == phase && rule.when.applies(told));
         rule.map(|rule| &rule.reaction)
+    }
+
+    /// Adds what the agent saw to what it decides, if it does that.
+    fn tell(&self, decision: Decision, event: &RequestHeaders<'_>) -> Decision {
+        let Some((header, names)) = self.tells.as_ref().filter(|_| decision.is_allow()) else {
+            return decision;
+        };
+        let mut told = format!("{} {}", event.method, event.uri);
+        for name in names {
+            for value in event.headers.get_all(name) {
+                told.push_str(&format!(" {name}={}", value.to_str().unwrap()));
+            }
+        }
+        decision
+            .set_request_header(header, &told)
+            .set_response_header(header, told)
     }
 
     /// Why the agent refuses this configuration.

@@ -2,6 +2,7 @@
 //! do as they are told. Everything is on free ports and in folders of its own, so that tests run at the same time.
 
 pub(crate) mod agent;
+mod agent_json;
 mod agent_process;
 mod agent_raw;
 pub(crate) mod client;

@@ -3,6 +3,7 @@
 
 use crate::{
     breaker::{BreakerSettings, SharedBreaker},
+    cache::{CacheSettings, VerdictCache},
     headers::HeaderRules,
     observer::AgentObserver,
     permits::Permits,
@@ -10,7 +11,9 @@ use crate::{
     status::{AgentState, AgentStatus},
 };
 use http::HeaderMap;
-use portcullis_agent_protocol::{Condition, ConnectOptions, Connection, EventKind, HealthState};
+use portcullis_agent_protocol::{
+    Condition, ConnectOptions, Connection, EventKind, Extensions, HealthState,
+};
 use portcullis_config::AgentId;
 use serde_json::Value;
 use std::{
@@ -53,6 +56,8 @@ pub struct AgentSettings {
     pub headers: HeaderRules,
     /// How it is told that requests are over; `None`: it is not.
     pub completions: Option<CompletionSettings>,
+    /// How its verdicts about the heads of requests are kept; `None`: they are not.
+    pub verdict_cache: Option<CacheSettings>,
 }
 
 /// How an agent is told that requests are over.
@@ -81,6 +86,7 @@ impl AgentSettings {
             overload: OverloadSettings::default(),
             headers: HeaderRules::default(),
             completions: None,
+            verdict_cache: None,
         }
     }
 }
@@ -108,6 +114,8 @@ pub(crate) struct Agent {
     pub(crate) permits: Permits,
     pub(crate) reconnects: AtomicU64,
     pub(crate) quota: Arc<Quota>,
+    /// What it has said and may be used again.
+    pub(crate) verdicts: Option<Arc<VerdictCache>>,
     wanted: AtomicUsize,
     connected: AtomicUsize,
     connections: AtomicUsize,
@@ -164,7 +172,17 @@ impl Agent {
         quota: Arc<Quota>,
         observer: Option<Arc<dyn AgentObserver>>,
     ) -> Self {
+        let cache = settings.verdict_cache.as_ref();
+        let verdicts = cache.map(|cache| Arc::new(VerdictCache::new(cache)));
         let connect = ConnectOptions {
+            extensions: Extensions {
+                // Nobody would make use of it.
+                verdict_ttl: verdicts.is_some(),
+                ..Extensions::ALL
+            },
+            on_control: verdicts
+                .as_ref()
+                .map(|verdicts| verdicts.on_control(&settings.id)),
             proxy_id: proxy_id.to_owned(),
             config: settings.config.clone(),
             handshake_timeout: settings.handshake_timeout,
@@ -176,6 +194,7 @@ impl Agent {
             permits: Permits::new(settings.max_concurrent_calls, settings.queue),
             reconnects: AtomicU64::new(0),
             quota,
+            verdicts,
             degraded: AtomicUsize::new(0),
             draining: AtomicUsize::new(0),
             unhealthy: AtomicUsize::new(0),
@@ -215,6 +234,7 @@ impl Agent {
             breaker: self.breaker.state(),
             rejected: self.rejected.load(Relaxed),
             last_error: self.trouble().error.clone(),
+            verdict_cache: self.verdicts.as_ref().map(|verdicts| verdicts.status()),
         };
         status.state = self.state(&status);
         status

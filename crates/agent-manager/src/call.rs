@@ -29,7 +29,9 @@ use std::{
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     /// When the question was put.
-    pub(crate) started: Instant,
+    started: Instant,
+    /// When the agent is asked. Later than `started` when others were waited for first.
+    now: Instant,
     /// For one answer, all waiting included.
     pub(crate) timeout: Duration,
     /// When the timeout ends.
@@ -44,11 +46,30 @@ impl Limits {
     pub(crate) fn new(timeout: Duration, conversation: &Conversation, now: Instant) -> Self {
         Self {
             started: now,
+            now,
             timeout,
             own: now + timeout,
             budget: conversation.deadline(now),
             whole_budget: conversation.is_fresh(),
         }
+    }
+
+    /// The same limits for a call that is made now.
+    pub(crate) fn from_now(self) -> Self {
+        Self {
+            now: Instant::now(),
+            ..self
+        }
+    }
+
+    /// When the agent's time began.
+    pub(crate) fn began(&self) -> Instant {
+        self.started
+    }
+
+    /// When it ends.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.budget.map_or(self.own, |budget| budget.min(self.own))
     }
 }
 
@@ -59,6 +80,42 @@ pub(crate) struct Called {
     pub(crate) ended: Instant,
     /// A late answer of this agent could be taken for the answer to another event of the request.
     pub(crate) give_up: bool,
+    /// The agent was not asked: the verdict was known.
+    pub(crate) is_known: bool,
+    /// The answer is from the agent as it has announced itself last. Looked at where verdicts are kept.
+    pub(crate) is_current: bool,
+}
+
+impl Called {
+    fn refused(reason: FailureReason, detail: &str) -> Self {
+        Self::failed(Failure::new(reason, detail))
+    }
+
+    fn failed(failure: Failure) -> Self {
+        Self {
+            result: Err(failure),
+            ended: Instant::now(),
+            give_up: false,
+            is_known: false,
+            is_current: false,
+        }
+    }
+
+    /// A verdict that is used again.
+    pub(crate) fn known(decision: Decision) -> Self {
+        Self {
+            result: Ok(decision),
+            ended: Instant::now(),
+            give_up: false,
+            is_known: true,
+            is_current: true,
+        }
+    }
+}
+
+/// The outcome of a question that was asked for somebody else too and not answered in time.
+pub(crate) fn no_answer(limits: Limits) -> Called {
+    Called::failed(out_of_time(Stage::Answer, limits))
 }
 
 /// How far a call has come; decides what the end of its time means.
@@ -76,19 +133,26 @@ enum Stage {
 
 /// The stage of a call, seen by whoever ends it.
 #[derive(Debug)]
-struct Progress(AtomicU8);
+struct Progress {
+    stage: AtomicU8,
+    /// See [`Called::is_current`].
+    is_current: AtomicBool,
+}
 
 impl Progress {
     const fn new() -> Self {
-        Self(AtomicU8::new(Stage::Permit as u8))
+        Self {
+            stage: AtomicU8::new(Stage::Permit as u8),
+            is_current: AtomicBool::new(false),
+        }
     }
 
     fn reach(&self, stage: Stage) {
-        self.0.store(stage as u8, Relaxed);
+        self.stage.store(stage as u8, Relaxed);
     }
 
     fn stage(&self) -> Stage {
-        match self.0.load(Relaxed) {
+        match self.stage.load(Relaxed) {
             0 => Stage::Permit,
             1 => Stage::Connection,
             2 => Stage::Paused,
@@ -150,15 +214,9 @@ pub(crate) async fn call(
 ) -> Called {
     let pool = &*link.pool;
     let agent = &*pool.agent;
-    let mut now = limits.started;
-    let refused = |reason, detail: &str| Called {
-        result: Err(Failure::new(reason, detail)),
-        ended: Instant::now(),
-        give_up: false,
-    };
-    let deadline = limits
-        .budget
-        .map_or(limits.own, |budget| budget.min(limits.own));
+    let mut now = limits.now;
+    let refused = Called::refused;
+    let deadline = limits.deadline();
     let turn = match conversation.try_turn(ask.used.agent) {
         Some(turn) => Some(turn),
         // It ends with the call before this one, which has a deadline of its own.
@@ -212,6 +270,8 @@ pub(crate) async fn call(
         result,
         ended,
         give_up,
+        is_known: false,
+        is_current: progress.is_current.load(Relaxed),
     }
 }
 
@@ -297,6 +357,10 @@ async fn ask_once(
             pool.connection(waits).await?
         }
     };
+    if let Some(verdicts) = &agent.verdicts {
+        let is_current = verdicts.is_current(connection.capabilities());
+        asking.progress.is_current.store(is_current, Relaxed);
+    }
     asking.progress.reach(if connection.extensions().event_id {
         Stage::Answer
     } else {

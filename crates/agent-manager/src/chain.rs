@@ -1,7 +1,8 @@
 //! One agent, or several at once: the rule that decides when a request goes no further is stated here and nowhere else.
 
 use crate::{
-    call::{Called, Limits, call},
+    cache::{self, Subject},
+    call::{Called, Limits},
     conversation::Conversation,
     failure::{Consequence, Failure, FailureReason, on_failure},
     manager::AgentUse,
@@ -92,12 +93,18 @@ pub struct Refusal {
 }
 
 /// Asks one agent.
-pub(crate) async fn ask_one(links: &Links, ask: &Ask<'_>, conversation: &Conversation) -> Answer {
+pub(crate) async fn ask_one(
+    links: &Links,
+    ask: &Ask<'_>,
+    subject: Option<&Subject<'_>>,
+    conversation: &Conversation,
+) -> Answer {
     let started = Instant::now();
     let link = links.link(ask.used.agent);
     let mut asked = Asked::new(links, std::slice::from_ref(ask), conversation, started);
     let limits = Limits::new(ask.used.timeout, conversation, started);
-    let called = call(link, ask, limits, conversation, &AtomicBool::new(false)).await;
+    let decided = AtomicBool::new(false);
+    let called = cache::ask(link, ask, subject, limits, conversation, &decided).await;
     asked.ended(0, called)
 }
 
@@ -107,6 +114,7 @@ pub(crate) async fn ask_one(links: &Links, ask: &Ask<'_>, conversation: &Convers
 pub(crate) async fn ask_parallel(
     links: &Links,
     asks: &[Ask<'_>],
+    subject: Option<&Subject<'_>>,
     conversation: &Conversation,
 ) -> Answer {
     let started = Instant::now();
@@ -120,7 +128,7 @@ pub(crate) async fn ask_parallel(
             let limits = Limits::new(ask.used.timeout, conversation, started);
             async move {
                 let link = links.link(ask.used.agent);
-                let called = call(link, ask, limits, conversation, decided).await;
+                let called = cache::ask(link, ask, subject, limits, conversation, decided).await;
                 (position, called)
             }
         })
@@ -195,7 +203,10 @@ impl<'a> Asked<'a> {
             self.conversation.give_up(ask.used.agent);
         }
         let id = self.links.pool(ask.used.agent).agent.id();
-        let (record, answer) = conclude(id, ask, position, called.result, duration);
+        let (mut record, answer) = conclude(id, ask, position, called.result, duration);
+        if called.is_known {
+            (record.calls, record.cached) = (0, true);
+        }
         self.conversation.note(record);
         answer
     }
@@ -218,6 +229,7 @@ impl<'a> Asked<'a> {
                 tags: Vec::new(),
                 duration: self.ended.saturating_duration_since(self.started),
                 calls: 1,
+                cached: false,
             });
         }
     }
@@ -252,6 +264,7 @@ fn conclude(
         tags,
         duration,
         calls: 1,
+        cached: false,
     };
     let decision = match outcome {
         Ok(decision) => decision,

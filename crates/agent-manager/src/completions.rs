@@ -123,6 +123,7 @@ async fn tell_one(pool: Weak<Pool>, completed: Arc<Completed>) {
             tags: Vec::new(),
             duration: started.elapsed(),
             calls: 1,
+            cached: false,
         });
     }
 }

@@ -8,6 +8,7 @@
 
 mod agent;
 mod breaker;
+mod cache;
 mod call;
 mod chain;
 mod clock;
@@ -28,6 +29,7 @@ pub mod supervise;
 
 pub use agent::{AgentEnd, AgentSettings, CompletionSettings, PoolSettings};
 pub use breaker::{BreakerSettings, BreakerState};
+pub use cache::{CacheSettings, CacheStatus, KeyContext};
 pub use chain::{Answer, Ask, Changes, Refusal};
 pub use completions::Completed;
 pub use conversation::Conversation;

@@ -3,6 +3,7 @@
 
 use crate::{
     agent::{Agent, AgentEnd, AgentSettings},
+    cache::{KeyContext, Subject},
     chain::{self, Answer, Ask},
     completions::{self, Completed},
     conversation::Conversation,
@@ -12,6 +13,7 @@ use crate::{
     quota::Quota,
     status::AgentStatus,
 };
+use portcullis_agent_protocol::Event;
 use portcullis_config::{AgentId, FailureMode};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout_at};
@@ -154,10 +156,39 @@ impl AgentManager {
         asks: &[Ask<'_>],
         conversation: &Conversation,
     ) -> Answer {
+        self.ask_about(links, asks, None, conversation).await
+    }
+
+    /// The same about the head of a request, of which verdicts may be known from earlier requests: those of agents that keep
+    /// them, under the key that `context` completes. Without it nothing is kept and nothing known.
+    pub async fn ask_about(
+        &self,
+        links: &Links,
+        asks: &[Ask<'_>],
+        context: Option<&KeyContext<'_>>,
+        conversation: &Conversation,
+    ) -> Answer {
+        let subject = context.zip(asks.first()).and_then(|(context, ask)| {
+            let Event::RequestHeaders(head) = ask.event else {
+                return None;
+            };
+            let owned = &self.owned;
+            Some(Subject {
+                context,
+                head,
+                owned,
+            })
+        });
+        let subject = subject.as_ref();
         match asks {
-            [ask] => chain::ask_one(links, ask, conversation).await,
-            asks => chain::ask_parallel(links, asks, conversation).await,
+            [ask] => chain::ask_one(links, ask, subject, conversation).await,
+            asks => chain::ask_parallel(links, asks, subject, conversation).await,
         }
+    }
+
+    /// Whether verdicts of the agent at this position are kept.
+    pub fn keeps_verdicts(&self, agent: usize) -> bool {
+        self.agents[agent].verdicts.is_some()
     }
 
     /// The most bytes of a body that the agent at this position is shown at a time.

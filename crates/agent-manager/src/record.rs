@@ -139,6 +139,8 @@ pub struct Record {
     pub duration: Duration,
     /// How often the agent was asked: a body goes in pieces, a WebSocket in frames. 0 when it was not asked at all.
     pub calls: u32,
+    /// The verdict was known from an earlier request, see `verdict-cache`.
+    pub cached: bool,
 }
 
 /// More tags, or reasons, of one question or body are not kept.
@@ -200,6 +202,7 @@ mod tests {
             tags: Vec::new(),
             duration: Duration::ZERO,
             calls: 1,
+            cached: false,
         };
         assert!(frame.continues(&frame.clone()));
         let other = Record {
@@ -219,6 +222,7 @@ mod tests {
             tags: vec![tag.to_owned()],
             duration: Duration::from_millis(1),
             calls: 1,
+            cached: false,
         };
         let failed = RecordedVerdict::Failed {
             reason: FailureReason::Timeout,

@@ -1,6 +1,6 @@
 //! How an agent is doing, for probes, metrics and the admin listener.
 
-use crate::breaker::BreakerState;
+use crate::{breaker::BreakerState, cache::CacheStatus};
 use portcullis_config::AgentId;
 
 /// Where an agent is in its life.
@@ -73,6 +73,8 @@ pub struct AgentStatus {
     pub rejected: u64,
     /// Why the last attempt to connect failed; `None` while connected.
     pub last_error: Option<String>,
+    /// Its verdicts that are kept; `None` when none are.
+    pub verdict_cache: Option<CacheStatus>,
 }
 
 impl AgentStatus {

@@ -17,9 +17,11 @@ pub enum KeyPart {
     Query,
     /// `client-certificate`: who the client is in TLS.
     ClientCertificate,
-    /// `owned-headers`: the headers that belong to the agent.
+    /// `owned-headers`: the headers that some agent owns, as agents before this
+    /// one have set them.
     OwnedHeaders,
-    /// `earlier-changes`: the headers that filters before the agent changed.
+    /// `earlier-changes`: the other headers that filters before the agent
+    /// changed.
     EarlierChanges,
 }
 

@@ -15,6 +15,7 @@ mod references;
 mod routes;
 mod unused;
 mod uses;
+mod verdict_cache;
 mod websocket;
 
 use crate::{diagnostic::Report, kdl::Parsed};
@@ -35,6 +36,7 @@ const ERRORS: &[Check] = &[
     inspect::upgrades,
     websocket::frames_without_sockets,
     websocket::useless_settings,
+    verdict_cache::phases,
     addresses::listeners,
     routes::actions,
     routes::useless_settings,
@@ -48,6 +50,7 @@ const WARNINGS: &[Check] = &[
     chains::asked_twice,
     inspect::never_asked,
     websocket::frames_never_asked,
+    verdict_cache::shared_identities,
     precedence::file_order,
     addresses::loops,
 ];

@@ -145,6 +145,7 @@ fn agent(written: ParsedAgent, defaults: &Defaults, sources: &Sources) -> Option
             .map(|pattern| pattern.value)
             .collect(),
         send_headers: written.send_headers,
+        verdict_cache: written.verdict_cache.map(|cache| cache.value),
         config: written.config,
         place: sources.place(written.span),
     })

@@ -111,6 +111,7 @@ fn every_kind_of_error_has_a_fixture() {
         code::FILE_ORDER,
         code::ASKED_TWICE,
         code::NEVER_ASKED,
+        code::SHARED_VERDICTS,
         code::TRUSTS_EVERYBODY,
         code::PROXY_LOOP,
         code::INTERNAL,

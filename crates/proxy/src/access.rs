@@ -301,7 +301,9 @@ fn json_record(line: &mut Vec<u8>, record: &Record) {
         }
         line.push(b']');
     }
-    if record.calls != 1 {
+    if record.cached {
+        line.extend_from_slice(b",\"cached\":true");
+    } else if record.calls != 1 {
         line.extend_from_slice(b",\"calls\":");
         number(line, record.calls);
     }
@@ -348,6 +350,7 @@ mod tests {
             tags: vec!["bot".into()],
             duration: Duration::from_micros(1234),
             calls: 1,
+            cached: false,
         }
     }
 
@@ -372,6 +375,17 @@ mod tests {
             assert_eq!(value["duration_ms"], 1.234);
             assert_eq!(value["reason"], "rule:\"1\"");
             assert_eq!(value["tags"][0], "bot");
+            assert_eq!(value.get("cached"), None);
         }
+        let mut line = Vec::new();
+        let known = Record {
+            calls: 0,
+            cached: true,
+            ..record(RecordedVerdict::Allow)
+        };
+        json_record(&mut line, &known);
+        let value: serde_json::Value = serde_json::from_slice(&line).unwrap();
+        assert_eq!(value["cached"], true);
+        assert_eq!(value.get("calls"), None);
     }
 }

@@ -4,6 +4,7 @@ use crate::{
     access,
     client::Identity,
     exchange::tunnel::SocketRun,
+    filter::Changed,
     reply::Reply,
     server::connection::Connection,
     snapshot::{Route, Serving, Snapshot},
@@ -33,6 +34,8 @@ pub(crate) struct Request {
     pub(crate) pending: Option<Reply>,
     /// How far the filter chain came: the number of its steps that ran on the way in.
     pub(crate) steps_run: usize,
+    /// Headers that filters have changed so far, where verdicts are kept.
+    pub(crate) changed: Changed,
     pub(crate) agents: AgentRun,
     pub(crate) upstream: UpstreamRun,
     /// Bytes of the body that came from the client so far.

@@ -51,6 +51,8 @@ pub(crate) struct Route {
     pub(crate) filters: Vec<Filter>,
     /// Whether any of the filters asks an agent.
     pub(crate) asks_agents: bool,
+    /// Whether a verdict of any of them is kept for later requests.
+    pub(crate) keeps_verdicts: bool,
     /// What agents want to see beyond the heads of requests.
     pub(crate) plan: Plan,
     pub(crate) action: Action,
@@ -177,6 +179,7 @@ fn compile_route(
         asks_agents: filters
             .iter()
             .any(|filter| matches!(filter, Filter::Agents(_))),
+        keeps_verdicts: filter::keeps_verdicts(&filters, &parts.agents),
         plan,
         filters,
         action,

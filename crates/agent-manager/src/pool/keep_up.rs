@@ -115,6 +115,11 @@ async fn use_connection(
         Some(why) => agent.connected_in_vain(why),
     };
     agent.obey_limits(&connection);
+    if let Some(verdicts) = &agent.verdicts
+        && verdicts.connected(connection.capabilities())
+    {
+        tracing::info!(agent = %agent.id(), "agent has become another, its verdicts are not used any longer");
+    }
     log_connected(agent, &connection);
     tokio::spawn(drive(agent.clone(), driver));
     slot.set(State::Up(connection.clone()));

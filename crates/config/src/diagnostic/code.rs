@@ -101,6 +101,8 @@ codes! {
     ASKED_TWICE = "asked-twice";
     /// Warning: an agent inspects what it is not asked about on a route.
     NEVER_ASKED = "never-asked";
+    /// Warning: a verdict about one client may be used for another.
+    SHARED_VERDICTS = "shared-verdicts";
     /// Warning: everybody is believed.
     TRUSTS_EVERYBODY = "trusts-everybody";
     /// Warning: an upstream target is one of our own listeners.

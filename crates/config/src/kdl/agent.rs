@@ -7,10 +7,11 @@ use super::{
     inspect::{self, ParsedInspect},
     json,
     value::Value,
+    verdict_cache::verdict_cache,
 };
 use crate::{
     diagnostic::{Diagnostic, code},
-    model::{AgentId, AgentTransport, BuiltinAgent, Json, SendHeaders},
+    model::{AgentId, AgentTransport, BuiltinAgent, Json, SendHeaders, VerdictCache},
     source::{Span, Spanned},
 };
 use std::path::PathBuf;
@@ -24,13 +25,14 @@ pub(crate) struct ParsedAgent {
     pub(crate) inspect: ParsedInspect,
     pub(crate) owns_headers: Vec<Spanned<String>>,
     pub(crate) send_headers: SendHeaders,
+    /// The place is that of the node.
+    pub(crate) verdict_cache: Option<Spanned<VerdictCache>>,
     pub(crate) config: Option<Json>,
     pub(crate) span: Span,
 }
 
 /// Also refused in `defaults { agent { … } }`.
 pub(super) const LATER: &[Later] = &[
-    Later::new("verdict-cache"),
     Later::new("replicas"),
     Later::new("user"),
     Later::new("group"),
@@ -67,6 +69,7 @@ pub(super) fn agent(node: &mut Node<'_>) -> Option<ParsedAgent> {
             inspect: block
                 .one("inspect", |node| Some(inspect::inspect(node)))
                 .unwrap_or_default(),
+            verdict_cache: block.one("verdict-cache", |node| Some(verdict_cache(node))),
             config: block.one("config", |node| {
                 json::object(node.context(), node.take_raw())
             }),

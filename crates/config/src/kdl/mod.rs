@@ -22,6 +22,7 @@ mod system;
 mod unit;
 mod upstream;
 mod value;
+mod verdict_cache;
 mod websocket;
 
 pub(crate) use agent::ParsedAgent;
@@ -30,6 +31,7 @@ pub(crate) use condition::ParsedMatch;
 pub(crate) use cursor::Context;
 pub(crate) use defaults::Defaults;
 pub(crate) use filter::{ParsedAgentUse, ParsedChain, ParsedFilter};
+pub(crate) use inspect::ParsedInspect;
 pub(crate) use listener::ParsedListener;
 pub(crate) use route::{ParsedAction, ParsedRoute};
 pub(crate) use upstream::{ParsedOrigin, ParsedUpstream};

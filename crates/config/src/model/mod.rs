@@ -14,6 +14,7 @@ mod system;
 mod template;
 mod units;
 mod upstream;
+mod verdict_cache;
 mod websocket;
 
 pub use admin::{Admin, AdminAddress, Probes};
@@ -37,6 +38,7 @@ pub use system::{DoubleSlash, EncodedSlash, PathPolicy, System};
 pub use template::{Template, TemplatePart, Variable};
 pub use units::ByteSize;
 pub use upstream::{Origin, Target, Upstream, UpstreamProtocol, UpstreamTimeouts};
+pub use verdict_cache::{KeyPart, VerdictCache};
 pub use websocket::{Deflate, WebSocket};
 
 /// Everything that the operator decided, with defaults filled in and references resolved.

@@ -208,6 +208,16 @@ fn agent_status(status: &AgentStatus, process: Option<&ProcessStatus>) -> serde_
             "last_end": process.last_end,
         })
     });
+    let verdict_cache = status.verdict_cache.map(|cache| {
+        json!({
+            "entries": cache.entries,
+            "bytes": cache.bytes,
+            "misses": cache.misses,
+            "stored": cache.stored,
+            "evictions": cache.evicted,
+            "purges": cache.purged,
+        })
+    });
     json!({
         "name": status.id.as_str(),
         "state": status.state.name(),
@@ -222,6 +232,7 @@ fn agent_status(status: &AgentStatus, process: Option<&ProcessStatus>) -> serde_
         "circuit_breaker": status.breaker.name(),
         "rejected_mutations": status.rejected,
         "last_error": status.last_error,
+        "verdict_cache": verdict_cache,
         "process": process,
     })
 }

@@ -63,7 +63,7 @@ impl AgentName {
         match self {
             Self::BodyGuard => Arc::new(BodyGuard::default()),
             Self::Denylist => Arc::new(Denylist::default()),
-            Self::Echo => Arc::new(Echo),
+            Self::Echo => Arc::new(Echo::default()),
             Self::FrameGuard => Arc::new(FrameGuard::default()),
         }
     }

@@ -11,7 +11,7 @@ use pingora::{
     Result,
     http::{RequestHeader, ResponseHeader},
 };
-use portcullis_agent_manager::{Answer, Ask, Changes, Phase, Refusal};
+use portcullis_agent_manager::{Answer, Ask, Changes, KeyContext, Phase, Refusal};
 use portcullis_agent_protocol::{
     Event, HeaderOp, RequestHeaders, RequestMetadata, ResponseHeaders, Verdict,
 };
@@ -24,7 +24,7 @@ pub(super) async fn on_request(
     agents: &[AgentOfRoute],
     position: usize,
     head: &mut RequestHeader,
-    request: &Request,
+    request: &mut Request,
 ) -> Result<Flow> {
     let Some(begun) = &request.begun else {
         return Ok(Flow::Continue);
@@ -43,12 +43,22 @@ pub(super) async fn on_request(
     if asks.is_empty() {
         return Ok(Flow::Continue);
     }
-    let changes = match ask(&asks, Phase::RequestHeaders, position, request, begun).await {
+    let keeps_verdicts = request
+        .route
+        .as_ref()
+        .is_some_and(|route| route.keeps_verdicts);
+    let context = keeps_verdicts.then(|| key_context(request, begun));
+    let phase = Phase::RequestHeaders;
+    let asked = ask_about(&asks, context.as_ref(), phase, position, request, begun).await;
+    let changes = match asked {
         Ok(changes) => changes,
         Err(reply) => return Ok(Flow::Reply(reply)),
     };
     drop(asks);
     apply(head, &changes.request)?;
+    if keeps_verdicts {
+        request.changed.operated(&changes.request);
+    }
     request.agents.change_response(position, changes.response);
     Ok(Flow::Continue)
 }
@@ -100,9 +110,22 @@ pub(super) async fn ask(
     request: &Request,
     begun: &Begun,
 ) -> Result<Changes, Reply> {
+    ask_about(asks, None, phase, position, request, begun).await
+}
+
+/// The same; with a context verdicts may be known from earlier requests.
+async fn ask_about(
+    asks: &[Ask<'_>],
+    context: Option<&KeyContext<'_>>,
+    phase: Phase,
+    position: usize,
+    request: &Request,
+    begun: &Begun,
+) -> Result<Changes, Reply> {
     let Serving { snapshot, links } = &*begun.serving;
     let run = &request.agents;
-    match snapshot.agents.ask(links, asks, &run.conversation).await {
+    let (agents, conversation) = (&snapshot.agents, &run.conversation);
+    match agents.ask_about(links, asks, context, conversation).await {
         Answer::Continue(changes) => Ok(changes),
         Answer::Final {
             agent,
@@ -124,6 +147,18 @@ pub(super) async fn ask(
             run.end(agent, reason);
             Err(Reply::status(502))
         }
+    }
+}
+
+/// What verdicts about a request are kept under, beside what agents see of it.
+fn key_context<'a>(request: &'a Request, begun: &'a Begun) -> KeyContext<'a> {
+    KeyContext {
+        listener: &begun.connection.listener.id,
+        scheme: begun.identity.scheme,
+        host: &begun.identity.host,
+        // There are none before there is TLS.
+        client_certificate: None,
+        changed: request.changed.names(),
     }
 }
 

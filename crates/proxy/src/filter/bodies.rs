@@ -145,6 +145,7 @@ impl<'a> Inspectors<'a> {
             tags: Vec::new(),
             duration: Duration::ZERO,
             calls: 0,
+            cached: false,
         });
     }
 

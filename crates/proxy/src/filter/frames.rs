@@ -185,6 +185,7 @@ impl FrameAgents<'_> {
             tags: Vec::new(),
             duration: Duration::ZERO,
             calls: 0,
+            cached: false,
         });
         self.refused(Refusal {
             agent,

@@ -3,6 +3,7 @@
 
 mod agents;
 mod bodies;
+mod changed;
 mod frames;
 mod head;
 mod headers;
@@ -10,6 +11,7 @@ mod headers;
 use crate::{reply::Reply, request::Request};
 pub(crate) use agents::apply;
 pub(crate) use bodies::{Direction, Inspectors, completed, plan};
+pub(crate) use changed::Changed;
 pub(crate) use frames::{FrameAgents, FrameDirection, Judged};
 pub(crate) use head::Head;
 use headers::Edit;
@@ -90,6 +92,17 @@ impl<'a> Compiler<'a> {
     }
 }
 
+/// Whether a verdict of any agent of the chain is kept for later requests.
+pub(crate) fn keeps_verdicts(filters: &[Filter], manager: &AgentManager) -> bool {
+    filters.iter().any(|filter| match filter {
+        Filter::Agents(of_route) => {
+            let mut positions = of_route.iter().map(|agent| agent.used.agent);
+            positions.any(|agent| manager.keeps_verdicts(agent))
+        }
+        Filter::RequestHeaders(_) | Filter::ResponseHeaders(_) => false,
+    })
+}
+
 /// Runs the chain on the way in, until a filter answers or all are through.
 ///
 /// # Errors
@@ -107,7 +120,12 @@ pub(crate) async fn on_request(head: &mut RequestHeader, request: &mut Request) 
                     return Ok(flow);
                 }
             }
-            Filter::RequestHeaders(edits) => headers::edit(edits, head, request)?,
+            Filter::RequestHeaders(edits) => {
+                headers::edit(edits, head, request)?;
+                if route.keeps_verdicts {
+                    request.changed.edited(edits);
+                }
+            }
             Filter::ResponseHeaders(_) => {}
         }
     }

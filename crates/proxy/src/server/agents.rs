@@ -1,8 +1,9 @@
 //! From the agents of a configuration to what the manager and the supervisor have to know about them.
 
+use super::bytes;
 use portcullis_agent_manager::{
-    AgentSettings, BreakerSettings, CompletionSettings, HeaderRules, OverloadSettings,
-    OwnedHeaders, PoolSettings, SendHeaders, supervise::Launch,
+    AgentSettings, BreakerSettings, CacheSettings, CompletionSettings, HeaderRules,
+    OverloadSettings, OwnedHeaders, PoolSettings, SendHeaders, supervise::Launch,
 };
 use portcullis_agent_protocol::EventKind;
 use portcullis_config::{AgentId, AgentTransport, Config, FailureMode, Inspect};
@@ -86,6 +87,12 @@ fn agent_settings(agent: &portcullis_config::Agent, socket: PathBuf) -> AgentSet
                 queue: completions.queue,
                 timeout: agent.timeout,
             }),
+        verdict_cache: agent.verdict_cache.as_ref().map(|cache| CacheSettings {
+            max_entries: cache.max_entries,
+            max_bytes: bytes(cache.max_bytes),
+            max_ttl: cache.max_ttl,
+            may_ignore: cache.may_ignore.clone(),
+        }),
         // An agent that takes its time over an answer may be silent for as long.
         ping_interval: PING_INTERVAL.max(agent.timeout * 2),
         max_concurrent_calls: agent.max_concurrent_calls,

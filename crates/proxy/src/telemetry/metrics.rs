@@ -6,12 +6,14 @@
 mod agents;
 mod config;
 mod sockets;
+mod verdict_cache;
 
 pub(crate) use agents::AgentMetrics;
 use agents::{AgentCalls, Observer};
 pub(crate) use config::ConfigMetrics;
 use sockets::SocketFamilies;
 pub(crate) use sockets::SocketMetrics;
+use verdict_cache::VerdictCaches;
 
 use super::Refused;
 use crate::server::limits::Rejection;
@@ -87,6 +89,7 @@ pub(crate) struct Metrics {
     agent_reconnects: Family<AgentLabel, Counter>,
     agent_rejected: Family<AgentLabel, Counter>,
     completions_dropped: Family<AgentLabel, Counter>,
+    verdict_caches: VerdictCaches,
     buffer_memory: Gauge,
     socket_families: SocketFamilies,
     pub(crate) access_log_dropped: Counter,
@@ -122,6 +125,7 @@ impl Metrics {
             agent_reconnects: Family::default(),
             agent_rejected: Family::default(),
             completions_dropped: Family::default(),
+            verdict_caches: VerdictCaches::default(),
             buffer_memory: Gauge::default(),
             socket_families: SocketFamilies::default(),
             access_log_dropped: Counter::default(),
@@ -206,6 +210,7 @@ impl Metrics {
             "Requests whose end the agent was not told, because too many such events were waiting for it",
             metrics.completions_dropped.clone(),
         );
+        metrics.verdict_caches.register(&mut registry);
         registry.register_with_unit(
             "buffer_memory_used",
             "Bodies that are held for agents",
@@ -341,6 +346,7 @@ impl Metrics {
         ] {
             gauges.remove(&label);
         }
+        self.verdict_caches.forget(&label);
     }
 
     fn show_agent(&self, status: &AgentStatus) {
@@ -369,6 +375,10 @@ impl Metrics {
             (&self.agent_rejected, status.rejected),
         ] {
             counters.get_or_create(&label).inner().store(value, Relaxed);
+        }
+        match &status.verdict_cache {
+            Some(cache) => self.verdict_caches.show(&label, cache),
+            None => self.verdict_caches.forget(&label),
         }
     }
 }

@@ -32,12 +32,19 @@ struct AgentPolicy {
     policy: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AgentOutcome {
+    agent: String,
+    outcome: &'static str,
+}
+
 /// Questions and how they ended, of all agents.
 #[derive(Clone)]
 pub(super) struct AgentCalls {
     calls: Family<CallLabels, Counter>,
     seconds: Durations<AgentPhase>,
     failures: Family<AgentPolicy, Counter>,
+    known: Family<AgentOutcome, Counter>,
 }
 
 impl Default for AgentCalls {
@@ -46,6 +53,7 @@ impl Default for AgentCalls {
             calls: Family::default(),
             seconds: Family::new_with_constructor(|| Histogram::new(AGENT_SECONDS)),
             failures: Family::default(),
+            known: Family::default(),
         }
     }
 }
@@ -67,6 +75,11 @@ impl AgentCalls {
             "agent_failures_applied",
             "Failed questions, by agent and the failure mode that was applied",
             self.failures.clone(),
+        );
+        registry.register(
+            "verdict_cache_hits",
+            "Verdicts that were used again, by agent and outcome; these are no questions",
+            self.known.clone(),
         );
     }
 }
@@ -92,6 +105,10 @@ impl AgentMetrics {
 
     /// Counts what became of a question, or of those about one body.
     pub(crate) fn asked(&self, record: &Record) {
+        if record.cached {
+            self.known(record.verdict.name());
+            return;
+        }
         let given_up = [RecordedVerdict::Cancelled, RecordedVerdict::ClientGone];
         let phase = record.phase.name();
         if record.calls > 0 && !given_up.contains(&record.verdict) {
@@ -113,6 +130,17 @@ impl AgentMetrics {
             };
             self.families.failures.get_or_create(&label).inc();
         }
+    }
+
+    /// Counts a verdict that was used again. The number is one that no phase has.
+    fn known(&self, outcome: &'static str) {
+        let key = (outcome.as_ptr() as usize, 0, 1);
+        self.calls.increase(key, 1, || {
+            self.families.known.get_or_create_owned(&AgentOutcome {
+                agent: self.agent.clone(),
+                outcome,
+            })
+        });
     }
 
     fn observe(&self, phase: &'static str, duration: Duration) {

@@ -1,0 +1,119 @@
+//! Decisions as the protocol writes them in JSON, for scripts of agents.
+
+use portcullis_agent_protocol::{Audit, Decision, FrameDecision, KeyPart, Verdict, VerdictTtl};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// A decision as an answer of the protocol in JSON, without the ids.
+pub(super) fn to_json(decision: &Decision) -> Value {
+    let verdict = match &decision.verdict {
+        Verdict::Allow => json!("allow"),
+        Verdict::Block {
+            status,
+            body,
+            headers,
+        } => {
+            let body = body.as_ref().map(|body| String::from_utf8_lossy(body));
+            let headers: serde_json::Map<_, _> = headers
+                .iter()
+                .map(|(name, value)| (name.clone(), json!(value)))
+                .collect();
+            json!({"block": {"status": status, "body": body, "headers": headers}})
+        }
+        Verdict::Redirect { url, status } => json!({"redirect": {"url": url, "status": status}}),
+        Verdict::Challenge {
+            challenge_type,
+            params,
+        } => {
+            let params: serde_json::Map<_, _> = params
+                .iter()
+                .map(|(name, value)| (name.clone(), json!(value)))
+                .collect();
+            json!({"challenge": {"challenge_type": challenge_type, "params": params}})
+        }
+    };
+    let audit = decision.audit.as_deref().cloned().unwrap_or_default();
+    json!({
+        "version": 2,
+        "decision": verdict,
+        "request_headers": decision.request_headers,
+        "response_headers": decision.response_headers,
+        "needs_more": decision.needs_more,
+        "websocket_decision": match decision.websocket.as_deref() {
+            None => json!("allow"),
+            Some(FrameDecision::Drop) => json!("drop"),
+            Some(FrameDecision::Replace(_)) => panic!("see Reaction::Replace"),
+            Some(FrameDecision::Close { code, reason }) => {
+                json!({"close": {"code": code, "reason": reason}})
+            }
+        },
+        "ttl_ms": decision.ttl.as_ref().map(|held| held.ttl.as_millis() as u64),
+        "vary_ignores": decision.ttl.as_ref().map(|held| {
+            held.vary_ignores.iter().map(|part| part.name()).collect::<Vec<_>>()
+        }),
+        "audit": {"tags": audit.tags, "rule_ids": audit.rule_ids, "reason_codes": audit.reason_codes, "custom": audit.custom},
+    })
+}
+
+/// The way back.
+pub(super) fn from_json(answer: &Value) -> Decision {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let pairs = |value: &Value| {
+        let object = value.as_object().unwrap();
+        object
+            .iter()
+            .map(|(name, value)| (name.clone(), text(value)))
+            .collect()
+    };
+    let status = |value: &Value| u16::try_from(value.as_u64().unwrap()).unwrap();
+    let verdict = &answer["decision"];
+    let verdict = if let Some(block) = verdict.get("block") {
+        Verdict::Block {
+            status: status(&block["status"]),
+            body: block["body"].as_str().map(|body| body.to_owned().into()),
+            headers: pairs(&block["headers"]),
+        }
+    } else if let Some(redirect) = verdict.get("redirect") {
+        Verdict::Redirect {
+            url: text(&redirect["url"]),
+            status: status(&redirect["status"]),
+        }
+    } else if let Some(challenge) = verdict.get("challenge") {
+        Verdict::Challenge {
+            challenge_type: text(&challenge["challenge_type"]),
+            params: pairs(&challenge["params"]),
+        }
+    } else {
+        Verdict::Allow
+    };
+    let list = |name: &str| serde_json::from_value(answer["audit"][name].clone()).unwrap();
+    let held = answer["ttl_ms"].as_u64().map(|milliseconds| {
+        let ignored = answer["vary_ignores"].as_array().into_iter().flatten();
+        let parts = ignored.filter_map(|name| KeyPart::from_name(name.as_str()?));
+        Box::new(VerdictTtl {
+            ttl: Duration::from_millis(milliseconds),
+            vary_ignores: parts.collect(),
+        })
+    });
+    Decision {
+        ttl: held,
+        request_headers: serde_json::from_value(answer["request_headers"].clone()).unwrap(),
+        response_headers: serde_json::from_value(answer["response_headers"].clone()).unwrap(),
+        audit: Some(Box::new(Audit {
+            tags: list("tags"),
+            rule_ids: list("rule_ids"),
+            reason_codes: list("reason_codes"),
+            ..Audit::default()
+        })),
+        needs_more: answer["needs_more"] == true,
+        websocket: match &answer["websocket_decision"] {
+            Value::String(word) if word == "drop" => Some(Box::new(FrameDecision::Drop)),
+            Value::Object(members) => Some(Box::new(FrameDecision::Close {
+                code: status(&members["close"]["code"]),
+                reason: text(&members["close"]["reason"]),
+            })),
+            _ => None,
+        },
+        ..verdict.into()
+    }
+}
