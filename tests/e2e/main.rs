@@ -26,5 +26,6 @@ mod refusals;
 mod reload;
 mod routing;
 mod shutdown;
+mod trace;
 mod upstreams;
 mod websocket;

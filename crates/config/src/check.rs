@@ -9,6 +9,7 @@ mod chains;
 mod conditions;
 mod identity;
 mod inspect;
+mod observability;
 mod paths;
 mod precedence;
 mod references;
@@ -46,6 +47,7 @@ const WARNINGS: &[Check] = &[
     inspect::never_asked,
     precedence::file_order,
     addresses::loops,
+    observability::nobody_to_ask,
 ];
 
 pub(crate) fn check(parsed: &Parsed, report: &Report) {

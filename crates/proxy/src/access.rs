@@ -4,6 +4,7 @@ use crate::{
     filter, reply,
     request::{Begun, EndedBy, Request},
     telemetry::{Telemetry, access_log::json_string},
+    trace::Explained,
 };
 use http::{Version, header};
 use pingora::{Error, http::RequestHeader, proxy::Session};
@@ -59,6 +60,9 @@ pub(crate) fn finished(
         aborted: error.is_some() && reply::answered(session).is_some(),
     };
     finished.tell_agents();
+    if begun.snapshot().trace.keeps_requests {
+        finished.keep(telemetry);
+    }
     let writer = telemetry.access_log.writer();
     let Some(writer) = &*writer else { return };
     match writer.format {
@@ -107,6 +111,24 @@ impl Finished<'_> {
     fn reason(&self) -> Option<&str> {
         let by_agent = self.ended_by.as_ref().and_then(|by| by.reason.as_deref());
         by_agent.or(self.request.reason)
+    }
+
+    /// Keeps what there is to explain.
+    fn keep(&self, telemetry: &Telemetry) {
+        let explained = Explained {
+            request: self.request,
+            begun: self.begun,
+            records: self.records,
+            ended_by: self.ended_by.as_ref(),
+            reason: self.reason(),
+            status: (self.status != CLIENT_GONE).then_some(self.status),
+            duration: self.duration,
+            aborted: self.aborted,
+        };
+        if explained.is_worth_keeping() {
+            let id = self.begun.identity.request_id();
+            telemetry.recent.keep(id, explained.to_json());
+        }
     }
 
     fn tell_agents(&self) {

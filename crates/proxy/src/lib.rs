@@ -19,5 +19,6 @@ mod snapshot;
 mod strict;
 mod telemetry;
 mod template;
+mod trace;
 mod upstream;
 mod watch;

@@ -22,6 +22,7 @@ mod system;
 mod unit;
 mod upstream;
 mod value;
+mod verdict_trace;
 
 pub(crate) use agent::ParsedAgent;
 pub(crate) use agent_policy::PartialPool;
