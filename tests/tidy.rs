@@ -62,6 +62,8 @@ const ONLY_IN: [(&str, &str, &[&str]); 11] = [
             "snapshot.rs",
             "telemetry/metrics/agents.rs",
             "telemetry/metrics.rs",
+            "trace/explain.rs",
+            "trace/header.rs",
         ],
     ),
     ("crates/proxy/src", r"\.ask\(", &["filter/agents.rs"]),
