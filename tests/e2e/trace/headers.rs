@@ -154,6 +154,10 @@ fn with_either_token_every_answer_says_everything() {
         let response = ask_http2(&proxy, method, path, TOKEN);
         assert_told(&response, path, status, parts);
     }
+    let lines = [&*line(TOKEN), "content-type: application/grpc"];
+    let response = proxy.get_with("/judged/no", &lines);
+    assert_eq!(response.header("grpc-status"), Some("7"));
+    assert!(told(&response).unwrap().0.contains(";verdict=block;"));
 }
 
 #[test]

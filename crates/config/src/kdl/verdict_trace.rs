@@ -48,7 +48,7 @@ fn one_of([here, file]: [Option<Value<'_>>; 2]) -> Option<Secret> {
     if let (Some(here), Some(file)) = (here, file) {
         file.report(
             file.error(code::CONTRADICTION, "the token is written twice")
-                .also(here.span(), "here")
+                .also(here.span(), "the first time")
                 .help("keep one of the two"),
         );
         return None;
