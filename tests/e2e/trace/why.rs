@@ -204,10 +204,13 @@ fn a_traced_request_is_kept_with_all_who_changed_its_headers() {
 fn only_the_last_requests_are_kept() {
     let scene = Scene::new();
     let proxy = scene.start("recent-requests entries=2", ADMIN);
-    let ids: Vec<String> = (0..3).map(|_| id_of(&proxy.get("/nowhere"))).collect();
-    for id in &ids {
-        proxy.access_line(|line| line["request_id"] == **id);
-    }
+    // One after the other, so that they end in this order.
+    let one = |_| {
+        let id = id_of(&proxy.get("/nowhere"));
+        proxy.access_line(|line| line["request_id"] == *id);
+        id
+    };
+    let ids: Vec<String> = (0..3).map(one).collect();
     let kept = || -> Vec<bool> {
         let told = ids.iter().map(|id| explained(&proxy, id));
         told.map(|told| told.is_some()).collect()
