@@ -1,7 +1,7 @@
 //! `portcullis why`: explains requests that were refused or failed, and traced ones.
 
 use super::{BOTH, Scene, TOKEN, line};
-use crate::harness::{Proxy, Response};
+use crate::harness::{Proxy, RawClient, Response};
 use serde_json::{Value, json};
 use std::process::Command;
 
@@ -216,6 +216,11 @@ fn only_the_last_requests_are_kept() {
         told.map(|told| told.is_some()).collect()
     };
     assert_eq!(kept(), [false, true, true]);
+    let admin = RawClient::connect(proxy.address_of("admin"));
+    let status = { admin }.get("/status", &["host: localhost"]).json();
+    assert_eq!(status["recent_requests"]["kept"], 2);
+    let bytes = status["recent_requests"]["bytes"].as_u64().unwrap();
+    assert!((500..20_000).contains(&bytes), "{bytes}");
     proxy.reload(&scene.builder("recent-requests entries=1", ADMIN));
     assert_eq!(kept(), [false, false, true]);
     proxy.reload(&scene.builder("recent-requests \"off\"", ADMIN));

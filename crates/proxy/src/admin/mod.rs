@@ -154,6 +154,7 @@ impl Health {
     fn status(&self) -> Response<Vec<u8>> {
         let readiness = self.readiness();
         let config = &self.telemetry.metrics.config;
+        let recent = self.telemetry.recent.kept();
         let status = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "pid": std::process::id(),
@@ -165,6 +166,7 @@ impl Health {
                 "last_reload_successful": config.was_last_successful(),
             },
             "connections_open": self.connections.open(),
+            "recent_requests": recent.map(|(kept, bytes)| json!({"kept": kept, "bytes": bytes})),
             "agents": self.agents_status(),
             "upstreams": self.upstreams_status(),
         });
