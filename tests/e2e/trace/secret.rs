@@ -23,7 +23,9 @@ fn seen(scene: &Scene, proxy: &Proxy) -> Vec<(String, String)> {
         seen.push((format!("agent {}", agent.name()), record));
     }
     for line in proxy.access_lines() {
-        let id = line["request_id"].as_str().unwrap();
+        let Some(id) = line["request_id"].as_str() else {
+            continue;
+        };
         seen.push(("why".to_owned(), ask(&format!("/requests/{id}")).text()));
     }
     seen
@@ -78,6 +80,13 @@ fn nobody_sees_the_token_and_why_shows_no_values() {
         client.try_response();
         asked += 1;
     }
+    // What is no request is not told either.
+    let mut client = proxy.client();
+    client.send(format!(
+        "GET / HTTP/1.1\r\nhost: test\r\n{right}\r\nno header\r\n\r\n"
+    ));
+    assert_eq!(client.response().status, 400);
+    asked += 1;
     crate::harness::eventually("all lines", || {
         (proxy.access_lines().len() >= asked).then_some(())
     });

@@ -195,12 +195,12 @@ fn a_traced_request_is_kept_with_all_who_changed_its_headers() {
     assert_eq!(
         changes(&told),
         [
-            "request set x-user judge",
-            "request remove x-client judge",
             "request set x-route request-headers",
             "request remove x-debug request-headers",
-            "response set x-judged judge",
+            "request set x-user judge",
+            "request remove x-client judge",
             "response set x-frame-options response-headers",
+            "response set x-judged judge",
         ]
     );
 }

@@ -7,7 +7,7 @@ use crate::{
     snapshot::Action,
 };
 use chrono::{DateTime, SecondsFormat, Utc};
-use portcullis_agent_manager::{HeaderChange, Record, RecordedVerdict};
+use portcullis_agent_manager::{HeaderChange, Phase, Record, RecordedVerdict};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -96,31 +96,56 @@ impl Explained<'_> {
         Some(json!({"id": route.id.as_str(), "why": why}))
     }
 
-    /// Who changed which header: on the way in, and then on the way out.
+    /// Who changed which header, in the order of the changes: on the way in, and then, in reverse, on the way out.
     fn headers(&self) -> Vec<Value> {
         let by_agents = self.request.agents.conversation.take_changes();
-        let mut changes = Vec::new();
+        let mut all = Vec::new();
         for of_response in [false, true] {
             let of_side = |change: &&HeaderChange| change.of_response == of_response;
-            changes.extend(by_agents.iter().filter(of_side).map(by_agent));
+            let by_agents = by_agents.iter().filter(of_side);
+            let mut changes: Vec<_> = by_agents.map(|change| self.by_agent(change)).collect();
             if !of_response || self.status.is_some() {
                 self.by_filters(of_response, &mut changes);
             }
+            changes.sort_by_key(|(when, _)| *when);
+            all.extend(changes.into_iter().map(|(_, change)| change));
         }
-        changes
+        all
     }
 
-    /// What the route's own filters changed, as far as they ran; on the way out they run in reverse.
-    fn by_filters(&self, of_response: bool, changes: &mut Vec<Value>) {
+    fn by_agent(&self, change: &HeaderChange) -> (When, Value) {
+        let asks = |filter: &Filter| match filter {
+            Filter::Agents(of_route) => of_route
+                .iter()
+                .any(|one| *self.begun.snapshot().agents.name(one.used.agent) == change.agent),
+            Filter::RequestHeaders(_) | Filter::ResponseHeaders(_) => false,
+        };
+        let route = self.request.route.as_deref();
+        let step = route.and_then(|route| route.filters.iter().position(asks));
+        let is_of_body = match change.phase {
+            Phase::RequestBody => !change.of_response,
+            Phase::ResponseBody => true,
+            _ => false,
+        };
+        let value = json!({
+            "of": side(change.of_response),
+            "done": change.done,
+            "name": change.name.to_ascii_lowercase(),
+            "agent": change.agent.as_str(),
+            "phase": change.phase.name(),
+            "step": step.map(|step| step + 1),
+        });
+        let step = step.unwrap_or_default();
+        (When::new(is_of_body, change.of_response, step), value)
+    }
+
+    /// What the route's own filters changed, as far as they ran.
+    fn by_filters(&self, of_response: bool, changes: &mut Vec<(When, Value)>) {
         let Some(route) = self.request.route.as_deref() else {
             return;
         };
         let steps = route.filters.iter().take(self.request.steps_run);
-        let mut steps: Vec<_> = steps.enumerate().collect();
-        if of_response {
-            steps.reverse();
-        }
-        for (position, filter) in steps {
+        for (step, filter) in steps.enumerate() {
             let (edits, by) = match (filter, of_response) {
                 (Filter::RequestHeaders(edits), false) => (edits, "request-headers"),
                 (Filter::ResponseHeaders(edits), true) => (edits, "response-headers"),
@@ -128,13 +153,14 @@ impl Explained<'_> {
             };
             let done = edits.iter().filter_map(|edit| edit.done(self.request));
             changes.extend(done.map(|(done, name)| {
-                json!({
+                let value = json!({
                     "of": side(of_response),
                     "done": done,
                     "name": name.as_str(),
                     "filter": by,
-                    "step": position + 1,
-                })
+                    "step": step + 1,
+                });
+                (When::new(false, of_response, step), value)
             }));
         }
     }
@@ -160,6 +186,21 @@ impl Explained<'_> {
     }
 }
 
+/// When in one direction a header was changed: what is said about a body comes when all filters have seen the head, and on the
+/// way out the filters run in reverse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct When {
+    is_of_body: bool,
+    turn: usize,
+}
+
+impl When {
+    const fn new(is_of_body: bool, of_response: bool, step: usize) -> Self {
+        let turn = if of_response { usize::MAX - step } else { step };
+        Self { is_of_body, turn }
+    }
+}
+
 fn record(record: &Record) -> Value {
     let (verdict, failure, mode) = match record.verdict {
         RecordedVerdict::Failed { reason, mode } => {
@@ -178,16 +219,6 @@ fn record(record: &Record) -> Value {
         "tags": record.tags,
         "calls": record.calls,
         "duration_ms": milliseconds(record.duration),
-    })
-}
-
-fn by_agent(change: &HeaderChange) -> Value {
-    json!({
-        "of": side(change.of_response),
-        "done": change.done,
-        "name": change.name.to_ascii_lowercase(),
-        "agent": change.agent.as_str(),
-        "phase": change.phase.name(),
     })
 }
 
