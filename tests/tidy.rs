@@ -64,6 +64,8 @@ const ONLY_IN: [(&str, &str, &[&str]); 11] = [
             "telemetry/metrics/agents.rs",
             "telemetry/metrics/verdict_cache.rs",
             "telemetry/metrics.rs",
+            "trace/explain.rs",
+            "trace/header.rs",
         ],
     ),
     (

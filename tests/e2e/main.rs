@@ -26,6 +26,7 @@ mod refusals;
 mod reload;
 mod routing;
 mod shutdown;
+mod trace;
 mod upstreams;
 mod verdict_cache;
 mod websocket;

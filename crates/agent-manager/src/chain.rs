@@ -3,6 +3,7 @@
 use crate::{
     cache::{self, Subject},
     call::{Called, Limits},
+    changed,
     conversation::Conversation,
     failure::{Consequence, Failure, FailureReason, on_failure},
     manager::AgentUse,
@@ -105,7 +106,11 @@ pub(crate) async fn ask_one(
     let limits = Limits::new(ask.used.timeout, conversation, started);
     let decided = AtomicBool::new(false);
     let called = cache::ask(link, ask, subject, limits, conversation, &decided).await;
-    asked.ended(0, called)
+    let answer = asked.ended(0, called);
+    if conversation.keeps_changes() {
+        asked.note_changes(0, &answer);
+    }
+    answer
 }
 
 /// Asks several agents at once, all with the same view. The first answer, in order of arrival, that ends the request wins
@@ -141,6 +146,9 @@ pub(crate) async fn ask_parallel(
                 // Dropping the others' calls tells their agents.
                 decided.store(true, Relaxed);
                 drop(waiting);
+                if conversation.keeps_changes() {
+                    asked.note_changes(position, &end);
+                }
                 asked.abandon(RecordedVerdict::Cancelled);
                 return end;
             }
@@ -148,6 +156,15 @@ pub(crate) async fn ask_parallel(
     }
     drop(waiting);
     drop(asked);
+    if conversation.keeps_changes() {
+        for (ask, changes) in asks.iter().zip(&allowed) {
+            if let Some(changes) = changes {
+                let id = links.pool(ask.used.agent).agent.id();
+                let phase = Phase::of(ask.event.kind());
+                conversation.note_changes(changed::of_changes(id, phase, changes));
+            }
+        }
+    }
     let parts = asks
         .iter()
         .zip(allowed)
@@ -209,6 +226,15 @@ impl<'a> Asked<'a> {
         }
         self.conversation.note(record);
         answer
+    }
+
+    /// Writes down which headers the answer to a question changes.
+    fn note_changes(&self, position: usize, answer: &Answer) {
+        let ask = &self.asks[position];
+        let id = self.links.pool(ask.used.agent).agent.id();
+        let phase = Phase::of(ask.event.kind());
+        self.conversation
+            .note_changes(changed::of_answer(id, phase, answer));
     }
 
     /// Nobody waits for the rest any longer. They are not asked about this request again, because a late answer could be

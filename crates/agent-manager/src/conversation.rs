@@ -1,7 +1,10 @@
 //! What the agents of one request have in common: the time they may take together, who is not asked again, and that each of
 //! them is asked one thing at a time.
 
-use crate::record::Record;
+use crate::{
+    changed::{HeaderChange, MOST_CHANGES},
+    record::Record,
+};
 use smallvec::SmallVec;
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -13,11 +16,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 #[derive(Debug, Default)]
 pub struct Conversation {
     state: Mutex<State>,
+    /// Somebody will ask who changed which header.
+    keeps_changes: bool,
 }
 
 #[derive(Debug, Default)]
 struct State {
     records: Vec<Record>,
+    changes: Vec<HeaderChange>,
     /// All agents together, waiting included. Counted from the first question of the request to the last, agents' time
     /// alone: what the upstream or the client takes in between is not.
     budget: Option<Duration>,
@@ -38,13 +44,45 @@ impl Conversation {
                 budget: Some(budget),
                 ..State::default()
             }),
+            keeps_changes: false,
         }
+    }
+
+    /// The same, and if so wanted it is written down which headers agents change.
+    pub const fn keeping_changes(mut self, keeps: bool) -> Self {
+        self.keeps_changes = keeps;
+        self
     }
 
     /// Every question and how it ended, in the order of their ends; those about the pieces of one body are one. There are
     /// none afterwards.
     pub fn take_records(&self) -> Vec<Record> {
         std::mem::take(&mut self.state().records)
+    }
+
+    /// What has been written down about questions so far.
+    pub fn records(&self) -> Vec<Record> {
+        self.state().records.clone()
+    }
+
+    /// Which headers agents changed, in the order of their answers; at most 256, and none where they are not
+    /// [kept](Self::keeping_changes). There are none afterwards.
+    pub fn take_changes(&self) -> Vec<HeaderChange> {
+        std::mem::take(&mut self.state().changes)
+    }
+
+    pub(crate) const fn keeps_changes(&self) -> bool {
+        self.keeps_changes
+    }
+
+    pub(crate) fn note_changes(&self, changes: impl Iterator<Item = HeaderChange>) {
+        let mut changes = changes.peekable();
+        if changes.peek().is_none() {
+            return;
+        }
+        let mut state = self.state();
+        let room = MOST_CHANGES.saturating_sub(state.changes.len());
+        state.changes.extend(changes.take(room));
     }
 
     /// How long the request has waited for agents.

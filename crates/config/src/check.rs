@@ -9,6 +9,7 @@ mod chains;
 mod conditions;
 mod identity;
 mod inspect;
+mod observability;
 mod paths;
 mod precedence;
 mod references;
@@ -53,6 +54,7 @@ const WARNINGS: &[Check] = &[
     verdict_cache::shared_identities,
     precedence::file_order,
     addresses::loops,
+    observability::nobody_to_ask,
 ];
 
 pub(crate) fn check(parsed: &Parsed, report: &Report) {

@@ -124,6 +124,7 @@ pub(crate) struct Report {
     errors: Cell<usize>,
     warnings: Cell<usize>,
     unread: Cell<bool>,
+    hidden: RefCell<Vec<Span>>,
 }
 
 impl Report {
@@ -135,6 +136,11 @@ impl Report {
     /// Part of the text was left unread because there was too much wrong before it.
     pub(crate) fn not_all_read(&self) {
         self.unread.set(true);
+    }
+
+    /// Shows what stands here to nobody, wherever the lines around it are shown.
+    pub(crate) fn hide(&self, span: Span) {
+        self.hidden.borrow_mut().push(span);
     }
 
     pub(crate) fn add(&self, diagnostic: Diagnostic) {
@@ -166,7 +172,7 @@ impl Report {
     }
 
     /// What was found first, in the order of the text, and the texts if there is anything to show in them.
-    pub(crate) fn finish(&self, sources: Sources) -> Diagnostics {
+    pub(crate) fn finish(&self, mut sources: Sources) -> Diagnostics {
         let mut items = self.found.take();
         let left_out = |severity| self.counter(severity).take().saturating_sub(MOST_KEPT);
         let (errors, warnings) = (left_out(Severity::Error), left_out(Severity::Warning));
@@ -175,6 +181,9 @@ impl Report {
         let sources = if items.is_empty() {
             Sources::default()
         } else {
+            for span in self.hidden.take() {
+                sources.hide(span);
+            }
             sources
         };
         Diagnostics {

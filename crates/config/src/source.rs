@@ -63,6 +63,22 @@ impl Sources {
         self.files.get(source as usize)
     }
 
+    /// Puts as many asterisks in the place of a text, so that nothing else moves.
+    pub(crate) fn hide(&mut self, span: Span) {
+        let Some(file) = self.files.get_mut(span.source as usize) else {
+            return;
+        };
+        let start = floor_boundary(&file.text, span.start as usize);
+        let end = floor_boundary(&file.text, span.end as usize).max(start);
+        let hidden = file.text[start..end]
+            .bytes()
+            .map(|byte| if byte == b'\n' { '\n' } else { '*' });
+        let hidden: String = hidden.collect();
+        file.text = [&file.text[..start], &hidden, &file.text[end..]]
+            .concat()
+            .into();
+    }
+
     /// Where a span begins, for people.
     pub(crate) fn place(&self, span: Span) -> Place {
         self.file(span.source)

@@ -5,6 +5,7 @@ use crate::{
     filter, reply,
     request::{Begun, EndedBy, Request},
     telemetry::{Telemetry, access_log::json_string},
+    trace::Explained,
 };
 use http::{Version, header};
 use pingora::{Error, http::RequestHeader, proxy::Session};
@@ -60,6 +61,9 @@ pub(crate) fn finished(
         aborted: error.is_some() && reply::answered(session).is_some(),
     };
     finished.tell_agents();
+    if begun.snapshot().trace.keeps_requests {
+        finished.keep(telemetry);
+    }
     let writer = telemetry.access_log.writer();
     let Some(writer) = &*writer else { return };
     match writer.format {
@@ -112,6 +116,24 @@ impl Finished<'_> {
             .reason
             .or_else(|| self.request.socket.get()?.reason());
         by_agent.or(by_us)
+    }
+
+    /// Keeps what there is to explain.
+    fn keep(&self, telemetry: &Telemetry) {
+        let explained = Explained {
+            request: self.request,
+            begun: self.begun,
+            records: self.records,
+            ended_by: self.ended_by.as_ref(),
+            reason: self.reason(),
+            status: (self.status != CLIENT_GONE).then_some(self.status),
+            duration: self.duration,
+            aborted: self.aborted,
+        };
+        if explained.is_worth_keeping() {
+            let id = self.begun.identity.request_id();
+            telemetry.recent.keep(id, explained.to_json());
+        }
     }
 
     fn tell_agents(&self) {

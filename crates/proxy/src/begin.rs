@@ -34,6 +34,8 @@ pub(crate) fn begin(
     set_timeouts(session, &connection);
     let serving = live.load_full();
     let started_at = SystemTime::now();
+    // Before anybody else sees the head.
+    request.traced = serving.snapshot.trace.take_token(session.req_header_mut());
     let checked = strict::check(session, &connection, serving.snapshot.path);
     let (target, host, refusal) = match checked {
         Ok(strict::Checked { target, host }) => (target, host, None),
@@ -96,9 +98,13 @@ fn prepare(session: &mut Session, request: &mut Request) -> Result<()> {
         method: begun.method.as_str(),
         headers: &head.headers,
     };
-    request.route = begun.snapshot().router.find(&line).cloned();
+    if let Some(found) = begun.snapshot().router.find(&line) {
+        request.route = Some(found.route.clone());
+        request.rank = found.rank;
+    }
     if let Some(route) = &request.route {
-        request.agents.limit(route.agent_budget);
+        let keeps_changes = begun.snapshot().trace.keeps_requests;
+        request.agents.limit(route.agent_budget, keeps_changes);
     }
     match request.route.as_deref() {
         None => refuse(request, 404, "no_route"),

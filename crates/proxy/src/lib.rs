@@ -19,6 +19,7 @@ mod snapshot;
 mod strict;
 mod telemetry;
 mod template;
+mod trace;
 mod upstream;
 mod watch;
 mod websocket;

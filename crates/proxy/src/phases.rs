@@ -9,7 +9,7 @@ use crate::{
     request::Request,
     snapshot::{Action, Live},
     telemetry::Telemetry,
-    upstream, watch,
+    trace, upstream, watch,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -136,7 +136,8 @@ impl ProxyHttp for Edge {
                 .connection
                 .expect_answer(shorter.then_some(timeouts.idle));
         }
-        filter::on_response(request, response)
+        filter::on_response(request, response)?;
+        trace::stamp(request, &request.upstream, response)
     }
 
     async fn upstream_request_filter(

@@ -1,7 +1,7 @@
 //! Answers that the proxy gives itself, and the only function that writes one to a client. Which error has which status is
 //! decided here and nowhere else.
 
-use crate::{filter, request::Request};
+use crate::{filter, request::Request, trace};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use percent_encoding::{AsciiSet, utf8_percent_encode};
@@ -103,6 +103,7 @@ pub(crate) async fn write(
         head.insert_header(header::CONTENT_LENGTH, body.len())?;
     }
     filter::on_response(request, &mut head)?;
+    trace::stamp(request, &request.upstream, &mut head)?;
     let ends = bodiless || body.is_empty() || session.req_header().method == http::Method::HEAD;
     if ends {
         return write_only_head(session, head).await;
@@ -175,6 +176,7 @@ async fn write_grpc(session: &mut Session, reply: Reply, request: &mut Request) 
     head.insert_header("grpc-message", message)?;
     request.grpc_status = Some(grpc.code);
     filter::on_response(request, &mut head)?;
+    trace::stamp(request, &request.upstream, &mut head)?;
     write_only_head(session, head).await
 }
 

@@ -26,6 +26,10 @@ pub(crate) struct Request {
     pub(crate) begun: Option<Begun>,
     /// Set once, when the router has found a route.
     pub(crate) route: Option<Arc<Route>>,
+    /// The place of the match that led to the route in the order of precedence.
+    pub(crate) rank: u32,
+    /// Whoever sent it may see what agents say about it.
+    pub(crate) traced: bool,
     /// Whether it asks to become a WebSocket.
     pub(crate) switches: bool,
     /// Whether a body comes behind the head; one without a byte counts when its head does not say so.
@@ -97,9 +101,9 @@ pub(crate) struct EndedBy {
 }
 
 impl AgentRun {
-    /// All agents of the request together may take this long.
-    pub(crate) fn limit(&mut self, budget: Duration) {
-        self.conversation = Conversation::with_budget(budget);
+    /// All agents of the request together may take this long. If so wanted, it is written down which headers they change.
+    pub(crate) fn limit(&mut self, budget: Duration, keeps_changes: bool) {
+        self.conversation = Conversation::with_budget(budget).keeping_changes(keeps_changes);
     }
 
     /// The agents of this step want the head of the response changed, whoever it is from.

@@ -8,6 +8,7 @@ use crate::{
     router::Router,
     telemetry::metrics::{AgentMetrics, Metrics, RouteMetrics, SocketMetrics},
     template::Template,
+    trace,
     upstream::Upstream,
 };
 use arc_swap::ArcSwap;
@@ -38,6 +39,7 @@ pub(crate) struct Snapshot {
     /// By position in the manager.
     pub(crate) agent_metrics: Vec<(AgentId, AgentMetrics)>,
     pub(crate) path: PathPolicy,
+    pub(crate) trace: trace::Settings,
     pub(crate) upstreams: Vec<Arc<Upstream>>,
     /// Of the whole process, whatever the configuration.
     pub(crate) buffer_memory: Arc<BufferMemory>,
@@ -127,6 +129,7 @@ impl Snapshot {
             agents: parts.agents.clone(),
             agent_metrics,
             path: config.system.path,
+            trace: trace::Settings::new(&config.observability, config.admin.is_some()),
             upstreams: upstreams.into_values().collect(),
             buffer_memory: parts.buffer_memory.clone(),
             sockets: parts.sockets.clone(),

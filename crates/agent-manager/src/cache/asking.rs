@@ -102,11 +102,13 @@ impl Asking<'_> {
                     lead.ended(self.subject, &called, &self.link.foreign);
                     return called;
                 }
-                Entered::Join(mut flight) => match clock::until(Instant::now(), patience, flight.end()).await {
-                    Some(Some(End::Alone)) => break,
-                    Some(Some(End::Kept) | None) => {}
-                    None => return self.too(flight).await,
-                },
+                Entered::Join(mut flight) => {
+                    match clock::until(Instant::now(), patience, flight.end()).await {
+                        Some(Some(End::Alone)) => break,
+                        Some(Some(End::Kept) | None) => {}
+                        None => return self.too(flight).await,
+                    }
+                }
             }
         }
         if Instant::now() >= deadline {

@@ -256,6 +256,22 @@ impl<'a> Node<'a> {
         result
     }
 
+    /// What is written here and is not about a file is never shown, whatever is wrong with it.
+    pub(crate) fn hide_values(&self) {
+        for entry in self.node.entries() {
+            let is_path = entry
+                .name()
+                .is_some_and(|key| key.value().ends_with("-file"));
+            if !is_path {
+                let value = Value::new(self.context, entry, self.node.name().value());
+                self.context.report.hide(value.span());
+            }
+        }
+        if let Some(block) = self.node.children() {
+            self.context.report.hide(self.context.span(block.span()));
+        }
+    }
+
     /// Takes everything that is left, for nodes that are refused as a whole.
     pub(crate) fn ignore_rest(&mut self) {
         self.entries.clear();

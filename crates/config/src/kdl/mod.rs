@@ -23,6 +23,7 @@ mod unit;
 mod upstream;
 mod value;
 mod verdict_cache;
+mod verdict_trace;
 mod websocket;
 
 pub(crate) use agent::ParsedAgent;

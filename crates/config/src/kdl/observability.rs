@@ -1,11 +1,14 @@
 //! `observability { … }`.
 
-use super::cursor::{Later, Node};
+use super::{
+    cursor::{Later, Node},
+    verdict_trace::verdict_trace,
+};
 use crate::{
     diagnostic::{code, did_you_mean},
     model::{
         AccessLog, AccessLogFormat, ByteSize, LogFormat, LogLevel, LogSettings, LogSink,
-        Observability,
+        Observability, RecentRequests,
     },
 };
 
@@ -14,7 +17,10 @@ use std::ops::RangeInclusive;
 /// Less would not take a handful of lines; more is memory that nobody gets back.
 const BUFFER: RangeInclusive<ByteSize> = ByteSize::kib(4)..=ByteSize::mib(1024);
 
-const LATER: &[Later] = &[Later::new("tracing"), Later::new("verdict-trace")];
+/// Less would not hold what one request can say of itself.
+const RECENT_BYTES: RangeInclusive<ByteSize> = ByteSize::kib(64)..=ByteSize::mib(1024);
+
+const LATER: &[Later] = &[Later::new("tracing")];
 
 pub(super) fn observability(node: &mut Node<'_>) -> Observability {
     node.block(|block| {
@@ -23,6 +29,10 @@ pub(super) fn observability(node: &mut Node<'_>) -> Observability {
         Observability {
             access_log: access_log.unwrap_or_else(|| Some(AccessLog::default())),
             log: block.one("log", |node| Some(log(node))).unwrap_or_default(),
+            verdict_trace: block.one("verdict-trace", verdict_trace),
+            recent_requests: block
+                .one("recent-requests", recent_requests)
+                .unwrap_or_else(|| Some(RecentRequests::default())),
         }
     })
 }
@@ -78,6 +88,36 @@ fn access_log(node: &mut Node<'_>) -> Option<Option<AccessLog>> {
         sink,
         format: format_value.unwrap_or_default(),
         buffer: buffer_value.unwrap_or(AccessLog::BUFFER),
+    }))
+}
+
+/// The inner `None` is `recent-requests "off"`.
+fn recent_requests(node: &mut Node<'_>) -> Option<Option<RecentRequests>> {
+    let off = node.optional_argument();
+    let entries = node.property("entries");
+    let bytes = node.property("bytes");
+    if let Some(off) = off {
+        off.choice(&[("off", ())], &[])?;
+        for (property, what) in [(entries, "entries"), (bytes, "bytes")] {
+            if let Some(property) = property {
+                let message = format!("recent requests that are off have no {what}");
+                property.report(
+                    property
+                        .error(code::CONTRADICTION, message)
+                        .help("remove it"),
+                );
+            }
+        }
+        return Some(None);
+    }
+    let usual = RecentRequests::default();
+    Some(Some(RecentRequests {
+        entries: entries
+            .and_then(|value| value.count(1..=10_000))
+            .unwrap_or(usual.entries),
+        bytes: bytes
+            .and_then(|value| value.size(RECENT_BYTES))
+            .unwrap_or(usual.bytes),
     }))
 }
 

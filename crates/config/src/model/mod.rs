@@ -10,6 +10,7 @@ mod listener;
 mod observability;
 mod place;
 mod route;
+mod secret;
 mod system;
 mod template;
 mod units;
@@ -31,9 +32,11 @@ pub use inspect::{BodyEncoding, BodyInspection, BodyMode, Completions, Inspect, 
 pub use listener::{Listener, ListenerLimits, ListenerTimeouts};
 pub use observability::{
     AccessLog, AccessLogFormat, LogFormat, LogLevel, LogSettings, LogSink, Observability,
+    RecentRequests, VerdictTrace,
 };
 pub use place::Place;
 pub use route::{Action, Route, RouteTimeouts};
+pub use secret::Secret;
 pub use system::{DoubleSlash, EncodedSlash, PathPolicy, System};
 pub use template::{Template, TemplatePart, Variable};
 pub use units::ByteSize;

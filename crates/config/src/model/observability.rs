@@ -1,6 +1,6 @@
-//! `observability { … }`: logs.
+//! `observability { … }`: logs, and what is told about single requests.
 
-use super::ByteSize;
+use super::{ByteSize, Secret};
 use std::path::PathBuf;
 
 /// What is logged, where and how.
@@ -10,6 +10,10 @@ pub struct Observability {
     pub access_log: Option<AccessLog>,
     /// What the program says about itself.
     pub log: LogSettings,
+    /// Who is told with the response what agents said about the request. None: nobody. The default.
+    pub verdict_trace: Option<VerdictTrace>,
+    /// Which requests `portcullis why` can explain. None: `recent-requests "off"`.
+    pub recent_requests: Option<RecentRequests>,
 }
 
 impl Default for Observability {
@@ -17,6 +21,37 @@ impl Default for Observability {
         Self {
             access_log: Some(AccessLog::default()),
             log: LogSettings::default(),
+            verdict_trace: None,
+            recent_requests: Some(RecentRequests::default()),
+        }
+    }
+}
+
+/// Who may see the verdicts on a request beside its response.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerdictTrace {
+    /// What such a request brings in `X-Agent-Trace-Token`: visible ASCII, 16 to 1024 bytes.
+    pub token: Secret,
+    /// Another one that is good as well, so that the token can be exchanged without a gap. None: there is one only. The
+    /// default.
+    pub previous_token: Option<Secret>,
+}
+
+/// How much is kept of requests that were refused or failed, for `portcullis why`. Only where there is somebody to ask: with
+/// `admin`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecentRequests {
+    /// Requests that are kept; the oldest goes first. Default 1000, 1 to 10 000.
+    pub entries: usize,
+    /// Bytes that they take together; the oldest goes first. Default 4 MiB, 64 KiB to 1 GiB.
+    pub bytes: ByteSize,
+}
+
+impl Default for RecentRequests {
+    fn default() -> Self {
+        Self {
+            entries: 1000,
+            bytes: ByteSize::mib(4),
         }
     }
 }

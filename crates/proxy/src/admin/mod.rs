@@ -10,6 +10,7 @@ use crate::{
 use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 use http::{HeaderValue, Method, Response, StatusCode, header};
+use percent_encoding::percent_decode_str;
 use pingora::{apps::http_app::ServeHttp, protocols::http::ServerSession};
 use portcullis_agent_manager::{
     AgentStatus,
@@ -153,6 +154,7 @@ impl Health {
     fn status(&self) -> Response<Vec<u8>> {
         let readiness = self.readiness();
         let config = &self.telemetry.metrics.config;
+        let recent = self.telemetry.recent.kept();
         let status = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "pid": std::process::id(),
@@ -164,10 +166,28 @@ impl Health {
                 "last_reload_successful": config.was_last_successful(),
             },
             "connections_open": self.connections.open(),
+            "recent_requests": recent.map(|(kept, bytes)| json!({"kept": kept, "bytes": bytes})),
             "agents": self.agents_status(),
             "upstreams": self.upstreams_status(),
         });
         let body = serde_json::to_vec_pretty(&status).unwrap_or_default();
+        typed(StatusCode::OK, "application/json", body)
+    }
+
+    /// What is kept of the requests of this id, which is percent-encoded; the newest first.
+    fn explain(&self, id: &str) -> Response<Vec<u8>> {
+        let id = percent_decode_str(id).decode_utf8_lossy();
+        let recent = &self.telemetry.recent;
+        let found = recent.find(&id);
+        if found.is_empty() {
+            let kept = recent.kept().map_or(0, |(entries, _)| entries);
+            let body = json!({"error": "no such request is kept", "kept": kept});
+            let body = serde_json::to_vec(&body).unwrap_or_default();
+            return typed(StatusCode::NOT_FOUND, "application/json", body);
+        }
+        let mut body = b"{\"requests\":[".to_vec();
+        body.extend(found.join(&b","[..]));
+        body.extend_from_slice(b"]}");
         typed(StatusCode::OK, "application/json", body)
     }
 
@@ -278,6 +298,9 @@ impl ServeHttp for AdminApp {
             return text(StatusCode::FORBIDDEN, "not for web pages\n");
         }
         let path = head.uri.path();
+        if let Some(id) = path.strip_prefix("/requests/") {
+            return self.health.explain(id);
+        }
         match path {
             "/" | "/status" => self.health.status(),
             _ => self

@@ -186,7 +186,7 @@ fn ask_in_time(target: &Target, timeout: Duration) -> Result<String, Unhealthy> 
 async fn ask(target: &Target) -> Result<String, Unhealthy> {
     let connected = target.connect().await;
     let stream = connected.map_err(|error| Unhealthy::Connect(target.clone(), error))?;
-    let (status, body) = exchange(stream, target.host())
+    let (status, body) = exchange(stream, target.host(), PATH, LONGEST_ANSWER)
         .await
         .map_err(|error| Unhealthy::Ask(target.clone(), error))?;
     let line = first_line(&body);
@@ -196,18 +196,24 @@ async fn ask(target: &Target) -> Result<String, Unhealthy> {
     }
 }
 
-async fn exchange(stream: Stream, host: String) -> pingora::Result<(StatusCode, Vec<u8>)> {
-    let mut request = RequestHeader::build("GET", PATH, None)?;
+/// Asks for a path and reads this much of the answer at most.
+pub(super) async fn exchange(
+    stream: Stream,
+    host: String,
+    path: &[u8],
+    longest: usize,
+) -> pingora::Result<(StatusCode, Vec<u8>)> {
+    let mut request = RequestHeader::build("GET", path, None)?;
     request.insert_header("host", host)?;
     request.insert_header("connection", "close")?;
     let mut session = HttpSession::new(Box::new(stream));
     session.write_request_header(Box::new(request)).await?;
     let status = session.read_resp_header_parts().await?.status;
     let mut body = Vec::new();
-    while body.len() < LONGEST_ANSWER
+    while body.len() < longest
         && let Some(bytes) = session.read_body_bytes().await?
     {
-        let room = LONGEST_ANSWER - body.len();
+        let room = longest - body.len();
         body.extend_from_slice(&bytes[..bytes.len().min(room)]);
     }
     Ok((status, body))

@@ -4,12 +4,14 @@ mod check;
 mod healthcheck;
 mod run;
 mod spawn_agent;
+mod why;
 
 use crate::agents::{self, AgentArgs};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use healthcheck::HealthcheckArgs;
 use portcullis_config::{Diagnostics, Loaded, Style};
 use std::{ffi::OsString, io::IsTerminal, path::PathBuf, process::ExitCode};
+use why::WhyArgs;
 
 /// Where the configuration is when nobody says.
 const SYSTEM_CONFIG: &str = "/etc/portcullis/portcullis.kdl";
@@ -49,6 +51,8 @@ enum Command {
     },
     /// Ask a running proxy whether it is ready: 0 when it is, 1 when it is not
     Healthcheck(HealthcheckArgs),
+    /// Ask a running proxy what became of a request and why: 0 when it knows, 1 when it does not
+    Why(WhyArgs),
     /// Run an agent that is inside this binary
     Agent(AgentArgs),
     /// Become an agent that ends with the proxy
@@ -90,6 +94,7 @@ pub fn main() -> ExitCode {
         Some(Command::Run(config)) => run::run(&config),
         Some(Command::Check { config, strict }) => check::check(&config, strict),
         Some(Command::Healthcheck(args)) => healthcheck::healthcheck(&args),
+        Some(Command::Why(args)) => why::why(&args),
         Some(Command::Agent(command)) => agents::run(command),
         Some(Command::SpawnAgent { parent, command }) => spawn_agent::run(parent, &command),
     }

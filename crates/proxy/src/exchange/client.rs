@@ -1,7 +1,7 @@
 //! The client's side of an exchange: reads the request's body, writes the response, and notices when the client goes away.
 
-use super::{gathered::Gathered, head, upload::Received};
-use crate::{reply, request::Request};
+use super::{forward::Passage, gathered::Gathered, head, upload::Received};
+use crate::{reply, request::Request, trace};
 use bytes::Bytes;
 use futures::FutureExt;
 use pingora::{
@@ -104,7 +104,7 @@ pub(super) enum Ended {
 /// Writes what comes and reads what is wanted, until either has an end.
 pub(super) async fn serve(
     session: &mut Session,
-    request: &Request,
+    (request, passage): (&Request, &Passage),
     mut reader: Reader,
     uploads: mpsc::Sender<Received>,
     mut tasks: mpsc::Receiver<HttpTask>,
@@ -120,7 +120,7 @@ pub(super) async fn serve(
             biased;
             task = tasks.recv() => match task {
                 None => return Ended::Cut,
-                Some(task) => match write(session, request, together(task, &mut tasks)).await {
+                Some(task) => match write(session, (request, passage), together(task, &mut tasks)).await {
                     Ok(true) => return Ended::Complete,
                     Ok(false) => {
                         if session.was_upgraded() && !is_upgraded {
@@ -176,12 +176,20 @@ fn together(first: HttpTask, more: &mut mpsc::Receiver<HttpTask>) -> Vec<HttpTas
 }
 
 /// Writes parts of the response; returns whether the last one was among them.
-async fn write(session: &mut Session, request: &Request, mut tasks: Vec<HttpTask>) -> Result<bool> {
+async fn write(
+    session: &mut Session,
+    (request, passage): (&Request, &Passage),
+    mut tasks: Vec<HttpTask>,
+) -> Result<bool> {
     for task in &mut tasks {
-        if let HttpTask::Header(head, _) = task
-            && !head.status.is_informational()
-        {
+        let HttpTask::Header(head, _) = task else {
+            continue;
+        };
+        if !head.status.is_informational() {
             frame(session, request, head)?;
+        }
+        if !head.status.is_informational() || head.status == 101 {
+            trace::stamp(request, &passage.upstream(), head)?;
         }
     }
     session.write_response_tasks(tasks).await

@@ -249,7 +249,7 @@ impl Exchange<'_> {
             let mut download = pin!(download.pass(ways));
             let mut client = pin!(client::serve(
                 session,
-                self.request,
+                (self.request, &passage),
                 reader,
                 uploads,
                 to_client

@@ -14,6 +14,18 @@ pub(crate) enum Edit {
     Remove(HeaderName),
 }
 
+impl Edit {
+    /// What it did to which header, as far as it did anything for this request.
+    pub(crate) fn done(&self, request: &Request) -> Option<(&'static str, &HeaderName)> {
+        let takes_effect = |value: &Template| value.fill(request).is_some();
+        match self {
+            Self::Set(name, value) => takes_effect(value).then_some(("set", name)),
+            Self::Add(name, value) => takes_effect(value).then_some(("add", name)),
+            Self::Remove(name) => Some(("remove", name)),
+        }
+    }
+}
+
 /// # Errors
 /// A name that is no header name.
 pub(super) fn compile(edits: &[HeaderEdit]) -> Result<Vec<Edit>, String> {

@@ -12,9 +12,11 @@
 //! labels of the request and with the number of regexes, not with the number of routes.
 
 mod condition;
+mod explain;
 pub(crate) mod target;
 
 use condition::{Conditions, FullMatch};
+use explain::Reason;
 use portcullis_config::{HostPattern, Match, PathPattern};
 use regex::Regex;
 use std::{cmp::Reverse, collections::HashMap};
@@ -47,6 +49,14 @@ pub(crate) struct Router<T> {
 struct Entry {
     route: usize,
     conditions: Conditions,
+    reason: Reason,
+}
+
+/// The route of a request, and the place of the match that it took in the order of precedence, from 0.
+#[derive(Debug)]
+pub(crate) struct Found<'a, T> {
+    pub(crate) route: &'a T,
+    pub(crate) rank: u32,
 }
 
 /// Ranks in ascending order.
@@ -81,12 +91,15 @@ impl<T> Router<T> {
     ) -> Result<Self, regex::Error> {
         let every = [Match::default()];
         let mut compiled = Vec::new();
-        let mut found: Vec<(Precedence, usize, Match)> = Vec::new();
+        let mut found: Vec<(Precedence, usize, Reason, Match)> = Vec::new();
         for (route, priority, matches) in routes {
+            let blocks = matches.len();
             let matches = if matches.is_empty() { &every } else { matches };
-            for matching in matches {
+            for (position, matching) in matches.iter().enumerate() {
+                let block = if blocks == 0 { 0 } else { position + 1 };
+                let reason = Reason::new(matching.clone(), priority, (block, blocks));
                 let precedence = precedence(priority, matching);
-                found.push((precedence, compiled.len(), matching.clone()));
+                found.push((precedence, compiled.len(), reason, matching.clone()));
             }
             compiled.push(route);
         }
@@ -101,19 +114,20 @@ impl<T> Router<T> {
             any_host: PathIndex::default(),
         };
         let mut regex_positions = HashMap::new();
-        for (rank, (_, route, matching)) in (0u32..).zip(found) {
+        for (rank, (_, route, reason, matching)) in (0u32..).zip(found) {
             let index = router.index_of(matching.host.as_ref(), &mut regex_positions)?;
             index.insert(rank, matching.path.as_ref())?;
             router.entries.push(Entry {
                 route,
                 conditions: Conditions::compile(&matching)?,
+                reason,
             });
         }
         Ok(router)
     }
 
     /// The route that the request takes, if any.
-    pub(crate) fn find(&self, line: &RequestLine<'_>) -> Option<&T> {
+    pub(crate) fn find(&self, line: &RequestLine<'_>) -> Option<Found<'_, T>> {
         let mut best = None;
         if !self.exact_hosts.is_empty()
             && let Some(index) = self.exact_hosts.get(line.host)
@@ -133,8 +147,18 @@ impl<T> Router<T> {
             }
         }
         self.search(&self.any_host, line, &mut best);
-        let entry = &self.entries[best? as usize];
-        Some(&self.routes[entry.route])
+        let rank = best?;
+        let entry = &self.entries[rank as usize];
+        Some(Found {
+            route: &self.routes[entry.route],
+            rank,
+        })
+    }
+
+    /// Why a request was found to be of a route, and how many matches there are to be ranked among.
+    pub(crate) fn reason(&self, rank: u32) -> Option<(&Reason, usize)> {
+        let entry = self.entries.get(rank as usize)?;
+        Some((&entry.reason, self.entries.len()))
     }
 
     /// All routes, in the order of the file.

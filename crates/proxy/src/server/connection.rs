@@ -243,6 +243,7 @@ pub(crate) fn test_connection(peer: &str, trusted: &[&str]) -> Connection {
     let telemetry = Telemetry {
         metrics: Metrics::new(),
         access_log: AccessLog::off(),
+        recent: crate::trace::Recent::new(None),
     };
     let limits = Arc::new(ConnectionLimits::new(1));
     let permit = limits.admit(peer.ip(), None).unwrap();

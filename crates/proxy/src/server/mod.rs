@@ -17,6 +17,7 @@ use crate::{
     exchange::{memory::BufferMemory, sockets::Sockets, tunnel::SOCKETS_CLOSE_WITHIN},
     snapshot::{Parts, Snapshot},
     telemetry::{Telemetry, access_log::AccessLog, logging, metrics::Metrics, notify},
+    trace::{self, Recent},
     upstream::echo,
 };
 use limits::ConnectionLimits;
@@ -268,6 +269,7 @@ fn telemetry(config: &Config) -> Result<Telemetry, ServeError> {
     Ok(Telemetry {
         metrics,
         access_log,
+        recent: Recent::new(trace::kept(&config.observability, config.admin.is_some())),
     })
 }
 

@@ -11,6 +11,7 @@ use crate::{
     admin,
     snapshot::{Parts, Snapshot},
     telemetry::{access_log::Sink, notify},
+    trace,
 };
 use portcullis_agent_manager::{AgentManager, supervise::Launch};
 use portcullis_config::Config;
@@ -133,6 +134,8 @@ impl Process {
             self.telemetry.access_log.switch(sink);
         }
         self.log.apply(config.observability.log);
+        let kept = trace::kept(&config.observability, config.admin.is_some());
+        self.telemetry.recent.limit(kept);
         let committed = self.workers.commit(assignments).await;
         self.listeners.adopt(adopted);
         self.health

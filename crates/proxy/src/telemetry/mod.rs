@@ -5,7 +5,7 @@ pub(crate) mod logging;
 pub(crate) mod metrics;
 pub(crate) mod notify;
 
-use crate::server::limits::Rejection;
+use crate::{server::limits::Rejection, trace::Recent};
 use access_log::AccessLog;
 use metrics::Metrics;
 use portcullis_config::{AccessLogFormat, ListenerId};
@@ -15,6 +15,8 @@ use std::{fmt, net::SocketAddr};
 pub(crate) struct Telemetry {
     pub(crate) metrics: Metrics,
     pub(crate) access_log: AccessLog,
+    /// Requests that can be explained.
+    pub(crate) recent: Recent,
 }
 
 /// Why a connection ended before a request was understood.
