@@ -314,8 +314,8 @@ impl TestAgent {
         self
     }
 
-    /// With every allow to the head of a request, sets this header of request and response to what it saw: method, target, and
-    /// these headers.
+    /// With every allow to the head of a request, sets this header of request and response to what it saw of these headers, of
+    /// `:method` and of `:target`.
     pub(crate) fn telling(mut self, header: &str, names: &[&str]) -> Self {
         let names = names.iter().map(|name| (*name).to_owned()).collect();
         self.script.tells = Some((header.to_owned(), names));

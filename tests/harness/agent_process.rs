@@ -374,12 +374,18 @@ impl Script {
         let Some((header, names)) = self.tells.as_ref().filter(|_| decision.is_allow()) else {
             return decision;
         };
-        let mut told = format!("{} {}", event.method, event.uri);
+        let mut seen = Vec::new();
         for name in names {
-            for value in event.headers.get_all(name) {
-                told.push_str(&format!(" {name}={}", value.to_str().unwrap()));
+            match name.as_str() {
+                ":method" => seen.push(event.method.to_owned()),
+                ":target" => seen.push(event.uri.to_owned()),
+                name => {
+                    let values = event.headers.get_all(name).iter();
+                    seen.extend(values.map(|value| format!("{name}={}", value.to_str().unwrap())));
+                }
             }
         }
+        let told = seen.join(" ");
         decision
             .set_request_header(header, &told)
             .set_response_header(header, told)
