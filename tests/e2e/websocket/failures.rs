@@ -217,11 +217,11 @@ impl Bench {
 
 fn route(agent: &str, mode: &str) -> String {
     let budget = match agent {
-        "slow" => "agent-budget \"100ms\"",
+        "slow" => "agent-budget \"100ms\";",
         _ => "",
     };
     format!(
-        "route \"{agent}-{mode}\" {{ match {{ path-prefix \"/{agent}/{mode}\" }}; filters {{ agent \"{agent}\" failure-mode=\"{mode}\" }}; {budget}; upstream \"origin\"; websocket }}\n"
+        "route \"{agent}-{mode}\" {{ match {{ path-prefix \"/{agent}/{mode}\" }}; filters {{ agent \"{agent}\" failure-mode=\"{mode}\" }}; {budget} upstream \"origin\"; websocket }}\n"
     )
 }
 

@@ -2,7 +2,7 @@
 
 use super::{
     inspected,
-    peers::{Server, connect, described, echo, frame, upgraded},
+    peers::{Server, connect, described, echo, frame, next_frame, upgraded},
 };
 use crate::harness::{
     TestAgent,
@@ -128,7 +128,9 @@ fn the_end_of_a_client_is_noticed_while_an_agent_is_asked() {
 
 #[test]
 fn what_is_lost_is_no_end_in_order() {
-    let server = Server::start(|stream, path| {
+    let server = Server::start(|mut stream, path| {
+        let seen = next_frame(&mut stream);
+        assert!(seen.is_some(), "{path}");
         if path.ends_with("reset") {
             rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).unwrap();
         }
@@ -140,6 +142,7 @@ fn what_is_lost_is_no_end_in_order() {
     for path in ["/ws/end", "/ws/reset"] {
         let (mut stream, head) = upgraded(proxy.address_of("http"), path, "");
         assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+        stream.write_all(&frame(0x81, b"here", true)).unwrap();
         let mut rest = Vec::new();
         // It may end by a reset, and not with a frame.
         let _ = stream.read_to_end(&mut rest);
