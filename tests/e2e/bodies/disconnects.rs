@@ -273,6 +273,7 @@ fn event_of(phase: Phase) -> &'static str {
         Phase::RequestBody => "request_body_chunk",
         Phase::ResponseHeaders => "response_headers",
         Phase::ResponseBody => "response_body_chunk",
+        Phase::Frames => "websocket_frame",
         Phase::Complete => "request_complete",
     }
 }
