@@ -12,6 +12,9 @@ pub enum ControlMessage {
     Health(HealthState),
     /// The agent wants fewer events, or events again.
     FlowControl(FlowAction),
+    /// None of the agent's verdicts holds any longer that were to hold for a
+    /// while. Comes only from agents that have agreed to `verdict-ttl`.
+    PurgeVerdicts,
     /// The agent's own metrics, as they came.
     Metrics(Value),
     /// The agent wants its configuration changed, as it came.
@@ -70,6 +73,7 @@ impl Condition {
         let (health, paused) = match message {
             ControlMessage::Health(HealthState::Unknown)
             | ControlMessage::FlowControl(FlowAction::Unknown)
+            | ControlMessage::PurgeVerdicts
             | ControlMessage::Metrics(_)
             | ControlMessage::ConfigUpdate(_)
             | ControlMessage::Pong { .. } => return false,

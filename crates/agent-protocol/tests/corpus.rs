@@ -18,7 +18,8 @@ use http::{HeaderMap, HeaderValue};
 use portcullis_agent_protocol::codec::frame::{self, MAX_FRAME_BYTES, MessageType};
 use portcullis_agent_protocol::codec::{Answer, EventId, NoDecision, binary, json};
 use portcullis_agent_protocol::{
-    BodyChunk, Decision, Event, Extensions, RequestHeaders, RequestMetadata,
+    BodyChunk, Decision, Event, Extensions, FrameOpcode, KeyPart, RequestHeaders, RequestMetadata,
+    WebSocketFrame,
 };
 
 #[path = "../fuzz/src/lib.rs"]
@@ -56,6 +57,7 @@ const TARGETS: [(&str, Decoder, &[&str]); 8] = [
             "response-headers",
             "response-body-chunk",
             "response-body-chunk-event-id",
+            "websocket-frame",
             "request-complete",
         ],
     ),
@@ -65,6 +67,9 @@ const TARGETS: [(&str, Decoder, &[&str]); 8] = [
         &[
             "answer",
             "answer-body",
+            "answer-close",
+            "answer-frame",
+            "answer-ttl",
             "answer-event-id",
             "answer-error",
             "answer-overloaded",
@@ -79,6 +84,7 @@ const TARGETS: [(&str, Decoder, &[&str]); 8] = [
             "ping",
             "health",
             "flow-control",
+            "verdict-purge",
         ],
     ),
     (
@@ -89,6 +95,7 @@ const TARGETS: [(&str, Decoder, &[&str]); 8] = [
             "binary-body-chunk",
             "binary-body-chunk-last",
             "binary-response-headers",
+            "binary-websocket-frame",
             "binary-request-complete",
         ],
     ),
@@ -102,12 +109,15 @@ const TARGETS: [(&str, Decoder, &[&str]); 8] = [
             "binary-drop",
             "binary-error",
             "binary-overloaded",
+            "binary-frame-replace",
+            "binary-frame-close",
+            "binary-ttl",
         ],
     ),
 ];
 
 /// Messages of other makes, and such that leave nearly everything out.
-const TEXTS: [(&str, &str, &str); 18] = [
+const TEXTS: [(&str, &str, &str); 22] = [
     (
         "handshake_request",
         "shortest",
@@ -150,6 +160,16 @@ const TEXTS: [(&str, &str, &str); 18] = [
     ),
     (
         "json_event",
+        "frame-shortest",
+        r#"{"correlation_id":"c","event_id":7,"opcode":"close","data":"","client_to_server":false,"fin":true,"client_ip":"::1"}"#,
+    ),
+    (
+        "json_event",
+        "frame-escaped",
+        r#"{"correlation_id":"c","event_id":7,"budget_left_us":1,"opcode":"\u0070ing","data":"AA==","client_to_server":true,"frame_index":18446744073709551615,"fin":true,"route_id":"\u00e9","client_ip":"::1"}"#,
+    ),
+    (
+        "json_event",
         "complete-shortest",
         r#"{"correlation_id":"c","status":0}"#,
     ),
@@ -168,6 +188,12 @@ const TEXTS: [(&str, &str, &str); 18] = [
         "nulls",
         r#"{"version":1,"decision":{"redirect":{"url":"/"}},"correlation_id":"c","request_headers":null,"response_headers":null,"audit":null,"needs_more":null}"#,
     ),
+    (
+        "json_answer",
+        "ttl-unknown-parts",
+        r#"{"version":2,"decision":"allow","correlation_id":"c","event_id":7,"websocket_decision":"drop","ttl_ms":99999999999,"vary_ignores":["cookie","telepathy","cookie"]}"#,
+    ),
+    ("json_control", "purge-bare", "{}"),
     ("json_control", "health-number", r#"{"state":1}"#),
     (
         "json_control",
@@ -193,7 +219,7 @@ const TEXTS: [(&str, &str, &str); 18] = [
 ];
 
 /// One answer of each kind.
-fn answers() -> [(&'static str, Answer); 9] {
+fn answers() -> [(&'static str, Answer); 13] {
     let block = Decision::block(403)
         .with_body("no")
         .with_header("x-why", "waf")
@@ -209,6 +235,10 @@ fn answers() -> [(&'static str, Answer); 9] {
     let bodies = Decision::allow()
         .replace_request_body(vec![0xff; 100])
         .replace_response_body("");
+    let ttl = KeyPart::ALL.into_iter().fold(
+        Decision::allow().hold_for(Duration::MAX),
+        Decision::whatever_the,
+    );
     [
         ("bodies", Ok(bodies)),
         ("allow", Ok(Decision::allow())),
@@ -220,6 +250,16 @@ fn answers() -> [(&'static str, Answer); 9] {
         ),
         ("challenge", Ok(challenge.provisional())),
         ("failure", Err(NoDecision::Failed("no idea".to_owned()))),
+        ("frame-drop", Ok(Decision::allow().drop_frame())),
+        (
+            "frame-replace",
+            Ok(Decision::allow().replace_frame(vec![0xff; 100])),
+        ),
+        (
+            "frame-close",
+            Ok(Decision::allow().close_websocket(4999, "é")),
+        ),
+        ("ttl", Ok(ttl)),
         ("overload-bare", overloaded(None)),
         ("overload-far", overloaded(Some(Duration::MAX))),
     ]
@@ -285,6 +325,25 @@ fn chunk() -> Vec<u8> {
     out
 }
 
+/// A frame with everything that there can be, and what nobody knows.
+fn websocket_frame() -> Vec<u8> {
+    let event = Event::WebSocketFrame(WebSocketFrame {
+        correlation_id: "c",
+        opcode: FrameOpcode::Pong,
+        data: Bytes::from_static(b"\0\xff"),
+        client_to_server: true,
+        index: u64::MAX,
+        fin: true,
+        route_id: Some(""),
+        client_ip: IpAddr::V6(Ipv6Addr::LOCALHOST),
+        budget_left: Some(Duration::MAX),
+    });
+    let mut out = Vec::new();
+    binary::encode_event(&mut out, u64::MAX, &event);
+    out.extend_from_slice(b"\x99\0\0\0\x01z");
+    out
+}
+
 /// The seeds that are not on the page.
 fn further_seeds(target: &str) -> Vec<(String, Vec<u8>)> {
     let texts = TEXTS.iter().filter(|(of, _, _)| *of == target);
@@ -308,6 +367,7 @@ fn further_seeds(target: &str) -> Vec<(String, Vec<u8>)> {
     if target == "binary_event" {
         seeds.push(("with-tls".to_owned(), event()));
         seeds.push(("chunk-with-all".to_owned(), chunk()));
+        seeds.push(("frame-with-all".to_owned(), websocket_frame()));
     }
     if target == "frame" {
         let mut frames = Vec::new();

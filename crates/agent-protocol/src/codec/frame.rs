@@ -46,6 +46,8 @@ pub enum MessageType {
     ConfigUpdateRequest = 0x32,
     /// Agent: pause or resume.
     FlowControl = 0x33,
+    /// Agent: none of its verdicts holds any longer; only with `verdict-ttl`.
+    VerdictPurge = 0x34,
     /// Proxy: the answer to an event is no longer wanted.
     Cancel = 0x40,
     /// Proxy: are you there?
@@ -56,7 +58,7 @@ pub enum MessageType {
 
 impl MessageType {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::HandshakeRequest,
         Self::HandshakeResponse,
         Self::RequestHeaders,
@@ -72,6 +74,7 @@ impl MessageType {
         Self::MetricsReport,
         Self::ConfigUpdateRequest,
         Self::FlowControl,
+        Self::VerdictPurge,
         Self::Cancel,
         Self::Ping,
         Self::Pong,
@@ -108,6 +111,7 @@ impl MessageType {
             | Self::MetricsReport
             | Self::ConfigUpdateRequest
             | Self::FlowControl
+            | Self::VerdictPurge
             | Self::Cancel
             | Self::Ping
             | Self::Pong => None,

@@ -1,5 +1,5 @@
-//! What an agent says without being asked: how it is, and whether it wants
-//! events.
+//! What an agent says without being asked: how it is, whether it wants events,
+//! and that what it said before holds no longer.
 
 use std::task::{Context, Poll};
 
@@ -49,6 +49,17 @@ impl Reporter {
         self.change(|report| report.paused = false);
     }
 
+    /// Takes back all verdicts that were to [hold for a
+    /// while](crate::Decision::hold_for): proxies that have kept any ask
+    /// again. To be called when what they came from has changed already: an
+    /// event that a proxy sends after it has heard of this meets the new state,
+    /// and an answer that it gets to an earlier one is not kept. A proxy that
+    /// connects later is told too, for it may have been connected before.
+    /// Proxies that do not know `verdict-ttl` keep nothing and are not told.
+    pub fn purge_verdicts(&self) {
+        self.change(|report| report.purges += 1);
+    }
+
     fn change(&self, change: impl FnOnce(&mut Report)) {
         self.present.send_if_modified(|present| {
             let before = *present;
@@ -62,6 +73,8 @@ impl Reporter {
 struct Report {
     health: HealthState,
     paused: bool,
+    /// How many times all verdicts were taken back.
+    purges: u64,
 }
 
 impl Report {
@@ -69,6 +82,7 @@ impl Report {
     const WELL: Self = Self {
         health: HealthState::Healthy,
         paused: false,
+        purges: 0,
     };
 }
 
@@ -86,6 +100,7 @@ pub(super) enum Stop {
 /// Something that a proxy has to be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum News {
+    Purge,
     Health(HealthState),
     Flow(FlowAction),
 }
@@ -131,6 +146,11 @@ impl Signals {
 
     /// What the proxy has to be told next. It counts as told then.
     pub(super) fn news(&mut self) -> Option<News> {
+        // What is wrong by now goes first.
+        if self.present.purges != self.told.purges {
+            self.told.purges = self.present.purges;
+            return Some(News::Purge);
+        }
         let health = match self.stop {
             Stop::Not => self.present.health,
             Stop::Announced | Stop::Now => HealthState::Draining,
@@ -200,6 +220,24 @@ mod tests {
         drop(stop);
         assert_eq!(told(), (Stop::Now, [None; 3]));
         assert_eq!(told(), (Stop::Now, [None; 3]));
+    }
+
+    #[test]
+    fn several_purges_are_told_as_one_and_before_anything_else() {
+        let reporter = Reporter::default();
+        let (_stop, stopping) = watch::channel(Stop::Not);
+        let mut signals = Signals::new(stopping.clone(), &reporter);
+        reporter.pause();
+        reporter.purge_verdicts();
+        reporter.purge_verdicts();
+        let mut context = Context::from_waker(Waker::noop());
+        assert_eq!(signals.poll(&mut context), Stop::Not);
+        assert_eq!(signals.news(), Some(News::Purge));
+        assert_eq!(signals.news(), Some(News::Flow(FlowAction::Pause)));
+        assert_eq!(signals.news(), None);
+        // The proxy may have kept what it heard on an earlier connection.
+        let mut later = Signals::new(stopping, &reporter);
+        assert_eq!(later.news(), Some(News::Purge));
     }
 
     #[test]

@@ -217,9 +217,16 @@ impl<A: Agent + ?Sized> Session<A> {
             let Some(news) = self.signals.news() else {
                 break;
             };
+            if news == News::Purge && !self.extensions.verdict_ttl {
+                continue;
+            }
             tracing::debug!(?news, "the proxy is told");
             let agent_id = Arc::clone(&self.agent_id);
             match news {
+                News::Purge => self.queue(MessageType::VerdictPurge, |out| {
+                    json::encode_purge(out, &agent_id, now_ms());
+                    Ok(())
+                }),
                 News::Health(health) => self.queue(MessageType::HealthStatus, |out| {
                     json::encode_health(out, &agent_id, health, now_ms());
                     Ok(())

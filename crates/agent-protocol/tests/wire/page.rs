@@ -12,11 +12,11 @@ use portcullis_agent_protocol::codec::handshake::{
 };
 use portcullis_agent_protocol::codec::{
     Answer, DecodedBodyChunk, DecodedEvent, DecodedRequestComplete, DecodedResponseHeaders,
-    EventId, NoDecision, binary, json,
+    DecodedWebSocketFrame, EventId, NoDecision, binary, json,
 };
 use portcullis_agent_protocol::{
-    CancelReason, Capabilities, ControlMessage, Decision, Extensions, FlowAction, HealthState,
-    RequestHeaders,
+    CancelReason, Capabilities, ControlMessage, Decision, Extensions, FlowAction, FrameOpcode,
+    HealthState, KeyPart, RequestHeaders,
 };
 use serde::Serialize;
 use serde_json::{Value, json as value};
@@ -82,6 +82,9 @@ fn written() -> BTreeMap<&'static str, Vec<u8>> {
     let mut flow = Vec::new();
     json::encode_flow(&mut flow, FlowAction::Pause, 1_700_000_000_000);
     add("flow-control", flow);
+    let mut purge = Vec::new();
+    json::encode_purge(&mut purge, "waf", 1_700_000_000_000);
+    add("verdict-purge", purge);
     written
 }
 
@@ -237,8 +240,22 @@ fn complete() -> DecodedRequestComplete<'static> {
     }
 }
 
+fn websocket_frame(data: &[u8]) -> DecodedWebSocketFrame<'static> {
+    DecodedWebSocketFrame {
+        correlation_id: "c-1".into(),
+        opcode: FrameOpcode::Text,
+        data: Bytes::copy_from_slice(data),
+        client_to_server: true,
+        index: 0,
+        fin: true,
+        route_id: Some("ws".into()),
+        client_ip: [203, 0, 113, 7].into(),
+        budget_left: None,
+    }
+}
+
 /// Those that are not request headers.
-fn json_events() -> [(&'static str, DecodedEvent<'static>); 5] {
+fn json_events() -> [(&'static str, DecodedEvent<'static>); 6] {
     let request_chunk = DecodedBodyChunk {
         total_size: Some(11),
         ..chunk(1, b"world", 11)
@@ -269,6 +286,10 @@ fn json_events() -> [(&'static str, DecodedEvent<'static>); 5] {
             DecodedEvent::ResponseBodyChunk(last),
         ),
         (
+            "websocket-frame",
+            DecodedEvent::WebSocketFrame(websocket_frame(b"hi")),
+        ),
+        (
             "request-complete",
             DecodedEvent::RequestComplete(complete()),
         ),
@@ -276,7 +297,15 @@ fn json_events() -> [(&'static str, DecodedEvent<'static>); 5] {
 }
 
 /// Those that are not request headers.
-fn binary_events() -> [(&'static str, DecodedEvent<'static>); 4] {
+fn binary_events() -> [(&'static str, DecodedEvent<'static>); 5] {
+    let fragment = DecodedWebSocketFrame {
+        opcode: FrameOpcode::Continuation,
+        client_to_server: false,
+        index: 258,
+        fin: false,
+        budget_left: Some(Duration::from_millis(1500)),
+        ..websocket_frame(b"hi")
+    };
     let first = DecodedBodyChunk {
         is_last: false,
         total_size: Some(11),
@@ -294,13 +323,17 @@ fn binary_events() -> [(&'static str, DecodedEvent<'static>); 4] {
             DecodedEvent::ResponseHeaders(response()),
         ),
         (
+            "binary-websocket-frame",
+            DecodedEvent::WebSocketFrame(fragment),
+        ),
+        (
             "binary-request-complete",
             DecodedEvent::RequestComplete(complete()),
         ),
     ]
 }
 
-fn json_answers() -> [(&'static str, EventId, Answer, Extensions); 5] {
+fn json_answers() -> [(&'static str, EventId, Answer, Extensions); 8] {
     let allow = Decision::allow()
         .set_request_header("x-a", "1")
         .add_request_header("x-b", "2")
@@ -316,13 +349,31 @@ fn json_answers() -> [(&'static str, EventId, Answer, Extensions); 5] {
     let number = EventId::Number(NUMBER);
     let correlation = EventId::Correlation("c-1".to_owned());
     let replace = Decision::allow().replace_request_body("WORLD");
+    let close = Decision::allow().close_websocket(1008, "policy");
+    let frame = Decision::allow().replace_frame("HI");
+    let ttl = held();
     [
         ("answer", correlation.clone(), Ok(allow), Extensions::NONE),
-        ("answer-body", correlation, Ok(replace), Extensions::NONE),
+        (
+            "answer-body",
+            correlation.clone(),
+            Ok(replace),
+            Extensions::NONE,
+        ),
+        ("answer-close", correlation, Ok(close), Extensions::NONE),
+        ("answer-frame", number.clone(), Ok(frame), BY_NUMBER),
+        ("answer-ttl", number.clone(), Ok(ttl), BY_NUMBER),
         ("answer-event-id", number.clone(), Ok(block), BY_NUMBER),
         ("answer-error", number.clone(), failed("no idea"), BY_NUMBER),
         ("answer-overloaded", number, overloaded(), BY_NUMBER),
     ]
+}
+
+fn held() -> Decision {
+    Decision::allow()
+        .hold_for(Duration::from_millis(1500))
+        .whatever_the(KeyPart::Cookie)
+        .whatever_the(KeyPart::Query)
 }
 
 fn failed(message: &str) -> Answer {
@@ -334,7 +385,7 @@ fn overloaded() -> Answer {
     Err(NoDecision::Overloaded { retry_after })
 }
 
-fn binary_answers() -> [(&'static str, Answer); 6] {
+fn binary_answers() -> [(&'static str, Answer); 9] {
     let block = Decision::block(403).with_body("no").reason("r");
     let redirect = Decision::redirect("/x").set_request_header("a", "b");
     let replace = Decision::allow().replace_request_body("WORLD");
@@ -346,6 +397,15 @@ fn binary_answers() -> [(&'static str, Answer); 6] {
         ("binary-redirect", Ok(redirect.provisional())),
         ("binary-error", failed("no")),
         ("binary-overloaded", overloaded()),
+        (
+            "binary-frame-replace",
+            Ok(Decision::allow().replace_frame("HI")),
+        ),
+        (
+            "binary-frame-close",
+            Ok(Decision::allow().close_websocket(1008, "policy")),
+        ),
+        ("binary-ttl", Ok(held())),
     ]
 }
 
@@ -426,6 +486,8 @@ fn the_examples_can_be_read() {
     assert_eq!(health, Ok(ControlMessage::Health(HealthState::Draining)));
     let flow = json::decode_control(MessageType::FlowControl, &page["flow-control"]);
     assert_eq!(flow, Ok(ControlMessage::FlowControl(FlowAction::Pause)));
+    let purge = json::decode_control(MessageType::VerdictPurge, &page["verdict-purge"]);
+    assert_eq!(purge, Ok(ControlMessage::PurgeVerdicts));
     let configure = handshake::decode_configure(&page["configure-event-id"]).unwrap();
     let level: &Value = &configure.config["level"];
     assert_eq!((level, configure.event_id), (&value!(2), Some(0)));

@@ -10,8 +10,8 @@ use portcullis_agent_protocol::codec::{EventId, NoDecision, binary};
 use portcullis_agent_protocol::server::{Agent, AgentError, PerRequest, ServeOptions};
 use portcullis_agent_protocol::{
     BodyChunk, CallError, CallGuard, CancelReason, Capabilities, ConnectOptions, Connection,
-    Decision, Event, EventKind, Extensions, Limits, RequestComplete, RequestHeaders,
-    ResponseHeaders,
+    Decision, Event, EventKind, Extensions, FrameOpcode, Limits, RequestComplete, RequestHeaders,
+    ResponseHeaders, WebSocketFrame,
 };
 use serde_json::json;
 use tokio::sync::Notify;
@@ -332,6 +332,17 @@ async fn d08_what_an_agent_has_not_announced_is_a_failure() {
         Event::ResponseHeaders(response),
         Event::ResponseBodyChunk(chunk(b"keep")),
         complete(None),
+        Event::WebSocketFrame(WebSocketFrame {
+            correlation_id: "c-1",
+            opcode: FrameOpcode::Text,
+            data: Bytes::new(),
+            client_to_server: true,
+            index: 0,
+            fin: true,
+            route_id: None,
+            client_ip: [203, 0, 113, 7].into(),
+            budget_left: None,
+        }),
     ];
     for extensions in PEERS {
         for wanted in ALL {

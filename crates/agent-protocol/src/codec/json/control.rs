@@ -15,6 +15,7 @@ pub fn decode_control(kind: MessageType, payload: &[u8]) -> Result<ControlMessag
     match kind {
         MessageType::HealthStatus => Ok(ControlMessage::Health(health_state(&body))),
         MessageType::FlowControl => Ok(ControlMessage::FlowControl(flow_action(&body))),
+        MessageType::VerdictPurge => Ok(ControlMessage::PurgeVerdicts),
         MessageType::MetricsReport => Ok(ControlMessage::Metrics(body)),
         MessageType::ConfigUpdateRequest => Ok(ControlMessage::ConfigUpdate(body)),
         MessageType::Pong => Ok(ControlMessage::Pong {
@@ -80,6 +81,15 @@ pub fn encode_flow(out: &mut Vec<u8>, action: FlowAction, timestamp_ms: u64) {
     };
     out.extend_from_slice(b"{\"correlation_id\":null,\"action\":");
     write::number(out, number);
+    out.extend_from_slice(b",\"timestamp_ms\":");
+    write::number(out, timestamp_ms);
+    out.push(b'}');
+}
+
+/// Appends the payload of a purge of verdicts.
+pub fn encode_purge(out: &mut Vec<u8>, agent_id: &str, timestamp_ms: u64) {
+    out.extend_from_slice(b"{\"agent_id\":");
+    write::string(out, agent_id);
     out.extend_from_slice(b",\"timestamp_ms\":");
     write::number(out, timestamp_ms);
     out.push(b'}');
@@ -232,6 +242,18 @@ mod tests {
             let decoded = decode_control(MessageType::FlowControl, &out);
             assert_eq!(decoded, Ok(ControlMessage::FlowControl(action)));
         }
+    }
+
+    #[test]
+    fn a_purge_is_whatever_its_members_are() {
+        let mut out = Vec::new();
+        encode_purge(&mut out, "a\"b", 7);
+        assert_eq!(out, br#"{"agent_id":"a\"b","timestamp_ms":7}"#);
+        for payload in [&out[..], b"{}", br#"{"agent_id":1,"rules":["r"]}"#] {
+            let decoded = decode_control(MessageType::VerdictPurge, payload);
+            assert_eq!(decoded, Ok(ControlMessage::PurgeVerdicts));
+        }
+        assert!(decode_control(MessageType::VerdictPurge, b"").is_err());
     }
 
     #[test]

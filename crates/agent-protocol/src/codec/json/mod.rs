@@ -30,7 +30,7 @@ mod write;
 pub use answer::{decode_answer, encode_answer};
 pub use cancel::{decode_cancel, encode_cancel};
 pub use control::{
-    decode_control, decode_ping, encode_flow, encode_health, encode_ping, encode_pong,
+    decode_control, decode_ping, encode_flow, encode_health, encode_ping, encode_pong, encode_purge,
 };
 pub use event::{decode_event, encode_event};
 pub use id::find_event_id;

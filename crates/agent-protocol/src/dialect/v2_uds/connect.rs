@@ -14,7 +14,7 @@ use super::shared::Shared;
 use super::{ConnectOptions, Connection, ConnectionDriver, configure, driver};
 use crate::codec::frame::{self, MessageType};
 use crate::codec::handshake::{self, Agreement, HandshakeRequest};
-use crate::codec::{BadMessage, EventId, json};
+use crate::codec::{BadMessage, EventId};
 use crate::transport::{Inbound, Outbound};
 use crate::{CallError, ConfigureError, ConnectError, Extensions, ProtocolError};
 
@@ -130,7 +130,7 @@ impl Opening<'_> {
                 };
                 return acknowledged(&payload, shared.extensions, &expected);
             }
-            shared.on_control(&json::decode_control(kind, &payload)?);
+            shared.on_message(kind, &payload)?;
         }
     }
 }

@@ -177,6 +177,29 @@ impl Connection {
         self.shared().seen(look).await
     }
 
+    /// How many times the agent has said that none of its verdicts holds any
+    /// longer, of those that were to hold for a while. It is counted before
+    /// anything that came behind it is handed out. A verdict may have been
+    /// made before a purge and arrive behind it: who keeps verdicts keeps only
+    /// those for which this number, over all connections to the agent, is at
+    /// the end what it was when the event was sent.
+    #[must_use]
+    pub fn purges_seen(&self) -> u64 {
+        self.shared().lock().purges
+    }
+
+    /// Waits until [`purges_seen`](Self::purges_seen) is another number than
+    /// this one; at once when it is already. `None` when the connection is gone
+    /// and it still is.
+    pub async fn purged(&self, seen: u64) -> Option<u64> {
+        let look = |state: &State| match &state.phase {
+            _ if state.purges != seen => Some(Some(state.purges)),
+            Phase::Closed(_) => Some(None),
+            _ => None,
+        };
+        self.shared().seen(look).await
+    }
+
     /// Takes no new events; closes when nobody waits any longer.
     pub fn retire(&self) {
         self.shared().retire();

@@ -114,8 +114,7 @@ impl ConnectionDriver {
                 self.answers.push(answer);
             } else {
                 let payload = &self.inbound.bytes[HEADER_BYTES..total];
-                self.shared
-                    .on_control(&json::decode_control(kind, payload)?);
+                self.shared.on_message(kind, payload)?;
                 self.inbound.bytes.advance(total);
             }
         }

@@ -12,7 +12,8 @@ use tokio::sync::Notify;
 use super::calls::{CallTable, Ended, Outcome};
 use super::pings::Pings;
 use super::{ConnectOptions, ControlHandler, Limits};
-use crate::codec::EventId;
+use crate::codec::frame::MessageType;
+use crate::codec::{EventId, json};
 use crate::transport::Frames;
 use crate::{CallError, Capabilities, Condition, ControlMessage, Extensions, ProtocolError};
 
@@ -57,7 +58,7 @@ pub(super) struct Shared {
     pub(super) capabilities: Capabilities,
     pub(super) extensions: Extensions,
     pub(super) limits: Limits,
-    /// Told of every change of the phase and of the condition.
+    /// Told of every change of the phase and of the condition, and of purges.
     changed: Notify,
     opened: Instant,
     /// When the last frame came, in nanoseconds after `opened`.
@@ -78,6 +79,8 @@ pub(super) struct State {
     pub(super) phase: Phase,
     /// How the agent says that it is.
     pub(super) condition: Condition,
+    /// How many times it has said that its verdicts hold no longer.
+    pub(super) purges: u64,
     /// The driver, while it sleeps.
     pub(super) driver: Option<Waker>,
 }
@@ -108,6 +111,7 @@ impl Shared {
                 pings: Pings::default(),
                 phase: Phase::Open,
                 condition: Condition::default(),
+                purges: 0,
                 driver: None,
             }),
         }
@@ -123,9 +127,29 @@ impl Shared {
         self.control_messages.load(Ordering::Relaxed)
     }
 
-    pub(super) fn on_control(&self, message: &ControlMessage) {
+    /// Takes note of a message of this kind that is not an answer.
+    ///
+    /// # Errors
+    /// What is wrong with it, also when it was not agreed on.
+    pub(super) fn on_message(
+        &self,
+        kind: MessageType,
+        payload: &[u8],
+    ) -> Result<(), ProtocolError> {
+        if kind == MessageType::VerdictPurge && !self.extensions.verdict_ttl {
+            return Err(ProtocolError::UnexpectedMessage(kind));
+        }
+        self.on_control(&json::decode_control(kind, payload)?);
+        Ok(())
+    }
+
+    fn on_control(&self, message: &ControlMessage) {
         self.control_messages.fetch_add(1, Ordering::Relaxed);
         match message {
+            ControlMessage::PurgeVerdicts => {
+                self.lock().purges += 1;
+                self.changed.notify_waiters();
+            }
             ControlMessage::Pong { sequence } => {
                 let waker = self.lock().pings.complete(*sequence, Instant::now());
                 wake(waker);
@@ -158,7 +182,7 @@ impl Shared {
     }
 
     /// Waits until something is seen in the state. It is looked at when the
-    /// phase or the condition has changed.
+    /// phase or the condition has changed, and at purges.
     pub(super) async fn seen<T>(&self, look: impl Fn(&State) -> Option<T>) -> T {
         loop {
             let mut changed = pin!(self.changed.notified());
