@@ -2,6 +2,7 @@
 
 mod conformance;
 mod failures;
+mod frame_guard;
 mod lives;
 mod load;
 mod peers;

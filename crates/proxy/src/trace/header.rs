@@ -96,7 +96,10 @@ fn of_record(record: &Record) -> Option<String> {
         ("mode", mode.map(RefBareItem::Token)),
         ("reason", reason.as_deref().map(RefBareItem::String)),
         ("calls", calls),
-        ("cached", record.cached.then_some(RefBareItem::Boolean(true))),
+        (
+            "cached",
+            record.cached.then_some(RefBareItem::Boolean(true)),
+        ),
         (
             "ms",
             Some(RefBareItem::Decimal(milliseconds(record.duration))),

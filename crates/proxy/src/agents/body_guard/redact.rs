@@ -134,7 +134,7 @@ impl Redactor {
         let mut text = std::mem::take(&mut self.held);
         text.extend_from_slice(piece);
         let start = self.place;
-        let mut out = Vec::with_capacity(text.len());
+        let mut out = Vec::with_capacity(piece.len());
         let mut at = 0;
         while at < text.len() {
             if self.search.is_none() {

@@ -12,6 +12,8 @@ const MOST_MAX_MATCH: u64 = 64 << 10;
 /// All of it.
 #[derive(Debug)]
 pub(super) struct Rules {
+    /// What they were made from.
+    pub(super) source: Value,
     pub(super) request: BodyRules,
     pub(super) response: BodyRules,
     /// In lower case, without parameters.
@@ -31,6 +33,7 @@ pub(super) struct BodyRules {
 impl Default for Rules {
     fn default() -> Self {
         Self {
+            source: Value::Null,
             request: BodyRules::default(),
             response: BodyRules::default(),
             content_types: Vec::new(),
@@ -54,6 +57,7 @@ impl Rules {
         let status = number(members, "status", 200, 599)?;
         let status = status.and_then(|status| u16::try_from(status).ok());
         let mut rules = Self {
+            source: config.clone(),
             status: status.unwrap_or(DEFAULT_STATUS),
             ..Self::default()
         };

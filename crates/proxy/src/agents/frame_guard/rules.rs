@@ -7,6 +7,8 @@ use super::super::content::{Denied, flag, known, number, object, texts};
 /// All of it.
 #[derive(Debug, Default)]
 pub(super) struct Rules {
+    /// What they were made from.
+    pub(super) source: Value,
     pub(super) from_client: MessageRules,
     pub(super) from_server: MessageRules,
 }
@@ -31,6 +33,7 @@ impl Rules {
         let members = object(config, "the configuration")?;
         known(members, "", &["from-client", "from-server"])?;
         Ok(Self {
+            source: config.clone(),
             from_client: message_rules(members, "from-client")?,
             from_server: message_rules(members, "from-server")?,
         })

@@ -202,6 +202,19 @@ proptest! {
 }
 
 #[test]
+fn the_same_configuration_changes_nothing() {
+    let guard = guard(&json!({"from-client": {"deny": "a"}}));
+    let before = guard.rules();
+    for (config, is_same) in [
+        (json!({"from-client": {"deny": "a"}}), true),
+        (json!({"from-client": {"deny": "b"}}), false),
+    ] {
+        guard.configure(&config).now_or_never().unwrap().unwrap();
+        assert_eq!(Arc::ptr_eq(&before, &guard.rules()), is_same, "{config}");
+    }
+}
+
+#[test]
 fn what_is_wrong_with_a_configuration() {
     for (config, part) in [
         (json!([]), "the configuration is not an object"),
