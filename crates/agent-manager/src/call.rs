@@ -55,7 +55,7 @@ impl Limits {
     }
 
     /// The same limits for a call that is made now.
-    pub(crate) fn from_now(self) -> Self {
+    pub(crate) fn beginning_now(self) -> Self {
         Self {
             now: Instant::now(),
             ..self

@@ -78,7 +78,7 @@ impl Asking<'_> {
         call(
             self.link,
             self.ask,
-            self.limits.from_now(),
+            self.limits.beginning_now(),
             self.conversation,
             self.decided,
         )
