@@ -13,6 +13,7 @@ mod paths;
 mod precedence;
 mod references;
 mod routes;
+mod shadow;
 mod unused;
 mod uses;
 
@@ -26,6 +27,7 @@ const ERRORS: &[Check] = &[
     references::dangling,
     chains::loops_and_sizes,
     chains::agents_in_parallel,
+    shadow::compared,
     agents::owned_headers,
     agents::pools,
     agents::useless_budgets,

@@ -10,6 +10,7 @@ mod listener;
 mod observability;
 mod place;
 mod route;
+mod shadow;
 mod system;
 mod template;
 mod units;
@@ -32,9 +33,10 @@ pub use observability::{
 };
 pub use place::Place;
 pub use route::{Action, Route, RouteTimeouts};
+pub use shadow::{Fallback, Ramp, Shadow};
 pub use system::{DoubleSlash, EncodedSlash, PathPolicy, System};
 pub use template::{Template, TemplatePart, Variable};
-pub use units::ByteSize;
+pub use units::{ByteSize, Share};
 pub use upstream::{Origin, Target, Upstream, UpstreamProtocol, UpstreamTimeouts};
 
 /// Everything that the operator decided, with defaults filled in and references resolved.
