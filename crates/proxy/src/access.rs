@@ -45,10 +45,11 @@ pub(crate) fn finished(
             agent.asked(record);
         }
     }
-    let finished = Finished {
+    let mut finished = Finished {
         begun,
         request,
         records: &records,
+        shadow: Vec::new(),
         ended_by: request.agents.ended_by(),
         status,
         duration,
@@ -59,6 +60,9 @@ pub(crate) fn finished(
         aborted: error.is_some() && reply::answered(session).is_some(),
     };
     finished.tell_agents();
+    if let Some(shadows) = &request.shadows {
+        finished.shadow = shadows.finish(&records, begun, || finished.completed());
+    }
     let writer = telemetry.access_log.writer();
     let Some(writer) = &*writer else { return };
     match writer.format {
@@ -77,7 +81,7 @@ pub(crate) fn finished(
 
 /// Tells agents of a request that ends without a word.
 pub(crate) fn abandoned(request: &Request, begun: &Begun) {
-    filter::completed(request, begun, || Completed {
+    let completed = || Completed {
         correlation_id: begun.identity.correlation_id().to_owned(),
         status: CLIENT_GONE,
         duration: begun.started.elapsed(),
@@ -85,7 +89,12 @@ pub(crate) fn abandoned(request: &Request, begun: &Begun) {
         response_body_size: 0,
         upstream_attempts: request.upstream.attempts,
         error: Some("abandoned".to_owned()),
-    });
+    };
+    filter::completed(request, begun, completed);
+    if let Some(shadows) = &request.shadows {
+        let records = request.agents.conversation.take_records();
+        shadows.finish(&records, begun, completed);
+    }
 }
 
 /// A request with its outcome, for the log. Writing into a `Vec` cannot fail, so the results of `write!` are dropped.
@@ -93,6 +102,8 @@ struct Finished<'a> {
     begun: &'a Begun,
     request: &'a Request,
     records: &'a [Record],
+    /// What shadow agents have said by now.
+    shadow: Vec<Record>,
     ended_by: Option<EndedBy>,
     status: u16,
     duration: Duration,
@@ -110,7 +121,11 @@ impl Finished<'_> {
     }
 
     fn tell_agents(&self) {
-        filter::completed(self.request, self.begun, || Completed {
+        filter::completed(self.request, self.begun, || self.completed());
+    }
+
+    fn completed(&self) -> Completed {
+        Completed {
             correlation_id: self.begun.identity.correlation_id().to_owned(),
             status: self.status,
             duration: self.duration,
@@ -118,7 +133,7 @@ impl Finished<'_> {
             response_body_size: self.bytes_out,
             upstream_attempts: self.request.upstream.attempts,
             error: self.reason().map(str::to_owned),
-        });
+        }
     }
 
     /// The rest of a JSON line, behind the value of `ts`.
@@ -155,12 +170,12 @@ impl Finished<'_> {
             line.extend_from_slice(b",\"agents_ms\":");
             milliseconds(line, self.request.agents.conversation.waited());
             line.extend_from_slice(b",\"agents\":[");
-            for (position, record) in self.records.iter().enumerate() {
-                if position > 0 {
-                    line.push(b',');
-                }
-                json_record(line, record);
-            }
+            json_records(line, self.records);
+            line.push(b']');
+        }
+        if !self.shadow.is_empty() {
+            line.extend_from_slice(b",\"shadow\":[");
+            json_records(line, &self.shadow);
             line.push(b']');
         }
         if let Some(by) = &self.ended_by {
@@ -248,6 +263,15 @@ impl Finished<'_> {
             let value = self.head.headers.get(name);
             json_string(line, value.map_or(b"-", |value| value.as_bytes()));
         }
+    }
+}
+
+fn json_records(line: &mut Vec<u8>, records: &[Record]) {
+    for (position, record) in records.iter().enumerate() {
+        if position > 0 {
+            line.push(b',');
+        }
+        json_record(line, record);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::{
     client::Identity,
+    filter::shadow::Shadows,
     hop,
     reply::Reply,
     request::{Begun, InFlight, Request},
@@ -97,6 +98,7 @@ fn prepare(session: &mut Session, request: &mut Request) -> Result<()> {
     request.route = begun.snapshot().router.find(&line).cloned();
     if let Some(route) = &request.route {
         request.agents.limit(route.agent_budget);
+        request.shadows = Shadows::of(route, begun);
     }
     match request.route.as_deref() {
         None => refuse(request, 404, "no_route"),

@@ -23,9 +23,9 @@ pub(super) struct Start {
 }
 
 /// Passes the body on. Returns when an agent stops it, and never otherwise: its end of the channel to the inner pass must
-/// stay open until the response is through.
+/// stay open until the response is through. Without a pipe, pieces may be copied as they pass.
 pub(super) async fn pass<A: Agents>(
-    mut pipe: Option<&mut Pipe<'_, A>>,
+    (mut pipe, copying): (Option<&mut Pipe<'_, A>>, Option<&A>),
     start: Start,
     mut client: mpsc::Receiver<Received>,
     inner: mpsc::Sender<HttpTask>,
@@ -53,7 +53,13 @@ pub(super) async fn pass<A: Agents>(
                 Ok(passed) => passed,
                 Err(reply) => return reply,
             },
-            None => std::iter::once(data).collect(),
+            None => {
+                let pieces: Pieces = std::iter::once(data).collect();
+                if let Some(copying) = copying {
+                    copying.copy(0, &pieces, ends.then(End::default).as_ref());
+                }
+                pieces
+            }
         };
         is_open = send(&inner, passed, ends).await;
     }

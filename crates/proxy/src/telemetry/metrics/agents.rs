@@ -92,6 +92,18 @@ impl AgentMetrics {
 
     /// Counts what became of a question, or of those about one body.
     pub(crate) fn asked(&self, record: &Record) {
+        self.asked_in_shadow(record);
+        if let RecordedVerdict::Failed { mode, .. } = record.verdict {
+            let label = AgentPolicy {
+                agent: self.agent.clone(),
+                policy: mode.name(),
+            };
+            self.families.failures.get_or_create(&label).inc();
+        }
+    }
+
+    /// The same where nothing was done about it.
+    pub(crate) fn asked_in_shadow(&self, record: &Record) {
         let given_up = [RecordedVerdict::Cancelled, RecordedVerdict::ClientGone];
         let phase = record.phase.name();
         if record.calls > 0 && !given_up.contains(&record.verdict) {
@@ -106,13 +118,6 @@ impl AgentMetrics {
                 outcome,
             })
         });
-        if let RecordedVerdict::Failed { mode, .. } = record.verdict {
-            let label = AgentPolicy {
-                agent: self.agent.clone(),
-                policy: mode.name(),
-            };
-            self.families.failures.get_or_create(&label).inc();
-        }
     }
 
     fn observe(&self, phase: &'static str, duration: Duration) {
