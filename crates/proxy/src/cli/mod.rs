@@ -3,12 +3,14 @@
 mod check;
 mod healthcheck;
 mod run;
+mod shadow;
 mod spawn_agent;
 
 use crate::agents::{self, AgentArgs};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use healthcheck::HealthcheckArgs;
 use portcullis_config::{Diagnostics, Loaded, Style};
+use shadow::ShadowCommand;
 use std::{ffi::OsString, io::IsTerminal, path::PathBuf, process::ExitCode};
 
 /// Where the configuration is when nobody says.
@@ -49,6 +51,9 @@ enum Command {
     },
     /// Ask a running proxy whether it is ready: 0 when it is, 1 when it is not
     Healthcheck(HealthcheckArgs),
+    /// Agents that are asked in the shadow of requests
+    #[command(subcommand)]
+    Shadow(ShadowCommand),
     /// Run an agent that is inside this binary
     Agent(AgentArgs),
     /// Become an agent that ends with the proxy
@@ -90,6 +95,7 @@ pub fn main() -> ExitCode {
         Some(Command::Run(config)) => run::run(&config),
         Some(Command::Check { config, strict }) => check::check(&config, strict),
         Some(Command::Healthcheck(args)) => healthcheck::healthcheck(&args),
+        Some(Command::Shadow(command)) => shadow::run(&command),
         Some(Command::Agent(command)) => agents::run(command),
         Some(Command::SpawnAgent { parent, command }) => spawn_agent::run(parent, &command),
     }
