@@ -10,28 +10,35 @@ use crate::harness::{
 use portcullis_agent_protocol::Decision;
 use std::io::Write;
 
-/// What may be wrong with a shadow agent; and one that would change and refuse everything.
-fn troubles() -> Vec<(&'static str, TestAgent)> {
-    let named = || TestAgent::named("next");
-    let always = |agent: TestAgent, reaction: fn() -> Reaction| {
-        [
-            Phase::RequestBody,
-            Phase::ResponseHeaders,
-            Phase::ResponseBody,
-            Phase::Complete,
-        ]
+fn named() -> TestAgent {
+    TestAgent::named("next")
+}
+
+/// The agent that does this with every event.
+fn always(agent: TestAgent, reaction: fn() -> Reaction) -> TestAgent {
+    [
+        Phase::RequestBody,
+        Phase::ResponseHeaders,
+        Phase::ResponseBody,
+        Phase::Complete,
+    ]
+    .into_iter()
+    .fold(agent.otherwise(reaction()), |agent, phase| {
+        agent.then(phase, When::Always, reaction())
+    })
+}
+
+/// An agent that does this with bodies.
+fn in_bodies(reaction: fn() -> Reaction) -> TestAgent {
+    [Phase::RequestBody, Phase::ResponseBody]
         .into_iter()
-        .fold(agent.otherwise(reaction()), |agent, phase| {
+        .fold(named(), |agent, phase| {
             agent.then(phase, When::Always, reaction())
         })
-    };
-    let in_bodies = |reaction: fn() -> Reaction| {
-        [Phase::RequestBody, Phase::ResponseBody]
-            .into_iter()
-            .fold(named(), |agent, phase| {
-                agent.then(phase, When::Always, reaction())
-            })
-    };
+}
+
+/// What may be wrong with a shadow agent; and one that would change and refuse everything.
+fn troubles() -> Vec<(&'static str, TestAgent)> {
     let block = || -> Reaction { Decision::block(403).with_body("refused").into() };
     let changes = || -> Reaction {
         Decision::allow()
@@ -281,7 +288,7 @@ fn pieces_pass_as_they_come() {
         client.read_head().unwrap();
         assert_eq!(client.read_exact(10), b"5\r\nfirst\r\n", "{mode}");
         go_on.send(()).unwrap();
-        assert_eq!(client.read_exact(16), b"6\r\nsecond\r\n0\r\n\r", "{mode}");
+        assert_eq!(client.read_exact(16), b"6\r\nsecond\r\n0\r\n\r\n", "{mode}");
     }
 }
 

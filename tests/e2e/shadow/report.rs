@@ -3,7 +3,7 @@
 use super::{entry, pairs, past, report_with, series, wait_up};
 use crate::harness::{Origin, Proxy, TestAgent, agent::Reaction};
 use portcullis_agent_protocol::Decision;
-use serde_json::json;
+use serde_json::{Value, json};
 
 #[test]
 fn the_report_has_the_agents_own_counts() {
@@ -54,7 +54,17 @@ fn the_report_has_the_agents_own_counts() {
     }
     let told = next.requests().len();
     assert_eq!(told, 35);
-    let entry = entry(&proxy);
+    let reported = entry(&proxy);
+    assert_counts(&reported, expected, told);
+    assert_samples(&reported, disagreed);
+    // No failure was applied, since nothing was done about it.
+    let applied = r#"portcullis_agent_failures_applied_total{agent="next"}"#;
+    assert_eq!(proxy.metric(applied), 0.0);
+    counts_go_on(&proxy, &builder);
+}
+
+/// Verdicts met as often as expected, and as often as the agent was asked.
+fn assert_counts(entry: &Value, expected: [(&str, &str, i32); 6], told: usize) {
     let expected = expected.map(|(shadow, enforced, count)| {
         (
             shadow.to_owned(),
@@ -62,8 +72,8 @@ fn the_report_has_the_agents_own_counts() {
             u64::try_from(count).unwrap(),
         )
     });
-    assert_eq!(pairs(&entry), expected);
-    let sum: u64 = pairs(&entry).iter().map(|(_, _, count)| count).sum();
+    assert_eq!(pairs(entry), expected);
+    let sum: u64 = pairs(entry).iter().map(|(_, _, count)| count).sum();
     assert_eq!(sum, told as u64);
     for (member, value) in [
         ("route", json!("all")),
@@ -79,6 +89,10 @@ fn the_report_has_the_agents_own_counts() {
     ] {
         assert_eq!(entry[member], value, "{member} in {entry}");
     }
+}
+
+/// The requests about which they disagreed, all of them.
+fn assert_samples(entry: &Value, mut disagreed: Vec<String>) {
     let samples = entry["disagreements"].as_array().unwrap();
     let mut sampled: Vec<_> = samples
         .iter()
@@ -89,10 +103,6 @@ fn the_report_has_the_agents_own_counts() {
     assert_eq!(sampled, disagreed);
     let new = samples.iter().find(|sample| sample["shadow"] == "block");
     assert_eq!(new.unwrap()["reason"], "rule:7");
-    // No failure was applied, since nothing was done about it.
-    let applied = r#"portcullis_agent_failures_applied_total{agent="next"}"#;
-    assert_eq!(proxy.metric(applied), 0.0);
-    counts_go_on(&proxy, &builder);
 }
 
 /// Over a reload.
