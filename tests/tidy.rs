@@ -56,6 +56,11 @@ const ONLY_IN: [(&str, &str, &[&str]); 11] = [
             "filter/bodies.rs",
             "filter/frames.rs",
             "filter/mod.rs",
+            "filter/shadow/copies.rs",
+            "filter/shadow/mod.rs",
+            "filter/shadow/run.rs",
+            "filter/shadow/tally.rs",
+            "filter/shadow/task.rs",
             "request.rs",
             "server/agents.rs",
             "server/mod.rs",
@@ -320,6 +325,7 @@ fn the_documents_list_every_metric() {
         "metrics.rs",
         "metrics/agents.rs",
         "metrics/config.rs",
+        "metrics/shadow.rs",
         "metrics/verdict_cache.rs",
     ]
     .map(|name| read(format!("crates/proxy/src/telemetry/{name}")))

@@ -25,6 +25,7 @@ mod quickstart;
 mod refusals;
 mod reload;
 mod routing;
+mod shadow;
 mod shutdown;
 mod trace;
 mod upstreams;

@@ -1,4 +1,5 @@
-//! Whether a route that asks nobody notices what is wrong with the agent of another route.
+//! Whether a route that asks nobody notices what is wrong with the agent of another route, and one that asks in the shadow
+//! what is wrong with its own.
 //!
 //! Two proxies are up, each with an agent of its own: one is well, the other is not. A round loads one after the other, in
 //! both cases both routes at the same time and by a timetable, and the two figures of a round make a pair. The figure is the

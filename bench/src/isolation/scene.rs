@@ -1,4 +1,4 @@
-//! A proxy with two routes, the agent of one of them, and the clients of both.
+//! A proxy with two routes, the agent that one of them asks, and the clients of both.
 
 use super::trouble::Trouble;
 use crate::{
@@ -158,7 +158,7 @@ impl Scene {
 }
 
 fn routes(trouble: &Trouble) -> String {
-    route("asked", "/asked", trouble.filter) + &route("free", "/free", "")
+    route("asked", "/asked", trouble.filter) + &route("free", "/free", trouble.measured)
 }
 
 #[cfg(test)]

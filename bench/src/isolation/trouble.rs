@@ -10,6 +10,8 @@ pub(crate) struct Trouble {
     pub(crate) about: &'static str,
     /// How the route asks the agent.
     pub(crate) filter: &'static str,
+    /// The filters of the route that is measured: none, or the agent where no request waits for it.
+    pub(crate) measured: &'static str,
     /// The agent that is well.
     pub(crate) well: Agent,
     /// The agent that is not.
@@ -62,6 +64,7 @@ pub(crate) static TROUBLES: &[Trouble] = &[
         name: "stopped",
         about: "the agent's process is stopped while it is asked (SIGSTOP)",
         filter: r#"agent "bench""#,
+        measured: "",
         well: agent(&["agent"]),
         ill: agent(&["agent"]),
         stops: true,
@@ -71,6 +74,7 @@ pub(crate) static TROUBLES: &[Trouble] = &[
         name: "hanging",
         about: "the agent answers pings, and never a question",
         filter: r#"agent "bench""#,
+        measured: "",
         well: agent(&["agent"]),
         ill: agent(&["agent", "--never"]),
         stops: false,
@@ -80,6 +84,7 @@ pub(crate) static TROUBLES: &[Trouble] = &[
         name: "crowd",
         about: "5000 clients, one after the other, and an agent that takes a second for each of 100 at once",
         filter: r#"agent "bench" timeout="4s""#,
+        measured: "",
         well: agent(&["agent"]),
         ill: agent(&["agent", "--after-ms", "1000"]),
         stops: false,
@@ -89,6 +94,7 @@ pub(crate) static TROUBLES: &[Trouble] = &[
         name: "burst",
         about: "the same 5000 clients, all at the same moment",
         filter: r#"agent "bench" timeout="4s""#,
+        measured: "",
         well: agent(&["agent"]),
         ill: agent(&["agent", "--after-ms", "1000"]),
         stops: false,
@@ -97,7 +103,30 @@ pub(crate) static TROUBLES: &[Trouble] = &[
             ..CROWD
         },
     },
+    Trouble {
+        name: "shadow-stopped",
+        about: "the agent's process is stopped (SIGSTOP), and the measured route asks it in the shadow",
+        filter: SHADOW,
+        measured: SHADOW,
+        well: agent(&["agent"]),
+        ill: agent(&["agent"]),
+        stops: true,
+        asked: STEADY,
+    },
+    Trouble {
+        name: "shadow-hanging",
+        about: "the agent answers pings and never a question, and the measured route asks it in the shadow",
+        filter: SHADOW,
+        measured: SHADOW,
+        well: agent(&["agent"]),
+        ill: agent(&["agent", "--never"]),
+        stops: false,
+        asked: STEADY,
+    },
 ];
+
+/// Asked, and not waited for.
+const SHADOW: &str = r#"agent "bench" mode="shadow""#;
 
 /// The troubles of these names, in the order of the table; all if there are no names.
 ///

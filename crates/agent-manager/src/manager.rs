@@ -124,12 +124,18 @@ impl AgentManager {
         Links::start(&self.agents, &self.foreign, previous)
     }
 
-    /// Waits until the agents that `previous` does not have are ready, each on every worker that has attached, or have
-    /// refused, or `limit` is over. Returns those that are not ready.
-    pub async fn settled(&self, previous: &Self, limit: Duration) -> Vec<Unsettled> {
+    /// Waits until those of the agents that `previous` does not have are ready, each on every worker that has attached, or
+    /// have refused, or `limit` is over; agents that are not `awaited` are left out. Returns those that are not ready.
+    pub async fn settled(
+        &self,
+        previous: &Self,
+        limit: Duration,
+        awaited: impl Fn(&AgentId) -> bool,
+    ) -> Vec<Unsettled> {
         let deadline = Instant::now() + limit;
         let mut unsettled = Vec::new();
-        for agent in self.agents.iter().filter(|agent| !previous.has(agent)) {
+        let agents = self.agents.iter();
+        for agent in agents.filter(|agent| !previous.has(agent) && awaited(agent.id())) {
             let ready = timeout_at(deadline, agent.ready_or_refused()).await;
             match ready {
                 Ok(Ok(())) => {}

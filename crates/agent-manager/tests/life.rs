@@ -195,7 +195,8 @@ async fn d14_the_same_agent_is_carried_over_and_another_is_not() {
     let second = manager(&stage.socket(), Some(&first));
     // Its connection is up before anybody attaches.
     assert_eq!(second.status()[0].state, AgentState::Ready);
-    assert!(within(second.settled(&first, DEADLINE)).await.is_empty());
+    let settled = second.settled(&first, DEADLINE, |_| true);
+    assert!(within(settled).await.is_empty());
     let second_links = second.attach(Some(&links));
     drop((links, first));
     assert!(matches!(
@@ -205,7 +206,9 @@ async fn d14_the_same_agent_is_carried_over_and_another_is_not() {
     assert_eq!(second.status()[0].connections, 1);
     let elsewhere = manager(Path::new("/no/such/agent.sock"), Some(&second));
     let _links = elsewhere.attach(Some(&second_links));
-    let unsettled = elsewhere.settled(&second, Duration::from_millis(50)).await;
+    let limit = Duration::from_millis(50);
+    assert_eq!(elsewhere.settled(&second, limit, |_| false).await, []);
+    let unsettled = elsewhere.settled(&second, limit, |_| true).await;
     assert_eq!(unsettled.len(), 1);
     assert!(!unsettled[0].refused);
     assert!(unsettled[0].reason.contains("unreachable"), "{unsettled:?}");

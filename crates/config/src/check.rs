@@ -14,6 +14,7 @@ mod paths;
 mod precedence;
 mod references;
 mod routes;
+mod shadow;
 mod unused;
 mod uses;
 mod verdict_cache;
@@ -29,6 +30,7 @@ const ERRORS: &[Check] = &[
     references::dangling,
     chains::loops_and_sizes,
     chains::agents_in_parallel,
+    shadow::compared,
     agents::owned_headers,
     agents::pools,
     agents::useless_budgets,

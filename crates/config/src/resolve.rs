@@ -6,11 +6,11 @@
 use crate::{
     kdl::{
         Defaults, Parsed, ParsedAction, ParsedAgent, ParsedAgentUse, ParsedChain, ParsedFilter,
-        ParsedListener, ParsedMatch, ParsedOrigin, ParsedRoute, ParsedUpstream,
+        ParsedListener, ParsedMatch, ParsedOrigin, ParsedRoute, ParsedShadow, ParsedUpstream,
     },
     model::{
-        Action, Admin, Agent, AgentUse, Config, Filter, Listener, Origin, Probes, Route, System,
-        Upstream, UpstreamTimeouts,
+        Action, Admin, Agent, AgentUse, Config, Filter, Listener, Origin, Probes, Route, Shadow,
+        System, Upstream, UpstreamTimeouts,
     },
     source::Sources,
 };
@@ -218,6 +218,7 @@ impl Filters<'_> {
         filters
             .iter()
             .flat_map(Filter::agents)
+            .filter(|used| used.may_decide())
             .filter_map(timeout)
             .fold(Duration::ZERO, Duration::saturating_add)
             .min(MOST_DEFAULT_BUDGET)
@@ -230,6 +231,21 @@ impl Filters<'_> {
             agent: agent.id.clone(),
             timeout: written.timeout.unwrap_or(agent.timeout),
             failure_mode: written.failure_mode.unwrap_or(agent.failure_mode),
+            shadow: match &written.shadow {
+                None => None,
+                Some(shadow) => Some(self.shadow(shadow)?),
+            },
+        })
+    }
+
+    fn shadow(&self, written: &ParsedShadow) -> Option<Shadow> {
+        let compare_with = match &written.compare_with {
+            None => None,
+            Some(name) => Some(self.agents.get(name.value.as_str())?.id.clone()),
+        };
+        Some(Shadow {
+            compare_with,
+            ramp: written.ramp,
         })
     }
 }

@@ -47,10 +47,11 @@ pub(crate) fn finished(
             agent.asked(record);
         }
     }
-    let finished = Finished {
+    let mut finished = Finished {
         begun,
         request,
         records: &records,
+        shadow: Vec::new(),
         ended_by: request.agents.ended_by(),
         status,
         duration,
@@ -61,6 +62,9 @@ pub(crate) fn finished(
         aborted: error.is_some() && reply::answered(session).is_some(),
     };
     finished.tell_agents();
+    if let Some(shadows) = &request.shadows {
+        finished.shadow = shadows.finish(&records, begun, || finished.completed());
+    }
     if begun.snapshot().trace.keeps_requests {
         finished.keep(telemetry);
     }
@@ -82,7 +86,7 @@ pub(crate) fn finished(
 
 /// Tells agents of a request that ends without a word.
 pub(crate) fn abandoned(request: &Request, begun: &Begun) {
-    filter::completed(request, begun, || Completed {
+    let completed = || Completed {
         correlation_id: begun.identity.correlation_id().to_owned(),
         status: CLIENT_GONE,
         duration: begun.started.elapsed(),
@@ -90,7 +94,12 @@ pub(crate) fn abandoned(request: &Request, begun: &Begun) {
         response_body_size: 0,
         upstream_attempts: request.upstream.attempts,
         error: Some("abandoned".to_owned()),
-    });
+    };
+    filter::completed(request, begun, completed);
+    if let Some(shadows) = &request.shadows {
+        let records = request.agents.conversation.take_records();
+        shadows.finish(&records, begun, completed);
+    }
 }
 
 /// A request with its outcome, for the log. Writing into a `Vec` cannot fail, so the results of `write!` are dropped.
@@ -98,6 +107,8 @@ struct Finished<'a> {
     begun: &'a Begun,
     request: &'a Request,
     records: &'a [Record],
+    /// What shadow agents have said by now.
+    shadow: Vec<Record>,
     ended_by: Option<EndedBy>,
     status: u16,
     duration: Duration,
@@ -124,6 +135,7 @@ impl Finished<'_> {
             request: self.request,
             begun: self.begun,
             records: self.records,
+            shadow: &self.shadow,
             ended_by: self.ended_by.as_ref(),
             reason: self.reason(),
             status: (self.status != CLIENT_GONE).then_some(self.status),
@@ -137,7 +149,11 @@ impl Finished<'_> {
     }
 
     fn tell_agents(&self) {
-        filter::completed(self.request, self.begun, || Completed {
+        filter::completed(self.request, self.begun, || self.completed());
+    }
+
+    fn completed(&self) -> Completed {
+        Completed {
             correlation_id: self.begun.identity.correlation_id().to_owned(),
             status: self.status,
             duration: self.duration,
@@ -145,7 +161,7 @@ impl Finished<'_> {
             response_body_size: self.bytes_out,
             upstream_attempts: self.request.upstream.attempts,
             error: self.reason().map(str::to_owned),
-        });
+        }
     }
 
     /// The rest of a JSON line, behind the value of `ts`.
@@ -182,12 +198,12 @@ impl Finished<'_> {
             line.extend_from_slice(b",\"agents_ms\":");
             milliseconds(line, self.request.agents.conversation.waited());
             line.extend_from_slice(b",\"agents\":[");
-            for (position, record) in self.records.iter().enumerate() {
-                if position > 0 {
-                    line.push(b',');
-                }
-                json_record(line, record);
-            }
+            json_records(line, self.records);
+            line.push(b']');
+        }
+        if !self.shadow.is_empty() {
+            line.extend_from_slice(b",\"shadow\":[");
+            json_records(line, &self.shadow);
             line.push(b']');
         }
         if let Some(socket) = self.request.socket.get() {
@@ -289,6 +305,15 @@ fn json_socket(line: &mut Vec<u8>, socket: &SocketRun) {
     line.extend_from_slice(b",\"close_code\":");
     number(line, socket.close_code());
     line.push(b'}');
+}
+
+fn json_records(line: &mut Vec<u8>, records: &[Record]) {
+    for (position, record) in records.iter().enumerate() {
+        if position > 0 {
+            line.push(b',');
+        }
+        json_record(line, record);
+    }
 }
 
 fn json_record(line: &mut Vec<u8>, record: &Record) {

@@ -2,6 +2,7 @@
 
 use crate::{
     client::{Identity, put},
+    filter::shadow::Shadows,
     hop,
     reply::Reply,
     request::{Begun, InFlight, Request},
@@ -105,6 +106,7 @@ fn prepare(session: &mut Session, request: &mut Request) -> Result<()> {
     if let Some(route) = &request.route {
         let keeps_changes = begun.snapshot().trace.keeps_requests;
         request.agents.limit(route.agent_budget, keeps_changes);
+        request.shadows = Shadows::of(route, begun);
     }
     match request.route.as_deref() {
         None => refuse(request, 404, "no_route"),

@@ -3,8 +3,10 @@
 use crate::{
     access,
     client::Identity,
+    exchange::plan::Plan,
     exchange::tunnel::SocketRun,
     filter::Changed,
+    filter::shadow::Shadows,
     reply::Reply,
     server::connection::Connection,
     snapshot::{Route, Serving, Snapshot},
@@ -41,6 +43,8 @@ pub(crate) struct Request {
     /// Headers that filters have changed so far, where verdicts are kept.
     pub(crate) changed: Changed,
     pub(crate) agents: AgentRun,
+    /// Agents that are asked in its shadow, if the route has any.
+    pub(crate) shadows: Option<Box<Shadows>>,
     pub(crate) upstream: UpstreamRun,
     /// Bytes of the body that came from the client so far.
     pub(crate) body_received: u64,
@@ -52,6 +56,21 @@ pub(crate) struct Request {
     pub(crate) is_finished: bool,
     /// Why the proxy itself refused or failed the request, as a fixed name for the log.
     pub(crate) reason: Option<&'static str>,
+}
+
+impl Request {
+    /// Whether the agent at this place of the route's chain decides about the request.
+    pub(crate) fn obeys(&self, step: usize, member: usize) -> bool {
+        let shadows = self.shadows.as_ref();
+        shadows.is_none_or(|shadows| shadows.obeys(step, member))
+    }
+
+    /// What its bodies have to pass on this route.
+    pub(crate) fn plan<'a>(&'a self, route: &'a Route) -> &'a Plan {
+        let shadows = self.shadows.as_ref();
+        let own = shadows.and_then(|shadows| shadows.plan());
+        own.unwrap_or(&route.plan)
+    }
 }
 
 /// A request whose task panics or is taken away is over all the same, and its agents are told.

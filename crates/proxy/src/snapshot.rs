@@ -3,7 +3,10 @@
 
 use crate::{
     exchange::{memory::BufferMemory, plan::Plan, sockets::Sockets},
-    filter::{self, Compiler, Filter},
+    filter::{
+        self, Compiler, Filter,
+        shadow::{self, Place},
+    },
     reply::Reply,
     router::Router,
     telemetry::metrics::{AgentMetrics, Metrics, RouteMetrics, SocketMetrics},
@@ -45,16 +48,20 @@ pub(crate) struct Snapshot {
     pub(crate) buffer_memory: Arc<BufferMemory>,
     /// The same.
     pub(crate) sockets: Arc<Sockets>,
+    /// The same for copies that shadow agents are shown.
+    pub(crate) copies: Arc<BufferMemory>,
 }
 
 /// A route, ready to serve.
 pub(crate) struct Route {
     pub(crate) id: RouteId,
     pub(crate) filters: Vec<Filter>,
-    /// Whether any of the filters asks an agent.
+    /// Whether any of the filters asks an agent that is waited for.
     pub(crate) asks_agents: bool,
     /// Whether a verdict of any of them is kept for later requests.
     pub(crate) keeps_verdicts: bool,
+    /// Agents that are asked in the shadow of requests.
+    pub(crate) shadows: Vec<Place>,
     /// What agents want to see beyond the heads of requests.
     pub(crate) plan: Plan,
     pub(crate) action: Action,
@@ -112,7 +119,7 @@ impl Snapshot {
             upstreams.insert(upstream.id.clone(), compiled);
         }
         let mut routes = Vec::with_capacity(config.routes.len());
-        let compiler = Compiler::new(&parts.agents, &config.agents);
+        let compiler = Compiler::new(&parts.agents, &config.agents, parts.metrics, parts.previous);
         for route in &config.routes {
             let compiled = Arc::new(compile_route(route, &compiler, &upstreams, parts)?);
             routes.push((compiled, route.priority, route.matches.as_slice()));
@@ -133,6 +140,10 @@ impl Snapshot {
             upstreams: upstreams.into_values().collect(),
             buffer_memory: parts.buffer_memory.clone(),
             sockets: parts.sockets.clone(),
+            copies: match parts.previous {
+                Some(previous) => previous.copies.clone(),
+                None => Arc::new(BufferMemory::of_copies(parts.buffer_memory)),
+            },
         })
     }
 
@@ -173,15 +184,14 @@ fn compile_route(
     let filters = route
         .filters
         .iter()
-        .map(|filter| compiler.compile(filter))
+        .map(|filter| compiler.compile(&route.id, filter))
         .collect::<Result<Vec<_>, _>>()?;
-    let plan = filter::plan(&filters);
+    let plan = filter::plan(&filters, |step, member| filters[step].obeys(member));
     let sockets = (!plan.frames.is_empty()).then(|| parts.metrics.sockets(&route.id));
     Ok(Route {
         id: route.id.clone(),
-        asks_agents: filters
-            .iter()
-            .any(|filter| matches!(filter, Filter::Agents(_))),
+        asks_agents: filters.iter().any(Filter::may_decide),
+        shadows: shadow::places(&filters),
         keeps_verdicts: filter::keeps_verdicts(&filters, &parts.agents),
         plan,
         filters,

@@ -106,14 +106,16 @@ pub(super) fn useless_budgets(parsed: &Parsed, report: &Report) {
         };
         let Uses { agents, in_doubt } = chains.uses(&route.filters);
         // One that does not exist was meant to be asked.
-        let mut waits = agents
-            .iter()
-            .map(|used| *waits.get(used.agent.value.as_str()).unwrap_or(&true));
+        let mut deciding = agents.iter().filter(|used| used.may_decide()).peekable();
+        let shadows_only = deciding.peek().is_none();
+        let mut waits = deciding.map(|used| *waits.get(used.agent.value.as_str()).unwrap_or(&true));
         if in_doubt || waits.any(|waits| waits) {
             continue;
         }
         let why = if agents.is_empty() {
             "this route asks no agent"
+        } else if shadows_only {
+            "this route waits for no agent: all of them are asked in the shadow alone"
         } else {
             "this route waits for no agent: all of them inspect `request-complete` alone"
         };

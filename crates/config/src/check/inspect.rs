@@ -92,7 +92,9 @@ pub(super) fn upgrades(parsed: &Parsed, report: &Report) {
         if route.websocket.is_none() && route.uninspected_upgrade.is_none() {
             continue;
         }
-        let uses = known.uses(route);
+        let mut uses = known.uses(route);
+        // What passes by a shadow agent is not let pass by anybody's decision.
+        uses.agents.retain(|used| used.may_decide());
         let inspected = known
             .agents(&uses)
             .find_map(|agent| Some((agent, agent.inspect.bodies().next()?.1.span)));

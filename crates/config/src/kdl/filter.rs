@@ -3,6 +3,7 @@
 use super::{
     cursor::{Block, Later, Node},
     header, header_span,
+    shadow::{self, ParsedShadow},
 };
 use crate::{
     diagnostic::code,
@@ -29,6 +30,16 @@ pub(crate) struct ParsedAgentUse {
     pub(crate) agent: Spanned<AgentId>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) failure_mode: Option<FailureMode>,
+    pub(crate) shadow: Option<ParsedShadow>,
+}
+
+impl ParsedAgentUse {
+    /// Whether a request may wait for this agent.
+    pub(crate) fn may_decide(&self) -> bool {
+        self.shadow
+            .as_ref()
+            .is_none_or(|shadow| shadow.ramp.is_some())
+    }
 }
 
 /// Filters with a name, for `use`.
@@ -39,14 +50,6 @@ pub(crate) struct ParsedChain {
 }
 
 const LATER: &[Later] = &[Later::new("rate-limit"), Later::new("compress")];
-
-const LATER_ON_USE: &[Later] = &[
-    Later::with_remedy(
-        "mode",
-        "leave it out: every agent on a route is asked and its verdict holds",
-    ),
-    Later::new("compare-with"),
-];
 
 pub(super) fn chain(node: &mut Node<'_>) -> Option<ParsedChain> {
     let id = node.id();
@@ -106,9 +109,9 @@ fn parallel(node: &mut Node<'_>) -> Option<Vec<ParsedAgentUse>> {
 
 pub(super) fn agent_use(node: &mut Node<'_>) -> Option<ParsedAgentUse> {
     let value = node.argument("the name of an agent")?;
-    node.later_properties(LATER_ON_USE);
     let timeout = node.property("timeout").and_then(|value| value.timeout());
     let failure_mode = node.property("failure-mode").and_then(failure_mode);
+    let shadow = shadow::shadow(node);
     let agent = value
         .text()
         .map(|text| value.spanned(AgentId::from(text)))?;
@@ -116,6 +119,7 @@ pub(super) fn agent_use(node: &mut Node<'_>) -> Option<ParsedAgentUse> {
         agent,
         timeout,
         failure_mode,
+        shadow,
     })
 }
 

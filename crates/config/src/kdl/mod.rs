@@ -18,6 +18,7 @@ mod later;
 mod listener;
 mod observability;
 mod route;
+mod shadow;
 mod system;
 mod unit;
 mod upstream;
@@ -35,6 +36,7 @@ pub(crate) use filter::{ParsedAgentUse, ParsedChain, ParsedFilter};
 pub(crate) use inspect::ParsedInspect;
 pub(crate) use listener::ParsedListener;
 pub(crate) use route::{ParsedAction, ParsedRoute};
+pub(crate) use shadow::ParsedShadow;
 pub(crate) use upstream::{ParsedOrigin, ParsedUpstream};
 
 use crate::{

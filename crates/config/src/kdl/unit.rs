@@ -1,6 +1,9 @@
 //! Quantities with units: durations and sizes, as text.
 
-use crate::{diagnostic::list, model::ByteSize};
+use crate::{
+    diagnostic::list,
+    model::{ByteSize, Share},
+};
 use std::time::Duration;
 
 /// Why a text is not a quantity, and what to do about it.
@@ -105,6 +108,32 @@ fn quantity(text: &str, units: &[Unit], such_as: &str) -> Result<u64, Wrong> {
     )
 }
 
+/// `5%`, `0.25%`.
+pub(super) fn share(text: &str) -> Result<Share, Wrong> {
+    let wrong = |message: &str| {
+        Err(Wrong {
+            message: message.to_owned(),
+            help: "write percent with at most two digits behind the point, such as \"5%\" or \"0.25%\""
+                .to_owned(),
+        })
+    };
+    let Some(number) = text.strip_suffix('%') else {
+        return wrong("it does not end with `%`");
+    };
+    let (whole, rest) = number.split_once('.').unwrap_or((number, "0"));
+    let digits = |part: &str, most: usize| {
+        (1..=most).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    if !digits(whole, 3) || !digits(rest, 2) {
+        return wrong("it is not a number of percent");
+    }
+    let parsed = format!("{whole}{rest:0<2}").parse::<u16>();
+    match parsed {
+        Ok(hundredths) if hundredths <= Share::WHOLE => Ok(Share::of_hundredths(hundredths)),
+        _ => wrong("it is more than 100%"),
+    }
+}
+
 /// The largest unit that divides the duration without rest.
 pub(super) fn show_duration(duration: Duration) -> String {
     let ms = duration.as_millis();
@@ -146,6 +175,31 @@ mod tests {
             ("2GiB", 2 << 30),
         ] {
             assert_eq!(size(text), Ok(ByteSize(bytes)));
+        }
+    }
+
+    #[test]
+    fn shares_are_read() {
+        for (text, hundredths) in [
+            ("0%", Some(0)),
+            ("5%", Some(500)),
+            ("0.5%", Some(50)),
+            ("0.05%", Some(5)),
+            ("12.34%", Some(1234)),
+            ("100%", Some(10_000)),
+            ("100.01%", None),
+            ("101%", None),
+            ("5", None),
+            ("%", None),
+            (".5%", None),
+            ("5.%", None),
+            ("0.005%", None),
+            ("-5%", None),
+            ("+5%", None),
+            ("5 %", None),
+        ] {
+            let read = share(text).ok().map(Share::hundredths);
+            assert_eq!(read, hundredths, "{text}");
         }
     }
 

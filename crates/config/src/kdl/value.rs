@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     diagnostic::{Code, Diagnostic, code, did_you_mean, list},
-    model::{ByteSize, Template},
+    model::{ByteSize, Share, Template},
     source::{Span, Spanned},
     substitute::{self, Purpose},
     template,
@@ -237,6 +237,35 @@ impl<'a> Value<'a> {
                 range.end()
             )),
         );
+        None
+    }
+
+    /// A share in percent.
+    pub(crate) fn share(&self, range: RangeInclusive<Share>) -> Option<Share> {
+        let KdlValue::String(_) = self.entry.value() else {
+            return self.wrong_type(
+                "a share",
+                "write percent in quotation marks, such as \"5%\"",
+            );
+        };
+        let text = self.text()?;
+        let share = match unit::share(&text) {
+            Ok(share) => share,
+            Err(wrong) => {
+                let message = format!("`{text}` is not a share: {}", wrong.message);
+                self.report(self.error(code::WRONG_UNIT, message).help(wrong.help));
+                return None;
+            }
+        };
+        if range.contains(&share) {
+            return Some(share);
+        }
+        let message = format!("`{}` cannot be {share}", self.name);
+        self.report(self.error(code::OUT_OF_RANGE, message).help(format!(
+            "write a share from {} to {}",
+            range.start(),
+            range.end()
+        )));
         None
     }
 

@@ -1,6 +1,6 @@
 //! `filters { … }` of a route: what a request goes through before it is answered, and the response after.
 
-use super::{AgentId, FailureMode, Template};
+use super::{AgentId, FailureMode, Shadow, Template};
 use std::time::Duration;
 
 /// One step of a route's filter chain.
@@ -36,6 +36,18 @@ pub struct AgentUse {
     pub timeout: Duration,
     /// What a failure means: the route's, else the agent's.
     pub failure_mode: FailureMode,
+    /// It is asked in the shadow of the request. None: its verdict holds.
+    pub shadow: Option<Shadow>,
+}
+
+impl AgentUse {
+    /// Whether a request may wait for this agent: its verdict holds, for all clients or for a share of them.
+    pub const fn may_decide(&self) -> bool {
+        match &self.shadow {
+            None => true,
+            Some(shadow) => shadow.ramp.is_some(),
+        }
+    }
 }
 
 /// A change of a header field. Names are lower case and never those that decide how a message is framed or routed.

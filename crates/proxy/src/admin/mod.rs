@@ -5,7 +5,11 @@ mod listeners;
 pub(crate) use listeners::{Bounds, Listeners, Plan, serve_unix};
 
 use crate::{
-    server::limits::ConnectionLimits, snapshot::Snapshot, telemetry::Telemetry, upstream::Upstream,
+    filter::shadow::{self, report::Report},
+    server::limits::ConnectionLimits,
+    snapshot::Snapshot,
+    telemetry::Telemetry,
+    upstream::Upstream,
 };
 use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
@@ -191,6 +195,19 @@ impl Health {
         typed(StatusCode::OK, "application/json", body)
     }
 
+    /// What shadow agents would have done.
+    fn shadow(&self) -> Response<Vec<u8>> {
+        let serving = self.serving.load();
+        let report = serving.as_ref().map_or_else(
+            || Report {
+                shadows: Vec::new(),
+            },
+            |serving| shadow::report(&serving.snapshot),
+        );
+        let body = serde_json::to_vec_pretty(&report).unwrap_or_default();
+        typed(StatusCode::OK, "application/json", body)
+    }
+
     fn agents_status(&self) -> Vec<serde_json::Value> {
         let processes = self.processes.status();
         self.agents()
@@ -303,6 +320,7 @@ impl ServeHttp for AdminApp {
         }
         match path {
             "/" | "/status" => self.health.status(),
+            "/shadow" => self.health.shadow(),
             _ => self
                 .health
                 .probe(path, true)

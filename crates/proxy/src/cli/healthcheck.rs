@@ -39,7 +39,7 @@ pub(super) struct HealthcheckArgs {
 
 /// Where the answer is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Target {
+pub(super) enum Target {
     /// The first that takes a connection.
     Addresses(Vec<SocketAddr>),
     /// Where probes usually are, because this file cannot be used.
@@ -51,7 +51,7 @@ enum Target {
 
 /// Why the proxy does not count as ready.
 #[derive(Debug, thiserror::Error)]
-enum Unhealthy {
+pub(super) enum Unhealthy {
     #[error("{0} has neither probes nor admin; give --address")]
     NobodyToAsk(String),
     #[error("{0}: the configuration lets the system choose the port; give --address")]
@@ -117,7 +117,7 @@ impl Target {
 
     /// Who listens on all addresses is asked on the loopback. Where there is no IPv6, `[::]` is asked over IPv4, which it
     /// takes as well.
-    fn at(address: SocketAddr) -> Result<Self, Unhealthy> {
+    pub(super) fn at(address: SocketAddr) -> Result<Self, Unhealthy> {
         let port = address.port();
         if port == 0 {
             return Err(Unhealthy::NoPort(address));
@@ -133,7 +133,7 @@ impl Target {
     }
 
     /// What `admin` takes from those who come over TCP.
-    fn host(&self) -> String {
+    pub(super) fn host(&self) -> String {
         match self {
             Self::Addresses(_) | Self::Name(_) => self.to_string(),
             Self::Usual(_) => USUAL_PROBES.to_string(),
@@ -141,7 +141,7 @@ impl Target {
         }
     }
 
-    async fn connect(&self) -> io::Result<Stream> {
+    pub(super) async fn connect(&self) -> io::Result<Stream> {
         Ok(match self {
             Self::Addresses(addresses) => TcpStream::connect(addresses.as_slice()).await?.into(),
             Self::Usual(_) => TcpStream::connect(USUAL_PROBES).await?.into(),
@@ -196,7 +196,7 @@ async fn ask(target: &Target) -> Result<String, Unhealthy> {
     }
 }
 
-/// Asks for a path and reads this much of the answer at most.
+/// Asks for a path. Of the answer's body no more than so many bytes are read.
 pub(super) async fn exchange(
     stream: Stream,
     host: String,
@@ -220,10 +220,15 @@ pub(super) async fn exchange(
 }
 
 /// What is asked may be anybody, and what is printed must stay one line.
-fn first_line(body: &[u8]) -> String {
+pub(super) fn first_line(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body);
     let line = text.lines().next().unwrap_or_default().trim();
-    line.chars()
+    printable(line)
+}
+
+/// What others wrote, without anything that a terminal would obey.
+pub(super) fn printable(text: &str) -> String {
+    text.chars()
         .map(|c| if c.is_control() { '\u{fffd}' } else { c })
         .collect()
 }

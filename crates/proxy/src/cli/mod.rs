@@ -3,6 +3,7 @@
 mod check;
 mod healthcheck;
 mod run;
+mod shadow;
 mod spawn_agent;
 mod why;
 
@@ -10,6 +11,7 @@ use crate::agents::{self, AgentArgs};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use healthcheck::HealthcheckArgs;
 use portcullis_config::{Diagnostics, Loaded, Style};
+use shadow::ShadowCommand;
 use std::{ffi::OsString, io::IsTerminal, path::PathBuf, process::ExitCode};
 use why::WhyArgs;
 
@@ -53,6 +55,9 @@ enum Command {
     Healthcheck(HealthcheckArgs),
     /// Ask a running proxy what became of a request and why: 0 when it knows, 1 when it does not
     Why(WhyArgs),
+    /// Agents that are asked in the shadow of requests
+    #[command(subcommand)]
+    Shadow(ShadowCommand),
     /// Run an agent that is inside this binary
     Agent(AgentArgs),
     /// Become an agent that ends with the proxy
@@ -95,6 +100,7 @@ pub fn main() -> ExitCode {
         Some(Command::Check { config, strict }) => check::check(&config, strict),
         Some(Command::Healthcheck(args)) => healthcheck::healthcheck(&args),
         Some(Command::Why(args)) => why::why(&args),
+        Some(Command::Shadow(command)) => shadow::run(&command),
         Some(Command::Agent(command)) => agents::run(command),
         Some(Command::SpawnAgent { parent, command }) => spawn_agent::run(parent, &command),
     }

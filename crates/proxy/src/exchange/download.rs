@@ -4,7 +4,7 @@ use super::{
     coding::Coding,
     gathered::Gathered,
     head::{self, Length},
-    pipe::{Body, End, Form, Pieces, Pipe},
+    pipe::{Agents, Body, End, Form, Pieces, Pipe},
     tunnel::{Activity, Tunnel, Upload},
 };
 use crate::{
@@ -152,7 +152,8 @@ impl Download<'_> {
                 HttpTask::Header(head, _) if head.status.is_informational() => {
                     // Whoever reads the body says 100 (Continue) when it begins to.
                     // Nobody judges what is said in advance, so it does not pass where heads are judged.
-                    if head.status != 100 && !self.route.plan.response_heads {
+                    let plan = self.request.plan(self.route);
+                    if head.status != 100 && !plan.response_heads {
                         let mut head = head;
                         hop::clean_response(&mut head);
                         ways.send(HttpTask::Header(head, false)).await?;
@@ -167,10 +168,15 @@ impl Download<'_> {
         hop::clean_response(&mut head);
         let has_body = head::has_body(&head, &self.begun.method);
         self.judge(&mut head, has_body).await?;
-        let steps = &self.route.plan.response;
+        let steps = &self.request.plan(self.route).response;
         if !has_body || steps.is_empty() {
+            let agents = self.agents();
+            let copying = (has_body && agents.copies()).then_some(&agents);
+            if let Some(copying) = copying {
+                copying.copy_begins(body_of(&head));
+            }
             ways.send(HttpTask::Header(head, false)).await?;
-            return self.pass_rest(&mut ways).await;
+            return self.pass_rest(&mut ways, copying).await;
         }
         // Responses whose bodies nobody sees shall not be larger for this.
         Box::pin(self.pass_inspected(*head, &mut ways)).await
@@ -186,14 +192,10 @@ impl Download<'_> {
     }
 
     async fn pass_inspected(&self, head: ResponseHeader, ways: &mut Ways) -> Result<(), Halt> {
-        let filters = &self.route.filters;
-        let agents = Inspectors::new(self.request, self.begun, filters, Direction::Response);
-        let body = Body {
-            coding: Coding::of(&head.headers),
-            length: head::content_length(head.headers.get(header::CONTENT_LENGTH)),
-        };
+        let agents = self.agents();
+        let body = body_of(&head);
         let memory = &self.begun.snapshot().buffer_memory;
-        let steps = &self.route.plan.response;
+        let steps = &self.request.plan(self.route).response;
         let mut pipe = Pipe::new(&agents, steps, &body, memory).map_err(Halt::Stopped)?;
         let idle = self.idle();
         let mut head = Some(head);
@@ -254,11 +256,24 @@ impl Download<'_> {
         ways.send_pieces(held).await
     }
 
-    /// Passes on what nobody inspects.
-    async fn pass_rest(&self, ways: &mut Ways) -> Result<(), Halt> {
+    fn agents(&self) -> Inspectors<'_> {
+        let filters = &self.route.filters;
+        Inspectors::new(self.request, self.begun, filters, Direction::Response)
+    }
+
+    /// Passes on what nobody inspects; it may be copied.
+    async fn pass_rest(
+        &self,
+        ways: &mut Ways,
+        copying: Option<&Inspectors<'_>>,
+    ) -> Result<(), Halt> {
         let idle = self.idle();
         loop {
-            match ways.recv_within(idle).await? {
+            let task = ways.recv_within(idle).await?;
+            if let Some(copying) = copying {
+                copy(copying, &task);
+            }
+            match task {
                 HttpTask::Failed(error) => return Err(Halt::Failed(error)),
                 task @ (HttpTask::Trailer(_) | HttpTask::Done) => {
                     return ways.send(task).await;
@@ -336,4 +351,26 @@ impl Download<'_> {
         let timeouts = self.route.timeouts;
         (timeouts.idle < timeouts.response_header).then_some(timeouts.idle)
     }
+}
+
+fn body_of(head: &ResponseHeader) -> Body {
+    Body {
+        coding: Coding::of(&head.headers),
+        length: head::content_length(head.headers.get(header::CONTENT_LENGTH)),
+    }
+}
+
+/// Copies what is part of a body that passes no step.
+fn copy(copying: &Inspectors<'_>, task: &HttpTask) {
+    let (data, end) = match task {
+        HttpTask::Body(data, ends) => (data.clone(), ends.then(End::default)),
+        HttpTask::Trailer(trailers) => {
+            let trailers = trailers.as_deref().cloned().map(Arc::new);
+            (None, Some(End { trailers }))
+        }
+        HttpTask::Done => (None, Some(End::default())),
+        HttpTask::Header(..) | HttpTask::UpgradedBody(..) | HttpTask::Failed(_) => return,
+    };
+    let pieces: Pieces = data.into_iter().collect();
+    copying.copy(0, &pieces, end.as_ref());
 }

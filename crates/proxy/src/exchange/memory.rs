@@ -10,13 +10,39 @@ use std::sync::{
 pub(crate) struct BufferMemory {
     limit: AtomicUsize,
     used: AtomicUsize,
+    /// Those whose limit it has a share of.
+    beside: Option<Arc<Self>>,
 }
+
+/// Copies may take one part of so many of what bodies may.
+const PART_OF_COPIES: usize = 8;
 
 impl BufferMemory {
     pub(crate) fn new(limit: usize) -> Self {
         Self {
             limit: AtomicUsize::new(limit),
             used: AtomicUsize::new(0),
+            beside: None,
+        }
+    }
+
+    /// That of copies that nobody waits for, beside the bodies that requests need: at most an eighth of what these may take,
+    /// and nothing more while both together would take more than that. They take nothing from the bodies.
+    pub(crate) fn of_copies(bodies: &Arc<Self>) -> Self {
+        Self {
+            beside: Some(bodies.clone()),
+            ..Self::new(0)
+        }
+    }
+
+    /// How much may be held now.
+    fn room(&self) -> usize {
+        match &self.beside {
+            None => self.limit.load(Relaxed),
+            Some(bodies) => {
+                let limit = bodies.limit.load(Relaxed);
+                (limit / PART_OF_COPIES).min(limit.saturating_sub(bodies.used()))
+            }
         }
     }
 
@@ -52,7 +78,7 @@ impl Held {
 
     /// Takes more, or leaves everything as it is.
     pub(crate) fn add(&mut self, bytes: usize) -> Result<(), Full> {
-        let limit = self.memory.limit.load(Relaxed);
+        let limit = self.memory.room();
         self.memory
             .used
             .fetch_update(Relaxed, Relaxed, |used| {
@@ -105,5 +131,21 @@ mod tests {
         assert_eq!(other.add(1), Err(Full));
         drop(other);
         assert_eq!(memory.used(), 0);
+    }
+
+    #[test]
+    fn copies_have_a_share_and_are_the_first_to_go() {
+        let memory = Arc::new(BufferMemory::new(80));
+        let copies = Arc::new(BufferMemory::of_copies(&memory));
+        let mut body = Held::new(&memory);
+        let mut copy = Held::new(&copies);
+        assert_eq!(copy.add(11), Err(Full));
+        assert_eq!(copy.add(6), Ok(()));
+        assert_eq!(body.add(75), Ok(()), "bodies have all of their own");
+        assert_eq!(copy.add(1), Err(Full), "there is too much already");
+        drop(body);
+        assert_eq!(copy.add(4), Ok(()));
+        memory.set_limit(40);
+        assert_eq!(copy.add(1), Err(Full));
     }
 }

@@ -40,7 +40,7 @@ use pingora::{
     http::RequestHeader,
     proxy::Session,
 };
-use pipe::{Body, End, Form, Pieces, Pipe};
+use pipe::{Agents, Body, End, Form, Pieces, Pipe};
 use std::{
     pin::pin,
     sync::{
@@ -56,8 +56,12 @@ use upload::Start;
 pub(crate) fn is_due(request: &Request) -> bool {
     request.route.as_deref().is_some_and(|route| {
         let frames = request.switches && !route.plan.frames.is_empty();
-        matches!(route.action, Action::Upstream(_))
-            && (route.plan.inspects(request.has_body) || frames)
+        let shadows = request.shadows.as_ref();
+        let sees_more = || {
+            let inspects = request.plan(route).inspects(request.has_body);
+            inspects || shadows.is_some_and(|shadows| shadows.see_more(request.has_body))
+        };
+        matches!(route.action, Action::Upstream(_)) && (frames || sees_more())
     })
 }
 
@@ -126,14 +130,19 @@ impl Exchange<'_> {
         let (request, begun, route) = (self.request, self.begun, self.route);
         let agents = Inspectors::new(request, begun, &route.filters, Direction::Request);
         let limit = begun.connection.listener.limits.body_bytes.bytes();
-        let steps = &route.plan.request;
-        let mut reader = Reader::new(limit, !steps.is_empty(), !request.has_body);
+        let steps = &request.plan(route).request;
+        let copies = request.has_body && agents.copies();
+        let is_seen = copies || !steps.is_empty();
+        let mut reader = Reader::new(limit, is_seen, !request.has_body);
         let mut pipe = None;
         if request.has_body && !steps.is_empty() {
             let body = body_of(session.req_header());
             let memory = &begun.snapshot().buffer_memory;
             pipe = Some(Pipe::new(&agents, steps, &body, memory).map_err(Halt::Stopped)?);
+        } else if copies {
+            agents.copy_begins(body_of(session.req_header()));
         }
+        let copying = (copies && pipe.is_none()).then_some(&agents);
         if request.has_body {
             continue_if_expected(session).await?;
         }
@@ -162,7 +171,8 @@ impl Exchange<'_> {
                 std::mem::replace(&mut reader, next)
             };
             let head = self.inner_head(session, &start, form)?;
-            let passed = self.pass(session, reader, pipe.as_mut(), start, head).await;
+            let through = (pipe.as_mut(), copying);
+            let passed = self.pass(session, reader, through, start, head).await;
             match passed {
                 Err(Halt::Failed(error)) if whole && self.may_repeat(session, &error) => {}
                 passed => return passed,
@@ -190,8 +200,8 @@ impl Exchange<'_> {
             Length::AsItIs if self.request.has_body && !is_framed => Length::Open,
             length => length,
         };
-        head::inner_request(head, length, form, self.route.plan.whole_responses)
-            .map_err(Halt::Failed)
+        let whole = self.request.plan(self.route).whole_responses;
+        head::inner_request(head, length, form, whole).map_err(Halt::Failed)
     }
 
     /// Whether the whole request may go to the upstream once more. Nothing of a response has come, and the body is still here.
@@ -205,12 +215,15 @@ impl Exchange<'_> {
             && self.upstream.attempts < MOST_ATTEMPTS
     }
 
-    /// One inner pass, from its start to its end.
-    async fn pass(
+    /// One inner pass, from its start to its end. The body goes through the pipe, or past somebody who copies it.
+    async fn pass<'p>(
         &mut self,
         session: &mut Session,
         reader: Reader,
-        pipe: Option<&mut Pipe<'_, Inspectors<'_>>>,
+        (pipe, copying): (
+            Option<&mut Pipe<'_, Inspectors<'p>>>,
+            Option<&Inspectors<'p>>,
+        ),
         start: Start,
         mut head: RequestHeader,
     ) -> Result<(), Halt> {
@@ -243,8 +256,9 @@ impl Exchange<'_> {
         let switched = sees_frames.then_some(hand_over);
         let outcome = {
             let mut inner = pin!(prepared.run());
+            let through = (pipe, copying);
             let mut upload = pin!(upload::pass(
-                pipe, start, received, handle.tx, sent, switched
+                through, start, received, handle.tx, sent, switched
             ));
             let mut download = pin!(download.pass(ways));
             let mut client = pin!(client::serve(

@@ -16,7 +16,7 @@ use smallvec::SmallVec;
 use std::{future::Future, sync::Arc};
 
 /// Pieces in their order.
-pub(super) type Pieces = SmallVec<[Bytes; 2]>;
+pub(crate) type Pieces = SmallVec<[Bytes; 2]>;
 
 /// How a pipe asks agents. Members are counted within their step.
 pub(crate) trait Agents: Sync {
@@ -36,6 +36,20 @@ pub(crate) trait Agents: Sync {
 
     /// Writes down that a body is too large for a member and goes on without it.
     fn skip(&self, step: &Step, member: usize);
+
+    /// Whether anybody gets copies of the body on its way.
+    fn copies(&self) -> bool {
+        false
+    }
+
+    /// Copies begin, of a body that looks like this.
+    fn copy_begins(&self, _body: Body) {}
+
+    /// These pieces, and the end when that is known, are before the step of this number; the last number is behind all steps.
+    fn copy(&self, _before: usize, _pieces: &Pieces, _end: Option<&End>) {}
+
+    /// What follows is in another form than what was copied.
+    fn copies_break_off(&self) {}
 }
 
 /// What one member sees next.
@@ -66,19 +80,22 @@ pub(crate) enum Unshown {
 
 /// The end of a body.
 #[derive(Debug, Clone, Default)]
-pub(super) struct End {
-    pub(super) trailers: Option<Arc<HeaderMap>>,
+pub(crate) struct End {
+    pub(crate) trailers: Option<Arc<HeaderMap>>,
 }
 
 /// What is known of a body from the head of its message.
-pub(super) struct Body {
-    pub(super) coding: Coding,
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Body {
+    pub(crate) coding: Coding,
     /// From content-length.
-    pub(super) length: Option<u64>,
+    pub(crate) length: Option<u64>,
 }
 
-pub(super) struct Pipe<'a, A> {
+pub(crate) struct Pipe<'a, A> {
     agents: &'a A,
+    /// Somebody gets copies.
+    copies: bool,
     stages: SmallVec<[Stage<'a>; 2]>,
     front: Front,
     total: Option<u64>,
@@ -111,7 +128,7 @@ struct Originals {
 impl<'a, A: Agents> Pipe<'a, A> {
     /// # Errors
     /// What the client gets when the body cannot be shown.
-    pub(super) fn new(
+    pub(crate) fn new(
         agents: &'a A,
         steps: &'a [Step],
         body: &Body,
@@ -135,8 +152,19 @@ impl<'a, A: Agents> Pipe<'a, A> {
             },
         };
         let is_plain = matches!(front, Front::Plain);
+        let copies = agents.copies();
+        if copies {
+            agents.copy_begins(match is_plain {
+                true => *body,
+                false => Body {
+                    coding: Coding::Identity,
+                    length: None,
+                },
+            });
+        }
         Ok(Self {
             agents,
+            copies,
             stages: steps.iter().map(|step| Stage::new(step, memory)).collect(),
             front,
             total: body.length.filter(|_| is_plain),
@@ -170,7 +198,7 @@ impl<'a, A: Agents> Pipe<'a, A> {
     ///
     /// # Errors
     /// What the client gets instead.
-    pub(super) async fn push(&mut self, input: Bytes, end: Option<End>) -> Result<Pieces, Reply> {
+    pub(crate) async fn push(&mut self, input: Bytes, end: Option<End>) -> Result<Pieces, Reply> {
         if self.ended {
             return Ok(Pieces::new());
         }
@@ -186,11 +214,17 @@ impl<'a, A: Agents> Pipe<'a, A> {
         while let Some(piece) = self.decode(&mut input, end.is_some())? {
             let end = end.as_ref().filter(|_| input.is_none());
             let mut flow = only(piece);
-            for stage in &mut self.stages {
+            for (number, stage) in self.stages.iter_mut().enumerate() {
+                if self.copies {
+                    self.agents.copy(number, &flow, end);
+                }
                 let passed = stage.advance(self.agents, flow, end, self.total).await?;
                 self.changed |= passed.changed;
                 self.released.extend(passed.released);
                 flow = passed.pieces;
+            }
+            if self.copies {
+                self.agents.copy(self.stages.len(), &flow, end);
             }
             out.extend(flow);
         }
@@ -240,7 +274,7 @@ impl<'a, A: Agents> Pipe<'a, A> {
     }
 
     /// What came out is on its way; nobody has to hold it any longer.
-    pub(super) fn let_go(&mut self) {
+    pub(crate) fn let_go(&mut self) {
         self.released.clear();
     }
 
@@ -252,6 +286,9 @@ impl<'a, A: Agents> Pipe<'a, A> {
         match originals.take() {
             Some(originals) if !self.changed => {
                 self.front = Front::Passing;
+                if self.copies && !self.ended {
+                    self.agents.copies_break_off();
+                }
                 self.released.push(originals.held);
                 originals.pieces
             }

@@ -26,9 +26,9 @@ pub(super) struct Start {
 }
 
 /// Passes the body on. Returns when an agent stops it, and never otherwise: its end of the channel to the inner pass must
-/// stay open until the response is through.
+/// stay open until the response is through. Without a pipe, pieces may be copied as they pass.
 pub(super) async fn pass<A: Agents>(
-    mut pipe: Option<&mut Pipe<'_, A>>,
+    (mut pipe, copying): (Option<&mut Pipe<'_, A>>, Option<&A>),
     start: Start,
     mut client: mpsc::Receiver<Received>,
     inner: mpsc::Sender<HttpTask>,
@@ -47,7 +47,7 @@ pub(super) async fn pass<A: Agents>(
     }
     if !start.ends && is_open {
         // Requests without a body shall not be larger for this.
-        let rest = Box::pin(pass_rest(pipe, &mut client, &inner)).await;
+        let rest = Box::pin(pass_rest((pipe, copying), &mut client, &inner)).await;
         if let Err(reply) = rest {
             return reply;
         }
@@ -74,7 +74,7 @@ pub(super) async fn pass<A: Agents>(
 /// # Errors
 /// An agent stops it.
 async fn pass_rest<A: Agents>(
-    mut pipe: Option<&mut Pipe<'_, A>>,
+    (mut pipe, copying): (Option<&mut Pipe<'_, A>>, Option<&A>),
     client: &mut mpsc::Receiver<Received>,
     inner: &mpsc::Sender<HttpTask>,
 ) -> Result<(), Reply> {
@@ -85,7 +85,13 @@ async fn pass_rest<A: Agents>(
         };
         let passed = match &mut pipe {
             Some(pipe) => pipe.push(data, ends.then(End::default)).await?,
-            None => std::iter::once(data).collect(),
+            None => {
+                let pieces: Pieces = std::iter::once(data).collect();
+                if let Some(copying) = copying {
+                    copying.copy(0, &pieces, ends.then(End::default).as_ref());
+                }
+                pieces
+            }
         };
         if !send(inner, passed, ends).await || ends {
             return Ok(());

@@ -11,10 +11,11 @@ use pingora::{
     Result,
     http::{RequestHeader, ResponseHeader},
 };
-use portcullis_agent_manager::{Answer, Ask, Changes, KeyContext, Phase, Refusal};
+use portcullis_agent_manager::{Answer, Ask, Changes, Conversation, KeyContext, Phase, Refusal};
 use portcullis_agent_protocol::{
     Event, HeaderOp, RequestHeaders, RequestMetadata, ResponseHeaders, Verdict,
 };
+use portcullis_config::AgentId;
 use smallvec::SmallVec;
 
 type Asks<'a> = SmallVec<[Ask<'a>; 2]>;
@@ -29,11 +30,16 @@ pub(super) async fn on_request(
     let Some(begun) = &request.begun else {
         return Ok(Flow::Continue);
     };
-    let event = Event::RequestHeaders(request_event(head, request.route.as_deref(), begun));
+    let event = request_event(head, request.route.as_deref(), begun);
+    if let Some(shadows) = &request.shadows {
+        shadows.request_head(position, &event, request.has_body, begun);
+    }
+    let event = Event::RequestHeaders(event);
     let asks: Asks<'_> = agents
         .iter()
-        .filter(|agent| agent.inspect.request_headers)
-        .map(|agent| Ask {
+        .enumerate()
+        .filter(|(member, agent)| agent.inspect.request_headers && request.obeys(position, *member))
+        .map(|(_, agent)| Ask {
             used: &agent.used,
             event: &event,
             more: request.has_body && agent.inspect.request_body.is_some(),
@@ -52,7 +58,17 @@ pub(super) async fn on_request(
     let asked = ask_about(&asks, context.as_ref(), phase, position, request, begun).await;
     let changes = match asked {
         Ok(changes) => changes,
-        Err(reply) => return Ok(Flow::Reply(reply)),
+        Err(reply) => {
+            if let (Some(shadows), Event::RequestHeaders(event)) = (&request.shadows, &event) {
+                let names = &begun.snapshot().agents;
+                let is_here = |agent: &AgentId| {
+                    let mut here = agents.iter();
+                    here.any(|used| names.name(used.used.agent) == agent)
+                };
+                shadows.request_head_behind(position, is_here, event, begun);
+            }
+            return Ok(Flow::Reply(reply));
+        }
     };
     drop(asks);
     apply(head, &changes.request)?;
@@ -74,16 +90,23 @@ pub(super) async fn on_response(
     let Some(begun) = &request.begun else {
         return Ok(Flow::Continue);
     };
-    let event = Event::ResponseHeaders(ResponseHeaders {
+    let event = ResponseHeaders {
         correlation_id: begun.identity.correlation_id(),
         status: head.status.as_u16(),
         headers: &head.headers,
         budget_left: None,
-    });
+    };
+    if let Some(shadows) = &request.shadows {
+        shadows.response_head(position, &event, has_body, begun);
+    }
+    let event = Event::ResponseHeaders(event);
     let asks: Asks<'_> = agents
         .iter()
-        .filter(|agent| agent.inspect.response_headers)
-        .map(|agent| Ask {
+        .enumerate()
+        .filter(|(member, agent)| {
+            agent.inspect.response_headers && request.obeys(position, *member)
+        })
+        .map(|(_, agent)| Ask {
             used: &agent.used,
             event: &event,
             more: has_body && agent.inspect.response_body.is_some(),
@@ -160,6 +183,16 @@ fn key_context<'a>(request: &'a Request, begun: &'a Begun) -> KeyContext<'a> {
         client_certificate: None,
         changed: request.changed.names(),
     }
+}
+
+/// Asks about a copy, for nothing but the records: what comes back is what an enforced agent's answer would mean.
+pub(super) async fn ask_aside(
+    serving: &Serving,
+    asks: &[Ask<'_>],
+    conversation: &Conversation,
+) -> Answer {
+    let Serving { snapshot, links } = serving;
+    snapshot.agents.ask(links, asks, conversation).await
 }
 
 /// The answer to a request that a failure ends.

@@ -4,7 +4,7 @@ use super::{AgentOfRoute, Filter, agents, frames};
 use crate::{
     exchange::{
         coding::Undecodable,
-        pipe::{Agents, Piece, Unshown},
+        pipe::{Agents, Body, End, Piece, Pieces, Unshown},
         plan::{Plan, Step},
     },
     reply::Reply,
@@ -31,22 +31,34 @@ pub(crate) enum Direction {
     Response,
 }
 
-/// What the agents of a chain want to see beyond the heads of requests.
-pub(crate) fn plan(filters: &[Filter]) -> Plan {
+impl Direction {
+    pub(super) const fn phase(self) -> Phase {
+        match self {
+            Self::Request => Phase::RequestBody,
+            Self::Response => Phase::ResponseBody,
+        }
+    }
+}
+
+/// What the agents of a chain want to see beyond the heads of requests. Those that are not obeyed, by step and place in it,
+/// see no more than copies.
+pub(crate) fn plan(filters: &[Filter], obeys: impl Fn(usize, usize) -> bool) -> Plan {
     let mut plan = Plan::default();
     for (position, filter) in filters.iter().enumerate() {
         let Filter::Agents(of_route) = filter else {
             continue;
         };
-        let request = of_route
-            .iter()
-            .map(|agent| agent.inspect.request_body.as_ref());
+        let obeyed = || {
+            of_route
+                .iter()
+                .enumerate()
+                .map(|(member, agent)| obeys(position, member).then_some(agent))
+        };
+        let request = obeyed().map(|agent| agent?.inspect.request_body.as_ref());
         plan.request.extend(Step::new(position, request));
-        let response = of_route
-            .iter()
-            .map(|agent| agent.inspect.response_body.as_ref());
+        let response = obeyed().map(|agent| agent?.inspect.response_body.as_ref());
         plan.response.extend(Step::new(position, response));
-        for AgentOfRoute { used, inspect } in of_route {
+        for AgentOfRoute { used, inspect, .. } in obeyed().flatten() {
             plan.response_heads |= inspect.response_headers;
             plan.whole_responses |=
                 inspect.response_body.is_some() && used.failure_mode == FailureMode::Closed;
@@ -66,10 +78,11 @@ pub(crate) fn completed(request: &Request, begun: &Begun, completed: impl FnOnce
     let Some(route) = request.route.as_deref() else {
         return;
     };
-    if !route.plan.completes.is_empty() {
+    let plan = request.plan(route);
+    if !plan.completes.is_empty() {
         let agents = &begun.snapshot().agents;
         let completed = Arc::new(completed());
-        agents.completed(&begun.serving.links, &route.plan.completes, &completed);
+        agents.completed(&begun.serving.links, &plan.completes, &completed);
     }
 }
 
@@ -105,9 +118,18 @@ impl<'a> Inspectors<'a> {
     }
 
     const fn phase(&self) -> Phase {
+        self.direction.phase()
+    }
+
+    /// What the body passes.
+    fn steps(&self) -> &'a [Step] {
+        let Some(route) = self.request.route.as_deref() else {
+            return &[];
+        };
+        let plan = self.request.plan(route);
         match self.direction {
-            Direction::Request => Phase::RequestBody,
-            Direction::Response => Phase::ResponseBody,
+            Direction::Request => &plan.request,
+            Direction::Response => &plan.response,
         }
     }
 
@@ -115,24 +137,6 @@ impl<'a> Inspectors<'a> {
         match self.filters.get(step.filter)? {
             Filter::Agents(of_route) => of_route.get(step.members.get(member)?.agent),
             Filter::RequestHeaders(_) | Filter::ResponseHeaders(_) => None,
-        }
-    }
-
-    fn event(&self, piece: &'a Piece) -> Event<'a> {
-        let chunk = BodyChunk {
-            correlation_id: self.begun.identity.correlation_id(),
-            index: piece.index,
-            data: piece.data.clone(),
-            is_last: piece.is_last,
-            total_size: piece.total,
-            transferred: piece.transferred,
-            truncated: piece.truncated,
-            trailers: piece.trailers.as_deref(),
-            budget_left: None,
-        };
-        match self.direction {
-            Direction::Request => Event::RequestBodyChunk(chunk),
-            Direction::Response => Event::ResponseBodyChunk(chunk),
         }
     }
 
@@ -174,7 +178,9 @@ impl Agents for Inspectors<'_> {
     }
 
     async fn show(&self, step: &Step, pieces: &[Piece]) -> Result<Vec<(usize, Bytes)>, Reply> {
-        let events: Vec<Event<'_>> = pieces.iter().map(|piece| self.event(piece)).collect();
+        let id = self.begun.identity.correlation_id();
+        let events = pieces.iter().map(|piece| event(self.direction, id, piece));
+        let events: Vec<Event<'_>> = events.collect();
         let asks: Vec<Ask<'_>> = pieces
             .iter()
             .zip(&events)
@@ -200,27 +206,7 @@ impl Agents for Inspectors<'_> {
         let Some(agent) = self.agent(step, member) else {
             return Reply::status(500);
         };
-        let (reason, detail) = match why {
-            Unshown::Oversize { limit } => {
-                let detail = format!("the body is larger than {limit} bytes");
-                (FailureReason::Oversize, detail)
-            }
-            Unshown::Undecodable(Undecodable::Broken(detail)) => {
-                (FailureReason::Undecodable, detail)
-            }
-            Unshown::Undecodable(Undecodable::Exploding) => (
-                FailureReason::Undecodable,
-                "the body would become too large".to_owned(),
-            ),
-            Unshown::UnknownCoding => (
-                FailureReason::UnknownCoding,
-                "the content coding is unknown, or there are several".to_owned(),
-            ),
-            Unshown::BufferFull => (
-                FailureReason::BufferFull,
-                "buffer-memory is used up".to_owned(),
-            ),
-        };
+        let (reason, detail) = unshown(why);
         self.note(
             agent,
             RecordedVerdict::Refused(reason),
@@ -239,5 +225,75 @@ impl Agents for Inspectors<'_> {
         if let Some(agent) = self.agent(step, member) {
             self.note(agent, RecordedVerdict::Skipped, None);
         }
+    }
+
+    fn copies(&self) -> bool {
+        let shadows = self.request.shadows.as_ref();
+        shadows.is_some_and(|shadows| shadows.see_body(self.direction))
+    }
+
+    fn copy_begins(&self, body: Body) {
+        if let Some(shadows) = &self.request.shadows {
+            shadows.body_begins(self.direction, body, self.steps(), self.begun);
+        }
+    }
+
+    fn copy(&self, before: usize, pieces: &Pieces, end: Option<&End>) {
+        if let Some(shadows) = &self.request.shadows {
+            let place = (before, self.steps());
+            shadows.body_passes(self.direction, place, (pieces, end), self.begun);
+        }
+    }
+
+    fn copies_break_off(&self) {
+        if let Some(shadows) = &self.request.shadows {
+            shadows.body_breaks_off(self.direction);
+        }
+    }
+}
+
+/// What an agent is told of a piece.
+pub(super) fn event<'a>(
+    direction: Direction,
+    correlation_id: &'a str,
+    piece: &'a Piece,
+) -> Event<'a> {
+    let chunk = BodyChunk {
+        correlation_id,
+        index: piece.index,
+        data: piece.data.clone(),
+        is_last: piece.is_last,
+        total_size: piece.total,
+        transferred: piece.transferred,
+        truncated: piece.truncated,
+        trailers: piece.trailers.as_deref(),
+        budget_left: None,
+    };
+    match direction {
+        Direction::Request => Event::RequestBodyChunk(chunk),
+        Direction::Response => Event::ResponseBodyChunk(chunk),
+    }
+}
+
+/// The name of what keeps a body from an agent, and more about it for the log.
+pub(super) fn unshown(why: Unshown) -> (FailureReason, String) {
+    match why {
+        Unshown::Oversize { limit } => {
+            let detail = format!("the body is larger than {limit} bytes");
+            (FailureReason::Oversize, detail)
+        }
+        Unshown::Undecodable(Undecodable::Broken(detail)) => (FailureReason::Undecodable, detail),
+        Unshown::Undecodable(Undecodable::Exploding) => (
+            FailureReason::Undecodable,
+            "the body would become too large".to_owned(),
+        ),
+        Unshown::UnknownCoding => (
+            FailureReason::UnknownCoding,
+            "the content coding is unknown, or there are several".to_owned(),
+        ),
+        Unshown::BufferFull => (
+            FailureReason::BufferFull,
+            "buffer-memory is used up".to_owned(),
+        ),
     }
 }

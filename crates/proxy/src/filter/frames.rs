@@ -81,8 +81,11 @@ impl FrameAgents<'_> {
                 continue;
             };
             let data = replaced.as_ref().unwrap_or(&frame.data).clone();
-            let event = Event::WebSocketFrame(self.event(direction, index, frame, data));
-            match self.ask(of_route, &event).await {
+            let frame = self.event(direction, index, frame, data);
+            if let Some(shadows) = &self.request.shadows {
+                shadows.frame(step, &frame, self.begun);
+            }
+            match self.ask(step, of_route, frame).await {
                 Step::Continue { other: None } => {}
                 Step::Continue { other } => replaced = other,
                 Step::End(judged) => return judged,
@@ -121,18 +124,40 @@ impl FrameAgents<'_> {
         }
     }
 
-    async fn ask(&self, of_route: &[AgentOfRoute], event: &Event<'_>) -> Step {
+    /// Whether the agent at this place sees frames and decides about them.
+    fn decides(&self, step: usize, member: usize, agent: &AgentOfRoute) -> bool {
+        agent.inspect.websocket_frames && self.request.obeys(step, member)
+    }
+
+    /// The first agent that decides about frames. `None` when all of them are asked in the shadow of the socket.
+    fn first(&self) -> Option<&AgentOfRoute> {
+        self.route.plan.frames.iter().find_map(|step| {
+            let Some(Filter::Agents(of_route)) = self.route.filters.get(*step) else {
+                return None;
+            };
+            let mut members = of_route.iter().enumerate();
+            let deciding = members.find(|(member, agent)| self.decides(*step, *member, agent));
+            deciding.map(|(_, agent)| agent)
+        })
+    }
+
+    async fn ask(&self, step: usize, of_route: &[AgentOfRoute], frame: WebSocketFrame<'_>) -> Step {
+        let event = Event::WebSocketFrame(frame);
         let asks: SmallVec<[Ask<'_>; 2]> = of_route
             .iter()
-            .filter(|agent| agent.inspect.websocket_frames)
-            .map(|agent| Ask {
+            .enumerate()
+            .filter(|(member, agent)| self.decides(step, *member, agent))
+            .map(|(_, agent)| Ask {
                 used: &agent.used,
-                event,
+                event: &event,
                 // A verdict about a frame is one, whatever comes behind it.
                 more: false,
                 streamed: true,
             })
             .collect();
+        if asks.is_empty() {
+            return Step::Continue { other: None };
+        }
         let Serving { snapshot, links } = &*self.begun.serving;
         let run = &self.request.agents;
         match snapshot.agents.ask(links, &asks, &run.conversation).await {
@@ -164,16 +189,8 @@ impl FrameAgents<'_> {
     }
 
     /// What ends a socket whose frames cannot be shown because the memory for them is used up.
-    pub(crate) fn buffer_full(&self) -> Judged {
-        let of_route = self.route.plan.frames.first();
-        let filter = of_route.and_then(|step| self.route.filters.get(*step));
-        let mut agents = match filter {
-            Some(Filter::Agents(of_route)) => of_route.iter(),
-            _ => [].iter(),
-        };
-        let Some(agent) = agents.find(|agent| agent.inspect.websocket_frames) else {
-            return closed();
-        };
+    pub(crate) fn buffer_full(&self) -> Option<Judged> {
+        let agent = self.first()?;
         let reason = FailureReason::BufferFull;
         let agent = self.begun.snapshot().agents.name(agent.used.agent).clone();
         let detail = "buffer-memory is used up".to_owned();
@@ -187,12 +204,12 @@ impl FrameAgents<'_> {
             calls: 0,
             cached: false,
         });
-        self.refused(Refusal {
+        Some(self.refused(Refusal {
             agent,
             reason,
             detail,
             retry_after: None,
-        })
+        }))
     }
 
     fn refused(&self, refusal: Refusal) -> Judged {

@@ -7,8 +7,9 @@ mod changed;
 mod frames;
 mod head;
 mod headers;
+pub(crate) mod shadow;
 
-use crate::{reply::Reply, request::Request};
+use crate::{reply::Reply, request::Request, snapshot::Snapshot, telemetry::metrics::Metrics};
 pub(crate) use agents::apply;
 pub(crate) use bodies::{Direction, Inspectors, completed, plan};
 pub(crate) use changed::Changed;
@@ -21,7 +22,9 @@ use pingora::{
 };
 use portcullis_agent_manager::{AgentManager, AgentUse};
 use portcullis_config::{AgentId, Inspect};
-use std::collections::HashMap;
+use shadow::Shadow;
+use std::{collections::HashMap, sync::Arc};
+use tokio::sync::Semaphore;
 
 /// A step of a route's chain.
 #[derive(Debug)]
@@ -37,6 +40,31 @@ pub(crate) enum Filter {
 pub(crate) struct AgentOfRoute {
     pub(crate) used: AgentUse,
     pub(crate) inspect: Inspect,
+    /// It is not obeyed, or for some clients alone.
+    pub(crate) shadow: Option<Arc<Shadow>>,
+}
+
+impl Filter {
+    /// Whether a request may have to wait for an agent here.
+    pub(crate) fn may_decide(&self) -> bool {
+        match self {
+            Self::Agents(agents) => agents.iter().any(|agent| {
+                let shadow = agent.shadow.as_ref();
+                shadow.is_none_or(|shadow| shadow.may_decide())
+            }),
+            Self::RequestHeaders(_) | Self::ResponseHeaders(_) => false,
+        }
+    }
+
+    /// Whether the agent at this place decides about every request.
+    pub(crate) fn obeys(&self, member: usize) -> bool {
+        match self {
+            Self::Agents(agents) => agents
+                .get(member)
+                .is_some_and(|agent| agent.shadow.is_none()),
+            Self::RequestHeaders(_) | Self::ResponseHeaders(_) => false,
+        }
+    }
 }
 
 /// Whether a request goes on.
@@ -49,29 +77,54 @@ pub(crate) enum Flow {
 /// What filters are compiled with.
 pub(crate) struct Compiler<'a> {
     manager: &'a AgentManager,
-    inspects: HashMap<&'a AgentId, Inspect>,
+    agents: HashMap<&'a AgentId, Known<'a>>,
+    metrics: &'a Metrics,
+    previous: Option<&'a Snapshot>,
+}
+
+/// An agent of the configuration.
+struct Known<'a> {
+    agent: &'a portcullis_config::Agent,
+    /// What may wait for it in the shadow of requests.
+    slots: Arc<Semaphore>,
 }
 
 impl<'a> Compiler<'a> {
-    pub(crate) fn new(manager: &'a AgentManager, agents: &'a [portcullis_config::Agent]) -> Self {
+    /// What shadow agents were counted for in `previous` goes on from there.
+    pub(crate) fn new(
+        manager: &'a AgentManager,
+        agents: &'a [portcullis_config::Agent],
+        metrics: &'a Metrics,
+        previous: Option<&'a Snapshot>,
+    ) -> Self {
+        let known = |agent: &'a portcullis_config::Agent| {
+            let most = agent.max_concurrent_calls.saturating_add(agent.queue);
+            let slots = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
+            (&agent.id, Known { agent, slots })
+        };
         Self {
             manager,
-            inspects: agents
-                .iter()
-                .map(|agent| (&agent.id, agent.inspect))
-                .collect(),
+            agents: agents.iter().map(known).collect(),
+            metrics,
+            previous,
         }
     }
 
+    /// A step of this route.
+    ///
     /// # Errors
     /// An agent that the manager does not know.
-    pub(crate) fn compile(&self, filter: &portcullis_config::Filter) -> Result<Filter, String> {
+    pub(crate) fn compile(
+        &self,
+        route: &str,
+        filter: &portcullis_config::Filter,
+    ) -> Result<Filter, String> {
         use portcullis_config::Filter as Config;
         Ok(match filter {
-            Config::Agent(used) => Filter::Agents(vec![self.agent(used)?]),
+            Config::Agent(used) => Filter::Agents(vec![self.agent(route, used)?]),
             Config::Parallel(uses) => Filter::Agents(
                 uses.iter()
-                    .map(|used| self.agent(used))
+                    .map(|used| self.agent(route, used))
                     .collect::<Result<_, _>>()?,
             ),
             Config::RequestHeaders(edits) => Filter::RequestHeaders(headers::compile(edits)?),
@@ -79,15 +132,34 @@ impl<'a> Compiler<'a> {
         })
     }
 
-    fn agent(&self, used: &portcullis_config::AgentUse) -> Result<AgentOfRoute, String> {
+    fn agent(
+        &self,
+        route: &str,
+        used: &portcullis_config::AgentUse,
+    ) -> Result<AgentOfRoute, String> {
         let unknown = || format!("no agent {}", used.agent);
+        let known = self.agents.get(&used.agent).ok_or_else(unknown)?;
+        let settings = used.shadow.as_ref();
+        let used = AgentUse {
+            agent: self.manager.position(&used.agent).ok_or_else(unknown)?,
+            timeout: used.timeout,
+            failure_mode: used.failure_mode,
+        };
+        let shadow = settings.map(|settings| {
+            Arc::new(Shadow::new(shadow::Parts {
+                used: used.clone(),
+                agent: known.agent,
+                settings,
+                slots: known.slots.clone(),
+                route,
+                metrics: self.metrics,
+                previous: self.previous,
+            }))
+        });
         Ok(AgentOfRoute {
-            used: AgentUse {
-                agent: self.manager.position(&used.agent).ok_or_else(unknown)?,
-                timeout: used.timeout,
-                failure_mode: used.failure_mode,
-            },
-            inspect: *self.inspects.get(&used.agent).ok_or_else(unknown)?,
+            used,
+            inspect: known.agent.inspect,
+            shadow,
         })
     }
 }

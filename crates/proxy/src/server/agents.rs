@@ -149,10 +149,20 @@ pub(super) fn needed(config: &Config) -> Vec<AgentId> {
         .routes
         .iter()
         .flat_map(portcullis_config::Route::agents)
-        .filter(|used| used.failure_mode == FailureMode::Closed)
+        .filter(|used| used.failure_mode == FailureMode::Closed && used.shadow.is_none())
         .map(|used| used.agent.clone())
         .collect();
     needed.sort();
     needed.dedup();
     needed
+}
+
+/// Whether a reload waits for this agent, and is refused when the agent refuses: not when it is asked in the shadow alone.
+pub(super) fn is_awaited(config: &Config, agent: &AgentId) -> bool {
+    let uses = config
+        .routes
+        .iter()
+        .flat_map(portcullis_config::Route::agents);
+    let mut own = uses.filter(|used| used.agent == *agent).peekable();
+    own.peek().is_none() || own.any(|used| used.shadow.is_none())
 }

@@ -14,7 +14,7 @@ use crate::{
     trace,
 };
 use portcullis_agent_manager::{AgentManager, supervise::Launch};
-use portcullis_config::Config;
+use portcullis_config::{AgentId, Config};
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -110,7 +110,8 @@ impl Process {
         let snapshot = Snapshot::compile(config, &parts).map_err(ServeError::Compile)?;
         let snapshot = Arc::new(snapshot);
         self.workers.prepare(&snapshot).await?;
-        await_agents(&snapshot.agents, &old.agents).await?;
+        let awaited = |agent: &AgentId| agents::is_awaited(config, agent);
+        await_agents(&snapshot.agents, &old.agents, awaited).await?;
         Ok(Prepared {
             listeners,
             admin,
@@ -171,10 +172,14 @@ impl Process {
     }
 }
 
-/// Waits for the agents that are new in this configuration. One that is not there yet is waited for as at the start; one
+/// Waits for those of the agents that are new in this configuration. One that is not there yet is waited for as at the start; one
 /// that refuses ends the reload.
-async fn await_agents(new: &AgentManager, old: &AgentManager) -> Result<(), ServeError> {
-    for unsettled in new.settled(old, AGENTS_READY_WITHIN).await {
+async fn await_agents(
+    new: &AgentManager,
+    old: &AgentManager,
+    awaited: impl Fn(&AgentId) -> bool,
+) -> Result<(), ServeError> {
+    for unsettled in new.settled(old, AGENTS_READY_WITHIN, awaited).await {
         let (agent, reason) = (unsettled.agent, unsettled.reason);
         if unsettled.refused {
             return Err(ServeError::Agent { agent, reason });

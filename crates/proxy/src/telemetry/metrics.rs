@@ -5,12 +5,15 @@
 
 mod agents;
 mod config;
+mod shadow;
 mod sockets;
 mod verdict_cache;
 
 pub(crate) use agents::AgentMetrics;
 use agents::{AgentCalls, Observer};
 pub(crate) use config::ConfigMetrics;
+use shadow::ShadowFamilies;
+pub(crate) use shadow::ShadowMetrics;
 use sockets::SocketFamilies;
 pub(crate) use sockets::SocketMetrics;
 use verdict_cache::VerdictCaches;
@@ -80,6 +83,7 @@ pub(crate) struct Metrics {
     rejected: Family<ListenerReason, Counter>,
     pub(crate) connections: Gauge,
     agent_calls: AgentCalls,
+    shadows: ShadowFamilies,
     agent_up: Family<AgentLabel, Gauge>,
     agent_in_flight: Family<AgentLabel, Gauge>,
     agent_waiting: Family<AgentLabel, Gauge>,
@@ -116,6 +120,7 @@ impl Metrics {
             rejected: Family::default(),
             connections: Gauge::default(),
             agent_calls: AgentCalls::default(),
+            shadows: ShadowFamilies::default(),
             agent_up: Family::default(),
             agent_in_flight: Family::default(),
             agent_waiting: Family::default(),
@@ -164,6 +169,7 @@ impl Metrics {
             metrics.connections.clone(),
         );
         metrics.agent_calls.register(&mut registry);
+        metrics.shadows.register(&mut registry);
         registry.register(
             "agent_up",
             "Whether every worker is connected to the agent: 1 or 0",
@@ -266,6 +272,11 @@ impl Metrics {
     /// The handles that an agent keeps.
     pub(crate) fn agent(&self, agent: &AgentId) -> AgentMetrics {
         AgentMetrics::new(agent, self.agent_calls.clone())
+    }
+
+    /// The handles that a shadow agent of a route keeps.
+    pub(crate) fn shadow(&self, route: &str, agent: &AgentId) -> ShadowMetrics {
+        ShadowMetrics::new(route, agent, self.shadows.clone())
     }
 
     pub(crate) fn request_done(

@@ -19,6 +19,8 @@ pub(crate) struct Explained<'a> {
     pub(crate) request: &'a Request,
     pub(crate) begun: &'a Begun,
     pub(crate) records: &'a [Record],
+    /// What shadow agents had said by then.
+    pub(crate) shadow: &'a [Record],
     pub(crate) ended_by: Option<&'a EndedBy>,
     pub(crate) reason: Option<&'a str>,
     /// What the client got; `None` when it left before.
@@ -64,7 +66,7 @@ impl Explained<'_> {
             "path": shortened(&begun.target),
             "traced": self.request.traced,
             "route": self.route(),
-            "agents": self.records.iter().map(record).collect::<Vec<_>>(),
+            "agents": self.agents(),
             "headers": self.headers(),
             "upstream": self.upstream(),
             "answer": {
@@ -78,6 +80,12 @@ impl Explained<'_> {
             },
         });
         serde_json::to_vec(&value).unwrap_or_default()
+    }
+
+    fn agents(&self) -> Vec<Value> {
+        let obeyed = self.records.iter().map(|of| record(of, false));
+        let shadow = self.shadow.iter().map(|of| record(of, true));
+        obeyed.chain(shadow).collect()
     }
 
     fn route(&self) -> Option<Value> {
@@ -201,7 +209,7 @@ impl When {
     }
 }
 
-fn record(record: &Record) -> Value {
+fn record(record: &Record, is_shadow: bool) -> Value {
     let (verdict, failure, mode) = match record.verdict {
         RecordedVerdict::Failed { reason, mode } => {
             ("failed", Some(reason.name()), Some(mode.name()))
@@ -219,6 +227,7 @@ fn record(record: &Record) -> Value {
         "tags": record.tags,
         "calls": record.calls,
         "cached": record.cached,
+        "shadow": is_shadow,
         "duration_ms": milliseconds(record.duration),
     })
 }

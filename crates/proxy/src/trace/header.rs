@@ -17,7 +17,11 @@ pub(super) fn verdicts(request: &Request, begun: &Begun) -> HeaderValue {
     let mut members = Vec::new();
     members.extend(of_request(request, begun));
     let records = request.agents.conversation.records();
-    members.extend(records.iter().filter_map(of_record));
+    members.extend(records.iter().filter_map(|record| of_record(record, false)));
+    if let Some(shadows) = &request.shadows {
+        let said = shadows.said();
+        members.extend(said.iter().filter_map(|record| of_record(record, true)));
+    }
     value(&within_bounds(&members))
 }
 
@@ -79,7 +83,7 @@ fn of_request(request: &Request, begun: &Begun) -> Option<String> {
     member(&RefBareItem::Token("proxy"), parameters)
 }
 
-fn of_record(record: &Record) -> Option<String> {
+fn of_record(record: &Record, is_shadow: bool) -> Option<String> {
     let (verdict, failure, mode) = match record.verdict {
         RecordedVerdict::Failed { reason, mode } => {
             ("failed", Some(reason.name()), Some(mode.name()))
@@ -100,6 +104,7 @@ fn of_record(record: &Record) -> Option<String> {
             "cached",
             record.cached.then_some(RefBareItem::Boolean(true)),
         ),
+        ("shadow", is_shadow.then_some(RefBareItem::Boolean(true))),
         (
             "ms",
             Some(RefBareItem::Decimal(milliseconds(record.duration))),
@@ -198,21 +203,28 @@ mod tests {
                 r#""waf";phase=request_headers;verdict=failed;failure=oversize;ms=1.234"#,
             ),
         ] {
-            assert_eq!(of_record(&record(verdict, reason)).unwrap(), expected);
+            assert_eq!(
+                of_record(&record(verdict, reason), false).unwrap(),
+                expected
+            );
         }
         let known = Record {
             cached: true,
             ..record(RecordedVerdict::Allow, None)
         };
         assert_eq!(
-            of_record(&known).unwrap(),
+            of_record(&known, false).unwrap(),
             r#""waf";phase=request_headers;verdict=allow;cached;ms=1.234"#
+        );
+        assert_eq!(
+            of_record(&record(RecordedVerdict::Block, None), true).unwrap(),
+            r#""waf";phase=request_headers;verdict=block;shadow;ms=1.234"#
         );
         let body = Record {
             calls: 3,
             ..record(RecordedVerdict::Allow, None)
         };
-        assert!(of_record(&body).unwrap().contains(";calls=3;"));
+        assert!(of_record(&body, false).unwrap().contains(";calls=3;"));
     }
 
     proptest! {
@@ -221,7 +233,7 @@ mod tests {
         fn every_line_is_a_bounded_list(reasons in proptest::collection::vec(".{0,400}", 0..40)) {
             let members: Vec<String> = reasons
                 .iter()
-                .map(|reason| of_record(&record(RecordedVerdict::Block, Some(reason))).unwrap())
+                .map(|reason| of_record(&record(RecordedVerdict::Block, Some(reason)), false).unwrap())
                 .collect();
             let line = within_bounds(&members);
             prop_assert!(line.len() <= MOST_BYTES);

@@ -108,8 +108,13 @@ fn agent(agent: &Value) -> String {
     if calls != 1 {
         text += &format!(", {calls} calls");
     }
-    if agent["cached"] == true {
-        text += ", known from before";
+    for (name, said) in [
+        ("cached", ", known from before"),
+        ("shadow", ", in the shadow: not obeyed"),
+    ] {
+        if agent[name] == true {
+            text += said;
+        }
     }
     text + &format!(", {} ms", field("duration_ms"))
 }

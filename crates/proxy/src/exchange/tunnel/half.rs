@@ -134,7 +134,10 @@ impl<S: Source, K: Sink> Half<S, K> {
         self.reader.push(&data);
         match self.account() {
             Ok(()) => ControlFlow::Continue(()),
-            Err(Full) => ControlFlow::Break(closing(tunnel.agents.buffer_full())),
+            Err(Full) => match tunnel.agents.buffer_full() {
+                Some(judged) => ControlFlow::Break(closing(judged)),
+                None => ControlFlow::Continue(()),
+            },
         }
     }
 

@@ -109,6 +109,18 @@ impl AgentMetrics {
             self.known(record.verdict.name());
             return;
         }
+        self.asked_in_shadow(record);
+        if let RecordedVerdict::Failed { mode, .. } = record.verdict {
+            let label = AgentPolicy {
+                agent: self.agent.clone(),
+                policy: mode.name(),
+            };
+            self.families.failures.get_or_create(&label).inc();
+        }
+    }
+
+    /// The same where nothing was done about it.
+    pub(crate) fn asked_in_shadow(&self, record: &Record) {
         let given_up = [RecordedVerdict::Cancelled, RecordedVerdict::ClientGone];
         let phase = record.phase.name();
         if record.calls > 0 && !given_up.contains(&record.verdict) {
@@ -123,13 +135,6 @@ impl AgentMetrics {
                 outcome,
             })
         });
-        if let RecordedVerdict::Failed { mode, .. } = record.verdict {
-            let label = AgentPolicy {
-                agent: self.agent.clone(),
-                policy: mode.name(),
-            };
-            self.families.failures.get_or_create(&label).inc();
-        }
     }
 
     /// Counts a verdict that was used again. The number is one that no phase has.
