@@ -98,7 +98,6 @@ fn d20_what_is_not_built_is_an_error() {
         ("UPSTREAM", "tls server-name=\"a\""),
         ("AGENT", "dialect \"ext-authz\""),
         ("AGENT", "pool min=1 idle=\"300s\""),
-        ("AGENT", "inspect { request-headers; websocket-frames }"),
         ("LOGS", "tracing otlp=\"http://127.0.0.1:4317\""),
         ("LOGS", "verdict-trace token-file=\"/token\""),
     ] {

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Statuses with the moment of their answer, in the order of each client.
+/// Statuses with the moment at which they were asked for, in the order of each client.
 type Seen = Mutex<Vec<(Instant, u16)>>;
 
 fn judging(name: &str, dialect: Dialect) -> TestAgent {
@@ -26,8 +26,9 @@ fn judging(name: &str, dialect: Dialect) -> TestAgent {
 fn ask_on(proxy: &Proxy, path: &str, stop: &AtomicBool, seen: &Seen) {
     let mut client = proxy.client();
     while !stop.load(SeqCst) {
+        let asked = Instant::now();
         let status = client.get(path, &[]).status;
-        seen.lock().unwrap().push((Instant::now(), status));
+        seen.lock().unwrap().push((asked, status));
     }
 }
 

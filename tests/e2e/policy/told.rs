@@ -13,7 +13,7 @@ fn d02_an_agent_that_does_not_take_an_event_has_not_allowed_it() {
         let agent = TestAgent::named("deaf").speaking(dialect).start();
         let saboteur = Saboteur::before(&agent);
         saboteur.does(Sabotage::Handshake(Tamper::Text(
-            r#""supported_events":[1,2,3,4,5]"#,
+            r#""supported_events":[1,2,3,4,6,5]"#,
             r#""supported_events":[5]"#,
         )));
         let text = route("closed", r#"agent "deaf""#, "")
