@@ -53,8 +53,6 @@ pub(super) struct Script {
     pub(super) phases: Vec<PhaseRule>,
     /// The size of a piece of a body that the agent announces to like.
     pub(super) preferred_chunk: u64,
-    /// Writes nothing down.
-    pub(super) quiet: bool,
     /// The version that the agent announces.
     pub(super) version: String,
     /// A header of request and response that the agent sets to what it saw of these headers.
@@ -222,7 +220,6 @@ impl TestAgent {
                 otherwise: Decision::allow().into(),
                 phases: Vec::new(),
                 preferred_chunk: 65536,
-                quiet: false,
                 version: "0.0.1".to_owned(),
                 tells: None,
             },
@@ -310,7 +307,7 @@ impl TestAgent {
 
     /// One that writes nothing down, for very many events.
     pub(crate) fn quiet(mut self) -> Self {
-        self.script.quiet = true;
+        self.script.record = "/dev/null".into();
         self
     }
 

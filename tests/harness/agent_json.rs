@@ -1,6 +1,7 @@
 //! Decisions as the protocol writes them in JSON, for scripts of agents.
 
-use portcullis_agent_protocol::{Audit, Decision, FrameDecision, KeyPart, Verdict, VerdictTtl};
+use super::frame_decision;
+use portcullis_agent_protocol::{Audit, Decision, KeyPart, Verdict, VerdictTtl};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -39,14 +40,7 @@ pub(super) fn to_json(decision: &Decision) -> Value {
         "request_headers": decision.request_headers,
         "response_headers": decision.response_headers,
         "needs_more": decision.needs_more,
-        "websocket_decision": match decision.websocket.as_deref() {
-            None => json!("allow"),
-            Some(FrameDecision::Drop) => json!("drop"),
-            Some(FrameDecision::Replace(_)) => panic!("see Reaction::Replace"),
-            Some(FrameDecision::Close { code, reason }) => {
-                json!({"close": {"code": code, "reason": reason}})
-            }
-        },
+        "websocket_decision": frame_decision::to_json(decision.websocket.as_deref()),
         "ttl_ms": decision.ttl.as_ref().map(|held| held.ttl.as_millis() as u64),
         "vary_ignores": decision.ttl.as_ref().map(|held| {
             held.vary_ignores.iter().map(|part| part.name()).collect::<Vec<_>>()
@@ -106,14 +100,7 @@ pub(super) fn from_json(answer: &Value) -> Decision {
             ..Audit::default()
         })),
         needs_more: answer["needs_more"] == true,
-        websocket: match &answer["websocket_decision"] {
-            Value::String(word) if word == "drop" => Some(Box::new(FrameDecision::Drop)),
-            Value::Object(members) => Some(Box::new(FrameDecision::Close {
-                code: status(&members["close"]["code"]),
-                reason: text(&members["close"]["reason"]),
-            })),
-            _ => None,
-        },
+        websocket: frame_decision::from_json(&answer["websocket_decision"]),
         ..verdict.into()
     }
 }

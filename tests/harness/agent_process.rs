@@ -399,9 +399,6 @@ impl Script {
 
     /// Writes down what the agent was told.
     pub(super) fn note(&self, event: &str, mut told: Value) {
-        if self.quiet {
-            return;
-        }
         told["event"] = json!(event);
         append(&self.record, &format!("{told}\n"));
     }

@@ -47,6 +47,7 @@ pub(crate) fn finished(
             agent.asked(record);
         }
     }
+    let records = request.agents.conversation.with_settled(records);
     let mut finished = Finished {
         begun,
         request,

@@ -260,11 +260,19 @@ fn a_dead_agent_ends_sockets_by_its_mode_and_is_asked_again_when_it_is_back() {
         assert_eq!(described(&socket.read()), "text HERE");
     }
     agent.kill();
+    let applied = |policy: &str| {
+        let series = format!(
+            r#"portcullis_agent_failures_applied_total{{agent="frames",policy="{policy}"}}"#
+        );
+        proxy.metric(&series)
+    };
     let [closed, open] = &mut sockets;
     closed.send(Message::text("gone")).unwrap();
     assert_eq!(described(&closed.read()), "close 1011 ");
     open.send(Message::text("gone")).unwrap();
     assert_eq!(described(&open.read()), "text GONE");
+    // It is seen at once, and not when the socket ends.
+    assert_eq!(applied("open"), 2.0, "one for each direction");
     agent.start_again();
     eventually("the agent is asked again", || {
         open.send(Message::text("back")).unwrap();
