@@ -246,15 +246,14 @@ fn every_part_can_be_ignored() {
     assert_eq!(judge.requests().len(), 1);
 }
 
-#[test]
-fn a_known_verdict_does_all_that_it_did_the_first_time() {
-    let origin = Origin::start();
+/// An agent all of whose verdicts may be kept, by the path.
+fn knowing_every_verdict() -> TestAgent {
     let block = Decision::block(418)
         .with_body("short and stout\n")
         .with_header("x-why", "waf")
         .reason("rule-1")
         .tag("bot");
-    let judge = TestAgent::named("judge")
+    TestAgent::named("judge")
         .on("/block", block.hold_for(LONG))
         .on("/redirect", Decision::redirect("/login").hold_for(LONG))
         .on(
@@ -270,7 +269,13 @@ fn a_known_verdict_does_all_that_it_did_the_first_time() {
                 .remove_request_header("x-removed")
                 .set_response_header("x-answer", "by the agent"),
         )
-        .start();
+        .start()
+}
+
+#[test]
+fn a_known_verdict_does_all_that_it_did_the_first_time() {
+    let origin = Origin::start();
+    let judge = knowing_every_verdict();
     let proxy = kept(&judge, &origin, KEPT);
     for known in [false, true, true] {
         let block = proxy.get("/block");
@@ -308,15 +313,10 @@ fn a_known_verdict_does_all_that_it_did_the_first_time() {
         assert_eq!(seen.header("x-removed"), None);
     }
     assert_eq!(judge.requests().len(), 4);
-    for (outcome, count) in [
-        ("block", 2.0),
-        ("redirect", 2.0),
-        ("challenge", 2.0),
-        ("allow", 2.0),
-    ] {
+    for outcome in ["block", "redirect", "challenge", "allow"] {
         let hits =
             format!(r#"portcullis_verdict_cache_hits_total{{agent="judge",outcome="{outcome}"}}"#);
-        proxy.wait_metric(&hits, count);
+        proxy.wait_metric(&hits, 2.0);
         let calls = format!(r#"portcullis_agent_calls_total{{agent="judge",outcome="{outcome}"}}"#);
         proxy.wait_metric(&calls, 1.0);
     }
