@@ -44,8 +44,17 @@ pub(crate) struct Agent {
     pub(crate) settings: &'static str,
 }
 
+/// What the client speaks to the proxy. To the origin it is always HTTP/1.1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    Http1,
+    /// HTTP/2 without TLS, with prior knowledge.
+    H2c,
+}
+
 /// What the client sends, on all connections alike.
 pub(crate) struct Request {
+    pub(crate) protocol: Protocol,
     pub(crate) method: &'static str,
     pub(crate) path: &'static str,
     /// Header lines, `name: value`.
@@ -75,10 +84,16 @@ pub(crate) enum Kind {
 }
 
 const PLAIN_GET: Request = Request {
+    protocol: Protocol::Http1,
     method: "GET",
     path: "/hello",
     headers: &["user-agent: portcullis-bench", "accept: */*"],
     body_bytes: 0,
+};
+
+const PLAIN_GET_H2C: Request = Request {
+    protocol: Protocol::H2c,
+    ..PLAIN_GET
 };
 
 const OVER_PLAIN: Comparison = Comparison {
@@ -87,11 +102,37 @@ const OVER_PLAIN: Comparison = Comparison {
     at_most: None,
 };
 
+const OVER_PLAIN_H2C: Comparison = Comparison {
+    base: "plain-h2c",
+    ..OVER_PLAIN
+};
+
 const UPLOAD: Request = Request {
+    protocol: Protocol::Http1,
     method: "POST",
     path: "/upload",
     headers: &["user-agent: portcullis-bench", "accept: */*"],
     body_bytes: 100_000,
+};
+
+/// One agent for request headers that is not there.
+const ABSENT: Subject = Subject::Ours {
+    filters: r#"agent "absent" failure-mode="open""#,
+    agents: &[Agent {
+        id: "absent",
+        arguments: &[],
+        settings: "",
+    }],
+};
+
+/// The same for response headers.
+const ABSENT_IN_EXCHANGE: Subject = Subject::Ours {
+    filters: r#"agent "absent" failure-mode="open""#,
+    agents: &[Agent {
+        id: "absent",
+        arguments: &[],
+        settings: "        inspect { response-headers }\n",
+    }],
 };
 
 const OVER_UPLOAD: Comparison = Comparison {
@@ -139,6 +180,18 @@ pub(crate) static SCENARIOS: &[Scenario] = &[
             kind: Kind::Ratio,
             at_most: Some(1.15),
         }],
+    },
+    Scenario {
+        name: "plain-h2c",
+        about: "plain for a client that speaks HTTP/2",
+        subject: Subject::Ours {
+            filters: "",
+            agents: &[],
+        },
+        request: PLAIN_GET_H2C,
+        by_default: false,
+        optional: false,
+        comparisons: &[OVER_PLAIN],
     },
     Scenario {
         name: "agent",
@@ -228,30 +281,25 @@ pub(crate) static SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "absent",
         about: "plain and one agent for request headers that is absent and open",
-        subject: Subject::Ours {
-            filters: r#"agent "absent" failure-mode="open""#,
-            agents: &[Agent {
-                id: "absent",
-                arguments: &[],
-                settings: "",
-            }],
-        },
+        subject: ABSENT,
         request: PLAIN_GET,
         by_default: false,
         optional: false,
         comparisons: &[OVER_PLAIN],
     },
     Scenario {
+        name: "absent-h2c",
+        about: "absent for a client that speaks HTTP/2",
+        subject: ABSENT,
+        request: PLAIN_GET_H2C,
+        by_default: false,
+        optional: false,
+        comparisons: &[OVER_PLAIN_H2C],
+    },
+    Scenario {
         name: "exchange",
         about: "the same for response headers: the way of inspected exchanges",
-        subject: Subject::Ours {
-            filters: r#"agent "absent" failure-mode="open""#,
-            agents: &[Agent {
-                id: "absent",
-                arguments: &[],
-                settings: "        inspect { response-headers }\n",
-            }],
-        },
+        subject: ABSENT_IN_EXCHANGE,
         request: PLAIN_GET,
         by_default: false,
         optional: false,
@@ -261,6 +309,22 @@ pub(crate) static SCENARIOS: &[Scenario] = &[
                 base: "absent",
                 kind: Kind::DifferenceUs,
                 at_most: Some(12.0),
+            },
+        ],
+    },
+    Scenario {
+        name: "exchange-h2c",
+        about: "exchange for a client that speaks HTTP/2",
+        subject: ABSENT_IN_EXCHANGE,
+        request: PLAIN_GET_H2C,
+        by_default: false,
+        optional: false,
+        comparisons: &[
+            OVER_PLAIN_H2C,
+            Comparison {
+                base: "absent-h2c",
+                kind: Kind::DifferenceUs,
+                at_most: Some(18.0),
             },
         ],
     },
@@ -358,7 +422,16 @@ pub(crate) fn route(name: &str, prefix: &str, filters: &str) -> String {
 }
 
 /// The configuration of our proxy with these routes: one worker, everything on that a real one would have on.
-pub(crate) fn configuration(routes: &str, agents: &[Agent], places: &Places) -> String {
+pub(crate) fn configuration(
+    protocol: Protocol,
+    routes: &str,
+    agents: &[Agent],
+    places: &Places,
+) -> String {
+    let h2c = match protocol {
+        Protocol::Http1 => "",
+        Protocol::H2c => "        h2c\n",
+    };
     let mut agent_blocks = String::new();
     for (agent, socket) in agents.iter().zip(&places.sockets) {
         // The timeout is as in production in what it costs, and long enough for a machine that is shared.
@@ -382,7 +455,7 @@ probes {{ address "{probes}" }}
 listeners {{
     listener "http" {{
         address "{listener}"
-        timeouts {{ request-header "10s"; keepalive "75s"; request-body-idle "30s"; response-write "30s" }}
+{h2c}        timeouts {{ request-header "10s"; keepalive "75s"; request-body-idle "30s"; response-write "30s" }}
         limits {{ header-bytes "32KiB"; header-count 100; uri-bytes "8KiB"; body-bytes "100MiB"; connections-per-client 10000; requests-per-connection 1000000 }}
     }}
 }}
@@ -465,7 +538,8 @@ mod tests {
                     .map(|index| format!("/{index}").into())
                     .collect(),
             };
-            let text = configuration(&route("all", "/", filters), agents, &places);
+            let protocol = scenario.request.protocol;
+            let text = configuration(protocol, &route("all", "/", filters), agents, &places);
             let loaded =
                 portcullis_config::load_str(scenario.name, &text, Path::new("/"), &|_| None);
             let loaded = loaded.unwrap_or_else(|errors| panic!("{errors:?} in\n{text}"));
@@ -476,6 +550,8 @@ mod tests {
             );
             assert_eq!(loaded.config.agents.len(), agents.len(), "{text}");
             assert_eq!(text.contains("filters"), !filters.is_empty(), "{text}");
+            let h2c = loaded.config.listeners[0].h2c;
+            assert_eq!(h2c, protocol == Protocol::H2c, "{text}");
         }
     }
 }

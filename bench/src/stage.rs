@@ -4,7 +4,7 @@ use crate::{
     error::BenchError,
     process::{Launcher, Process, accepts_tcp, accepts_unix, answers_ok, free_address},
     roles::load::LoadReport,
-    scenario::{Agent, Places, Scenario, Subject, configuration, route},
+    scenario::{Agent, Places, Protocol, Scenario, Subject, configuration, route},
 };
 use std::{
     ffi::OsStr,
@@ -139,7 +139,7 @@ impl Stage {
             sockets,
         };
         let routes = route("all", "/", filters);
-        let text = configuration(&routes, agents, &places);
+        let text = configuration(scenario.request.protocol, &routes, agents, &places);
         let proxy = self.start_proxy(name, &text, places.probes)?;
         Ok(Cast {
             scenario,
@@ -251,6 +251,9 @@ impl Stage {
         }
         for process in std::iter::once(&cast.proxy).chain(&cast.agents) {
             add("watch", process.pid().to_string());
+        }
+        if request.protocol == Protocol::H2c {
+            arguments.push("--http2".to_owned());
         }
         let process = self
             .launcher

@@ -5,7 +5,7 @@ use crate::{
     error::BenchError,
     process::{Process, accepts_unix, answers_ok, free_address},
     roles::load::LoadReport,
-    scenario::{Agent, Places, configuration, route},
+    scenario::{Agent, Places, Protocol, configuration, route},
     stage::Stage,
     usage::{MachineTicks, Memory},
 };
@@ -71,7 +71,12 @@ impl Scene {
             access_log: stage.file(&format!("{name}.access.json")),
             sockets: vec![socket],
         };
-        let text = configuration(&routes(trouble), slice::from_ref(agent), &places);
+        let text = configuration(
+            Protocol::Http1,
+            &routes(trouble),
+            slice::from_ref(agent),
+            &places,
+        );
         let proxy = stage.start_proxy(name, &text, places.probes)?;
         Ok(Self {
             name: name.to_owned(),
@@ -177,7 +182,7 @@ mod tests {
                 sockets: vec!["/s".into()],
             };
             let agent = slice::from_ref(&trouble.ill);
-            let text = configuration(&routes(trouble), agent, &places);
+            let text = configuration(Protocol::Http1, &routes(trouble), agent, &places);
             let loaded =
                 portcullis_config::load_str(trouble.name, &text, Path::new("/"), &|_| None);
             let loaded = loaded.unwrap_or_else(|errors| panic!("{errors:?} in\n{text}"));

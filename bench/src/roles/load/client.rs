@@ -30,14 +30,14 @@ impl Expected {
         }
     }
 
-    fn check(self, head: &Head) -> Result<(), Failure> {
+    pub(super) fn check(self, status: u16, body_bytes: usize) -> Result<(), Failure> {
         match self {
-            Self::Exactly { status, .. } if head.status != status => {
-                Err(Failure::Status(head.status))
+            Self::Exactly { status: wanted, .. } if status != wanted => {
+                Err(Failure::Status(status))
             }
-            Self::Exactly { body_bytes, .. } if head.content_length != body_bytes => {
-                Err(Failure::Length(head.content_length))
-            }
+            Self::Exactly {
+                body_bytes: wanted, ..
+            } if body_bytes != wanted => Err(Failure::Length(body_bytes)),
             Self::Exactly { .. } | Self::Any => Ok(()),
         }
     }
@@ -48,6 +48,8 @@ impl Expected {
 pub(super) enum Failure {
     #[error(transparent)]
     Io(#[from] io::Error),
+    #[error(transparent)]
+    Http2(#[from] h2::Error),
     #[error("closed before the answer was complete")]
     Closed,
     #[error("status {0}")]
@@ -107,7 +109,7 @@ impl Client {
                 break (Head::parse(&self.buffer[..end])?, end + 4);
             }
         };
-        self.expected.check(&head)?;
+        self.expected.check(head.status, head.content_length)?;
         let mut seen = filled - head_bytes;
         while seen < head.content_length {
             let count = stream.read(&mut self.buffer).await?;

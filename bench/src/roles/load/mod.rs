@@ -1,10 +1,12 @@
-//! The client: HTTP/1.1 over connections that stay, all on one thread.
+//! The client: HTTP/1.1 or HTTP/2 over connections that stay, all on one thread.
 //!
-//! Closed loop: each connection sends its next request when it has the answer to the last one. Open loop (`--rate`): each
-//! connection has a timetable, and a latency counts from the moment at which the request was due, so that a stalled server
-//! cannot hide its stall by keeping the client from asking.
+//! A lane sends one request at a time: a connection of HTTP/1.1 is one, a connection of HTTP/2 has several. Closed loop: each
+//! lane sends its next request when it has the answer to the last one. Open loop (`--rate`): each lane has a timetable, and
+//! a latency counts from the moment at which the request was due, so that a stalled server cannot hide its stall by keeping
+//! the client from asking.
 
 mod client;
+mod http2;
 mod pace;
 
 use crate::{
@@ -12,13 +14,15 @@ use crate::{
     statistics::{Histogram, Latency},
     usage::{Sample, Usage},
 };
-use client::{Client, Expected};
+use client::{Client, Expected, Failure};
+use http2::Link;
 use pace::Pace;
 use serde::{Deserialize, Serialize};
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
     io::Write as _,
+    iter,
     net::SocketAddr,
     rc::Rc,
     time::{Duration, Instant},
@@ -39,6 +43,9 @@ pub(crate) struct Options {
     /// Connections, all opened at the start.
     #[arg(long, default_value_t = 32)]
     pub(crate) connections: usize,
+    /// HTTP/2 with prior knowledge, with four requests at once on each connection, instead of HTTP/1.1.
+    #[arg(long)]
+    pub(crate) http2: bool,
     /// The measured time in seconds.
     #[arg(long, default_value_t = 2.5)]
     pub(crate) seconds: f64,
@@ -119,7 +126,7 @@ pub(crate) fn run(options: &Options) -> Result<(), BenchError> {
     writeln!(std::io::stdout(), "{text}").map_err(BenchError::io("write the report"))
 }
 
-/// What the connections and the controller share; all on one thread.
+/// What the lanes and the controller share; all on one thread.
 struct Shared {
     recording: Cell<bool>,
     requests: Cell<u64>,
@@ -146,7 +153,7 @@ impl Shared {
         }
     }
 
-    fn failed(&self, error: &client::Failure) {
+    fn failed(&self, error: &Failure) {
         self.errors.set(self.errors.get() + 1);
         self.first_error
             .borrow_mut()
@@ -168,24 +175,23 @@ async fn measure(options: &Options) -> Result<LoadReport, BenchError> {
         histogram: RefCell::new(Histogram::new()),
         finished: Notify::new(),
     });
-    let request: Rc<[u8]> = request_of(options).into();
-    for index in 0..options.connections {
+    let asking = asking(options)?;
+    let lanes = asking.len();
+    for (index, asking) in asking.into_iter().enumerate() {
         let pace = options
             .rate
             .map(|rate| {
                 let index = if options.together { 0 } else { index };
-                Pace::new(rate, index, options.connections)
+                Pace::new(rate, index, lanes)
             })
             .transpose()
             .map_err(BenchError::io("make a timer"))?;
-        let client = Client::new(options.target, Expected::of(options));
-        let connection = Connection {
-            client,
+        let lane = Lane {
+            asking,
             pace,
-            request: Rc::clone(&request),
             shared: Rc::clone(&shared),
         };
-        tokio::task::spawn_local(connection.run());
+        tokio::task::spawn_local(lane.run());
     }
 
     time::sleep(Duration::from_secs_f64(options.warmup)).await;
@@ -246,15 +252,53 @@ fn request_of(options: &Options) -> Vec<u8> {
     request
 }
 
-/// One connection and what it does until the process ends.
-struct Connection {
-    client: Client,
+/// How a lane asks.
+enum Asking {
+    Http1 { client: Client, request: Rc<[u8]> },
+    Http2(http2::Client),
+}
+
+impl Asking {
+    async fn exchange(&mut self) -> Result<u16, Failure> {
+        match self {
+            Self::Http1 { client, request } => client.exchange(request).await,
+            Self::Http2(client) => client.exchange().await,
+        }
+    }
+}
+
+/// The clients of all lanes.
+///
+/// # Errors
+/// The options make no request.
+fn asking(options: &Options) -> Result<Vec<Asking>, BenchError> {
+    let expected = Expected::of(options);
+    let connections = 0..options.connections;
+    if options.http2 {
+        let message = http2::Message::of(options)?;
+        let links = connections.map(|_| Link::new(options.target));
+        let streams = links.flat_map(|link| iter::repeat_n(link, http2::STREAMS));
+        return Ok(streams
+            .map(|link| Asking::Http2(http2::Client::new(link, message.clone(), expected)))
+            .collect());
+    }
+    let request: Rc<[u8]> = request_of(options).into();
+    Ok(connections
+        .map(|_| Asking::Http1 {
+            client: Client::new(options.target, expected),
+            request: Rc::clone(&request),
+        })
+        .collect())
+}
+
+/// One request after the other until the process ends.
+struct Lane {
+    asking: Asking,
     pace: Option<Pace>,
-    request: Rc<[u8]>,
     shared: Rc<Shared>,
 }
 
-impl Connection {
+impl Lane {
     async fn run(mut self) {
         loop {
             let due = match &mut self.pace {
@@ -264,7 +308,7 @@ impl Connection {
                     Err(error) => return self.shared.failed(&error.into()),
                 },
             };
-            match self.client.exchange(&self.request).await {
+            match self.asking.exchange().await {
                 Ok(status) => self.shared.succeeded(status, due.elapsed()),
                 Err(error) => {
                     self.shared.failed(&error);
@@ -287,7 +331,7 @@ mod tests {
         options: Options,
     }
 
-    fn options(line: &str) -> Options {
+    pub(super) fn options(line: &str) -> Options {
         Line::parse_from(line.split(' ')).options
     }
 

@@ -1,4 +1,4 @@
-//! The timetable of one connection in the open loop.
+//! The timetable of one lane in the open loop.
 //!
 //! Tokio's timer has a resolution of a millisecond, which is many times the latency that is measured here; the kernel's
 //! timer has one of microseconds.
@@ -15,7 +15,7 @@ use std::{
 };
 use tokio::io::unix::AsyncFd;
 
-/// When the requests of one connection are due.
+/// When the requests of one lane are due.
 pub(super) struct Pace {
     timer: AsyncFd<OwnedFd>,
     next: Instant,
@@ -23,15 +23,15 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// The timetable of connection `index` of `connections`, which share `rate` requests per second evenly.
+    /// The timetable of lane `index` of `lanes`, which share `rate` requests per second evenly.
     #[expect(
         deprecated,
         reason = "its successor is unsafe, for the sake of types that change their descriptor; an OwnedFd does not"
     )]
-    pub(super) fn new(rate: f64, index: usize, connections: usize) -> io::Result<Self> {
+    pub(super) fn new(rate: f64, index: usize, lanes: usize) -> io::Result<Self> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
-        let interval = Duration::from_secs_f64(connections as f64 / rate);
+        let interval = Duration::from_secs_f64(lanes as f64 / rate);
         let offset = Duration::from_secs_f64(index as f64 / rate);
         Ok(Self {
             timer: AsyncFd::new(timer)?,
@@ -40,7 +40,7 @@ impl Pace {
         })
     }
 
-    /// Waits for the next request to be due, and says when it was: in the past, if the connection is behind.
+    /// Waits for the next request to be due, and says when it was: in the past, if the lane is behind.
     pub(super) async fn next(&mut self) -> io::Result<Instant> {
         let due = self.next;
         self.next += self.interval;
