@@ -53,6 +53,12 @@ use tokio::sync::{mpsc, oneshot};
 use tunnel::Upload;
 use upload::Start;
 
+/// What a request's body goes through, or who copies it as it passes.
+type Through<'a, 's, 'p> = (
+    Option<&'a mut Pipe<'s, Inspectors<'p>>>,
+    Option<&'a Inspectors<'p>>,
+);
+
 /// Whether agents want to see more of the request than its head.
 pub(crate) fn is_due(request: &Request) -> bool {
     request.route.as_deref().is_some_and(|route| {
@@ -223,14 +229,11 @@ impl Exchange<'_> {
     }
 
     /// One inner pass, from its start to its end. The body goes through the pipe, or past somebody who copies it.
-    async fn pass<'p>(
+    async fn pass(
         &mut self,
         session: &mut Session,
         reader: Reader,
-        (pipe, copying): (
-            Option<&mut Pipe<'_, Inspectors<'p>>>,
-            Option<&Inspectors<'p>>,
-        ),
+        through: Through<'_, '_, '_>,
         start: Start,
         mut head: RequestHeader,
     ) -> Result<(), Halt> {
@@ -257,7 +260,6 @@ impl Exchange<'_> {
         };
         let outcome = {
             let mut inner = pin!(prepared.run());
-            let through = (pipe, copying);
             let mut upload = pin!(upload::pass(
                 through, start, received, handle.tx, sent, switched
             ));
@@ -269,11 +271,8 @@ impl Exchange<'_> {
                 uploads,
                 to_client
             ));
-            let mut late = pin!(late(
-                is_sent,
-                &head_seen,
-                self.route.timeouts.response_header
-            ));
+            let limit = self.route.timeouts.response_header;
+            let mut late = pin!(late(is_sent, &head_seen, limit));
             let mut is_running = true;
             let mut is_passing = true;
             loop {
@@ -302,14 +301,11 @@ impl Exchange<'_> {
             }
         };
         self.upstream = passage.upstream().clone();
-        match outcome {
+        outcome.map_err(|halt| match (halt, handle.subreq_proxy_error.try_recv()) {
             // The inner pass knows better why.
-            Err(Halt::Lost) => Err(match handle.subreq_proxy_error.try_recv() {
-                Ok(error) => Halt::Failed(error),
-                Err(_) => Halt::Lost,
-            }),
-            outcome => outcome,
-        }
+            (Halt::Lost, Ok(error)) => Halt::Failed(error),
+            (halt, _) => halt,
+        })
     }
 
     /// Where agents see frames: the two ends of what hands over the client's side behind an upgrade, and the extensions that
