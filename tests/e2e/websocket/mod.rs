@@ -6,6 +6,7 @@ mod frame_guard;
 mod lives;
 mod load;
 mod peers;
+mod shadow;
 mod verdicts;
 
 use crate::harness::{

@@ -1,0 +1,57 @@
+//! Frames for agents that are asked in the shadow of sockets.
+
+use super::peers::{Server, connect, described};
+use crate::harness::{
+    Proxy, TestAgent,
+    agent::{Phase, Reaction, When},
+};
+use portcullis_agent_protocol::Decision;
+use tungstenite::Message;
+
+#[test]
+fn a_shadow_agent_sees_frames_and_nothing_comes_of_it() {
+    let reactions = [
+        (
+            Decision::allow().close_websocket(1008, "no").into(),
+            "close",
+        ),
+        (Decision::allow().drop_frame().into(), "drop"),
+        (Reaction::Hang, "timeout"),
+    ];
+    for (reaction, verdict) in reactions {
+        let server = Server::echoing();
+        let agent = TestAgent::named("next")
+            .then(Phase::Frames, When::Always, reaction)
+            .start();
+        let proxy = Proxy::builder(
+            "routes { route \"live\" { filters { agent \"next\" mode=\"shadow\" }; upstream \"origin\"; websocket } }",
+        )
+        .upstream("origin", &server.target())
+        .agent_with(&agent, "timeout \"100ms\"; inspect { websocket-frames }")
+        .start();
+        proxy.wait_metric("portcullis_agent_up{agent=\"next\"}", 1.0);
+        let mut client = connect(proxy.address_of("http"), "/ws");
+        for text in ["one", "two", "three"] {
+            client.send(Message::text(text)).unwrap();
+            assert_eq!(
+                described(&client.read()),
+                format!("text {text}"),
+                "{verdict}"
+            );
+        }
+        client.close(None).unwrap();
+        assert_eq!(described(&client.read()), "close", "{verdict}");
+        drop(client);
+        let met =
+            format!("portcullis_shadow_verdicts_total{{shadow=\"{verdict}\",enforced=\"allow\"}}");
+        proxy.wait_metric(&met, 1.0);
+        let seen = agent.seen("websocket_frame");
+        assert_eq!(seen[0]["data"], "b25l", "{verdict}: {seen:?}");
+        // Who would have closed the socket is shown no more of it.
+        assert_eq!(seen.len() == 1, verdict != "drop", "{verdict}: {seen:?}");
+        let line = proxy.access_line_of("/ws");
+        assert_eq!(line["status"], 101, "{line}");
+        assert_eq!(line["websocket"]["close_code"], 1000, "{line}");
+        assert_eq!(line.get("blocked_by"), None, "{line}");
+    }
+}
