@@ -101,7 +101,6 @@ fn d20_what_is_not_built_is_an_error() {
         ("AGENT", "pool min=1 idle=\"300s\""),
         ("AGENT", "inspect { request-headers; websocket-frames }"),
         ("LOGS", "tracing otlp=\"http://127.0.0.1:4317\""),
-        ("LOGS", "verdict-trace token-file=\"/token\""),
     ] {
         is_refused(place, kdl, "not-supported-yet");
     }
