@@ -209,14 +209,21 @@ impl When {
     }
 }
 
-fn record(record: &Record, is_shadow: bool) -> Value {
-    let (verdict, failure, mode) = match record.verdict {
+/// A verdict, or that there was none, which failure it was, and the mode that decided, where it did.
+pub(super) const fn outcome(
+    verdict: RecordedVerdict,
+) -> (&'static str, Option<&'static str>, Option<&'static str>) {
+    match verdict {
         RecordedVerdict::Failed { reason, mode } => {
             ("failed", Some(reason.name()), Some(mode.name()))
         }
         RecordedVerdict::Refused(reason) => ("failed", Some(reason.name()), None),
         verdict => (verdict.name(), None, None),
-    };
+    }
+}
+
+fn record(record: &Record, is_shadow: bool) -> Value {
+    let (verdict, failure, mode) = outcome(record.verdict);
     json!({
         "name": record.agent.as_str(),
         "phase": record.phase.name(),

@@ -1,9 +1,10 @@
 //! The headers of a traced response: `X-Agent-Trace`, a list of structured fields (RFC 9651, which RFC 8941 can read), and
 //! `Server-Timing`.
 
+use super::explain::outcome;
 use crate::request::{Begun, Request, UpstreamRun};
 use http::HeaderValue;
-use portcullis_agent_manager::{Record, RecordedVerdict};
+use portcullis_agent_manager::Record;
 use sfv::{Decimal, RefBareItem, RefItemSerializer};
 use std::{borrow::Cow, fmt::Write, time::Duration};
 
@@ -84,13 +85,7 @@ fn of_request(request: &Request, begun: &Begun) -> Option<String> {
 }
 
 fn of_record(record: &Record, is_shadow: bool) -> Option<String> {
-    let (verdict, failure, mode) = match record.verdict {
-        RecordedVerdict::Failed { reason, mode } => {
-            ("failed", Some(reason.name()), Some(mode.name()))
-        }
-        RecordedVerdict::Refused(reason) => ("failed", Some(reason.name()), None),
-        verdict => (verdict.name(), None, None),
-    };
+    let (verdict, failure, mode) = outcome(record.verdict);
     let reason = record.reason.as_deref().map(printable);
     let calls = (record.calls != 1).then_some(RefBareItem::Integer(record.calls.into()));
     let parameters = [
@@ -157,7 +152,7 @@ fn value(text: &str) -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use portcullis_agent_manager::{FailureReason, Phase};
+    use portcullis_agent_manager::{FailureReason, Phase, RecordedVerdict};
     use portcullis_config::FailureMode;
     use proptest::prelude::*;
     use sfv::{ListEntry, Parser};
