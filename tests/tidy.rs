@@ -361,6 +361,8 @@ fn the_documents_list_every_reason_with_its_status() {
     let pairs = Regex::new(r#"\b([45]\d\d), "([a-z_]+)""#).unwrap();
     for name in [
         "begin.rs",
+        "exchange/tunnel.rs",
+        "exchange/tunnel/half.rs",
         "strict.rs",
         "phases.rs",
         "reply.rs",
