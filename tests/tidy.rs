@@ -326,6 +326,7 @@ fn the_documents_list_every_metric() {
         "metrics/agents.rs",
         "metrics/config.rs",
         "metrics/shadow.rs",
+        "metrics/sockets.rs",
         "metrics/verdict_cache.rs",
     ]
     .map(|name| read(format!("crates/proxy/src/telemetry/{name}")))
@@ -370,6 +371,8 @@ fn the_documents_list_every_reason_with_its_status() {
     let pairs = Regex::new(r#"\b([45]\d\d), "([a-z_]+)""#).unwrap();
     for name in [
         "begin.rs",
+        "exchange/tunnel.rs",
+        "exchange/tunnel/half.rs",
         "strict.rs",
         "phases.rs",
         "reply.rs",

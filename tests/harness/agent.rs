@@ -99,8 +99,6 @@ pub(crate) enum When {
     Last,
     /// The piece, or the head of a response, holds this text.
     Holds(String),
-    /// The frame comes from the upstream and holds this text.
-    FromUpstream(String),
     /// See [`on`](Self::on).
     On(String, Box<Self>),
 }
@@ -117,9 +115,6 @@ impl When {
             Self::Always => true,
             Self::Index(index) => told.index == *index,
             Self::Last => told.is_last,
-            Self::FromUpstream(text) => {
-                told.from_upstream && super::find(told.data, text.as_bytes()).is_some()
-            }
             Self::Holds(text) => super::find(told.data, text.as_bytes()).is_some(),
         }
     }
@@ -133,7 +128,6 @@ pub(super) struct Told<'a> {
     pub(super) index: u32,
     pub(super) is_last: bool,
     pub(super) data: &'a [u8],
-    pub(super) from_upstream: bool,
 }
 
 /// How the agent speaks.

@@ -156,7 +156,6 @@ impl Agent for Scripted {
             index: u32::try_from(event.index).unwrap_or(u32::MAX),
             is_last: event.fin,
             data: &event.data,
-            from_upstream: !event.client_to_server,
         };
         let replaced = match self.0.reaction_in(Phase::Frames, &told) {
             Some(Reaction::Replace(text)) => Some(replacement(text, &event.data)),
@@ -253,7 +252,6 @@ impl Scripted {
             index: event.index,
             is_last: event.is_last,
             data: &event.data,
-            from_upstream: phase == Phase::ResponseBody,
         };
         let replaced = match self.0.reaction_in(phase, &told) {
             Some(Reaction::Replace(text)) => Some(replacement(text, &event.data)),

@@ -2,7 +2,7 @@
 
 use super::{
     inspected,
-    peers::{Server, connect, described, echo, frame, next_frame, upgraded},
+    peers::{Server, Step, by_hand, connect, described, echo, frame, next_frame, upgraded},
 };
 use crate::harness::{
     TestAgent,
@@ -104,6 +104,30 @@ fn a_slow_agent_holds_up_its_socket_and_no_other() {
     drop(stuffed);
     proxy.wait_metric("portcullis_websocket_open", 2.0);
     drop((slow, quick));
+    proxy.wait_metric("portcullis_buffer_memory_used_bytes", 0.0);
+}
+
+#[test]
+fn what_waits_needs_room_in_the_memory_of_the_process() {
+    let server = Server::echoing();
+    let agent = TestAgent::named("frames")
+        .then(Phase::Frames, When::Always, Reaction::Hang)
+        .start();
+    let settings = "websocket { frame-bytes \"700KiB\" }";
+    let memory = "system { buffer-memory \"1MiB\" }";
+    let proxy = super::inspected_with(&agent, &server, settings, memory).start();
+    proxy.wait_ready();
+    let large = frame(0x82, &vec![b'x'; 600_000], true);
+    let (mut first, _) = upgraded(proxy.address_of("http"), "/ws/first", "");
+    first.write_all(&large).unwrap();
+    agent.wait_seen("websocket_frame", 1);
+    let (second, _) = upgraded(proxy.address_of("http"), "/ws/second", "");
+    let seen = by_hand(second, &[Step::Send(large)]);
+    assert_eq!(seen, ["close 1011 "]);
+    let line = proxy.access_line_of("/ws/second");
+    assert_eq!(line["blocked_by"], "frames", "{line}");
+    assert_eq!(line["reason"], "buffer_full", "{line}");
+    drop(first);
     proxy.wait_metric("portcullis_buffer_memory_used_bytes", 0.0);
 }
 

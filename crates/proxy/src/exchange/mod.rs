@@ -244,14 +244,7 @@ impl Exchange<'_> {
         let (tasks, to_client) = mpsc::channel(RESPONSE_QUEUE);
         let (sent, is_sent) = oneshot::channel();
         let head_seen = AtomicBool::new(false);
-        let download = Download {
-            request: self.request,
-            begun: self.begun,
-            route: self.route,
-            may_switch: self.request.switches && session.is_upgrade_req(),
-            offered,
-            head_seen: &head_seen,
-        };
+        let download = self.download(session, offered, &head_seen);
         let ways = Ways {
             inner: handle.rx,
             client: tasks,
@@ -306,6 +299,22 @@ impl Exchange<'_> {
             (Halt::Lost, Ok(error)) => Halt::Failed(error),
             (halt, _) => halt,
         })
+    }
+
+    fn download<'b>(
+        &'b self,
+        session: &Session,
+        offered: HeaderMap,
+        head_seen: &'b AtomicBool,
+    ) -> Download<'b> {
+        Download {
+            request: self.request,
+            begun: self.begun,
+            route: self.route,
+            may_switch: self.request.switches && session.is_upgrade_req(),
+            offered,
+            head_seen,
+        }
     }
 
     /// Where agents see frames: the two ends of what hands over the client's side behind an upgrade, and the extensions that
