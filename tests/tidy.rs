@@ -76,7 +76,11 @@ const ONLY_IN: [(&str, &str, &[&str]); 11] = [
     (
         "crates/proxy/src",
         r"\.ask(_about)?\(",
-        &["filter/agents.rs", "filter/frames.rs"],
+        &[
+            "filter/agents.rs",
+            "filter/frames.rs",
+            "filter/shadow/task.rs",
+        ],
     ),
     ("crates/proxy/src", r"\bload_(file|str)\(", &["cli/mod.rs"]),
     (
