@@ -16,8 +16,9 @@ const SURPLUS: &str = "qqqqqq";
 const FREE_FORM: [&str; 2] = ["config", "env"];
 
 /// Lines and properties that say what would hold without them.
-const SAID_ANYWAY: [&str; 6] = [
+const SAID_ANYWAY: [&str; 7] = [
     "balance \"round-robin\"",
+    "deflate \"refuse\"",
     "dialect \"v2\"",
     "h2c #false",
     "header present",
