@@ -313,9 +313,14 @@ fn every_invalid_fixture_has_a_snapshot() {
 
 #[test]
 fn the_documents_list_every_metric() {
-    let source = ["metrics.rs", "metrics/agents.rs", "metrics/config.rs"]
-        .map(|name| read(format!("crates/proxy/src/telemetry/{name}")))
-        .concat();
+    let source = [
+        "metrics.rs",
+        "metrics/agents.rs",
+        "metrics/config.rs",
+        "metrics/sockets.rs",
+    ]
+    .map(|name| read(format!("crates/proxy/src/telemetry/{name}")))
+    .concat();
     let plain = captures(r#"register\(\s*"([a-z_]+)""#, &source);
     let with_unit = Regex::new(r#"register_with_unit\(\s*"([a-z_]+)"[^;]*?Unit::(\w+)"#).unwrap();
     let with_unit = with_unit
@@ -356,6 +361,8 @@ fn the_documents_list_every_reason_with_its_status() {
     let pairs = Regex::new(r#"\b([45]\d\d), "([a-z_]+)""#).unwrap();
     for name in [
         "begin.rs",
+        "exchange/tunnel.rs",
+        "exchange/tunnel/half.rs",
         "strict.rs",
         "phases.rs",
         "reply.rs",

@@ -1,7 +1,7 @@
 //! Agents that do as they are told: each is a process of its own, this test binary once more.
 
-use super::eventually;
-use portcullis_agent_protocol::{Audit, Decision, FrameDecision, Verdict};
+use super::{eventually, frame_decision};
+use portcullis_agent_protocol::{Audit, Decision, Verdict};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, waitid};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -53,8 +53,6 @@ pub(super) struct Script {
     pub(super) phases: Vec<PhaseRule>,
     /// The size of a piece of a body that the agent announces to like.
     pub(super) preferred_chunk: u64,
-    /// Writes nothing down.
-    pub(super) quiet: bool,
 }
 
 /// What an agent does in a phase after that of the request's head.
@@ -97,8 +95,6 @@ pub(crate) enum When {
     Last,
     /// The piece, or the head of a response, holds this text.
     Holds(String),
-    /// The frame comes from the upstream and holds this text.
-    FromUpstream(String),
     /// See [`on`](Self::on).
     On(String, Box<Self>),
 }
@@ -115,9 +111,6 @@ impl When {
             Self::Always => true,
             Self::Index(index) => told.index == *index,
             Self::Last => told.is_last,
-            Self::FromUpstream(text) => {
-                told.from_upstream && super::find(told.data, text.as_bytes()).is_some()
-            }
             Self::Holds(text) => super::find(told.data, text.as_bytes()).is_some(),
         }
     }
@@ -131,7 +124,6 @@ pub(super) struct Told<'a> {
     pub(super) index: u32,
     pub(super) is_last: bool,
     pub(super) data: &'a [u8],
-    pub(super) from_upstream: bool,
 }
 
 /// How the agent speaks.
@@ -218,7 +210,6 @@ impl TestAgent {
                 otherwise: Decision::allow().into(),
                 phases: Vec::new(),
                 preferred_chunk: 65536,
-                quiet: false,
             },
             folder,
             process: None,
@@ -304,7 +295,7 @@ impl TestAgent {
 
     /// One that writes nothing down, for very many events.
     pub(crate) fn quiet(mut self) -> Self {
-        self.script.quiet = true;
+        self.script.record = "/dev/null".into();
         self
     }
 
@@ -455,14 +446,7 @@ fn to_json(decision: &Decision) -> Value {
         "request_headers": decision.request_headers,
         "response_headers": decision.response_headers,
         "needs_more": decision.needs_more,
-        "websocket_decision": match decision.websocket.as_deref() {
-            None => json!("allow"),
-            Some(FrameDecision::Drop) => json!("drop"),
-            Some(FrameDecision::Replace(_)) => panic!("see Reaction::Replace"),
-            Some(FrameDecision::Close { code, reason }) => {
-                json!({"close": {"code": code, "reason": reason}})
-            }
-        },
+        "websocket_decision": frame_decision::to_json(decision.websocket.as_deref()),
         "audit": {"tags": audit.tags, "rule_ids": audit.rule_ids, "reason_codes": audit.reason_codes, "custom": audit.custom},
     })
 }
@@ -509,14 +493,7 @@ pub(super) fn from_json(answer: &Value) -> Decision {
             ..Audit::default()
         })),
         needs_more: answer["needs_more"] == true,
-        websocket: match &answer["websocket_decision"] {
-            Value::String(word) if word == "drop" => Some(Box::new(FrameDecision::Drop)),
-            Value::Object(members) => Some(Box::new(FrameDecision::Close {
-                code: status(&members["close"]["code"]),
-                reason: text(&members["close"]["reason"]),
-            })),
-            _ => None,
-        },
+        websocket: frame_decision::from_json(&answer["websocket_decision"]),
         ..verdict.into()
     }
 }

@@ -154,7 +154,6 @@ impl Agent for Scripted {
             index: u32::try_from(event.index).unwrap_or(u32::MAX),
             is_last: event.fin,
             data: &event.data,
-            from_upstream: !event.client_to_server,
         };
         let replaced = match self.0.reaction_in(Phase::Frames, &told) {
             Some(Reaction::Replace(text)) => Some(replacement(text, &event.data)),
@@ -251,7 +250,6 @@ impl Scripted {
             index: event.index,
             is_last: event.is_last,
             data: &event.data,
-            from_upstream: phase == Phase::ResponseBody,
         };
         let replaced = match self.0.reaction_in(phase, &told) {
             Some(Reaction::Replace(text)) => Some(replacement(text, &event.data)),
@@ -375,9 +373,6 @@ impl Script {
 
     /// Writes down what the agent was told.
     pub(super) fn note(&self, event: &str, mut told: Value) {
-        if self.quiet {
-            return;
-        }
         told["event"] = json!(event);
         append(&self.record, &format!("{told}\n"));
     }

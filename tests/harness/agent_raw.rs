@@ -185,7 +185,6 @@ fn later(
         index: u32::try_from(index.as_u64().unwrap_or_default()).unwrap(),
         is_last: message["is_last"] == true || message["fin"] == true,
         data: &data,
-        from_upstream: message["client_to_server"] == false,
     };
     let mut noted = message.clone();
     noted["index"] = json!(told.index);

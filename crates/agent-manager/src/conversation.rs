@@ -1,7 +1,7 @@
 //! What the agents of one request have in common: the time they may take together, who is not asked again, and that each of
 //! them is asked one thing at a time.
 
-use crate::record::Record;
+use crate::record::{Phase, Record};
 use smallvec::SmallVec;
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -18,6 +18,8 @@ pub struct Conversation {
 #[derive(Debug, Default)]
 struct State {
     records: Vec<Record>,
+    /// Those that were counted before the end of the request.
+    settled: Vec<Record>,
     /// All agents together, waiting included. Counted from the first question of the request to the last, agents' time
     /// alone: what the upstream or the client takes in between is not.
     budget: Option<Duration>,
@@ -47,6 +49,34 @@ impl Conversation {
         std::mem::take(&mut self.state().records)
     }
 
+    /// Hands out what was written down about this phase since the last time, to be counted now: a socket can live for
+    /// days, and nobody should have to wait for its end to see that an agent fails.
+    pub fn settle(&self, phase: Phase, mut count: impl FnMut(&Record)) {
+        let mut state = self.state();
+        let State {
+            records, settled, ..
+        } = &mut *state;
+        for record in records.extract_if(.., |record| record.phase == phase) {
+            count(&record);
+            add(settled, record);
+        }
+    }
+
+    /// The records with those that were settled before, which were counted then.
+    pub fn with_settled(&self, mut records: Vec<Record>) -> Vec<Record> {
+        for mut record in std::mem::take(&mut self.state().settled) {
+            let known = records.iter_mut().find(|known| record.continues(known));
+            match known {
+                Some(known) => {
+                    std::mem::swap(known, &mut record);
+                    known.extend(record);
+                }
+                None => records.push(record),
+            }
+        }
+        records
+    }
+
     /// How long the request has waited for agents.
     pub fn waited(&self) -> Duration {
         self.state().waited
@@ -55,15 +85,7 @@ impl Conversation {
     /// Writes down what became of a question, or of a body that an agent was not asked about. What is said about one body
     /// in several pieces becomes one record.
     pub fn note(&self, record: Record) {
-        let mut state = self.state();
-        let known = state
-            .records
-            .iter_mut()
-            .find(|known| known.continues(&record));
-        match known {
-            Some(known) => known.extend(record),
-            None => state.records.push(record),
-        }
+        add(&mut self.state().records, record);
     }
 
     /// When the budget ends if agents are at work from `now` on; `None` without a budget.
@@ -128,12 +150,22 @@ impl Conversation {
     }
 }
 
+/// What continues another record becomes one with it.
+fn add(records: &mut Vec<Record>, record: Record) {
+    let known = records.iter_mut().find(|known| known.continues(&record));
+    match known {
+        Some(known) => known.extend(record),
+        None => records.push(record),
+    }
+}
+
 /// The right to ask an agent something about the request, until it is dropped.
 pub(crate) type Turn = OwnedSemaphorePermit;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::RecordedVerdict;
     use futures::FutureExt;
 
     #[test]
@@ -147,6 +179,34 @@ mod tests {
         drop(first);
         assert!(conversation.try_turn(1).is_none(), "somebody waits for it");
         assert!(second.now_or_never().flatten().is_some());
+    }
+
+    #[test]
+    fn what_is_settled_is_counted_once_and_kept_for_the_end() {
+        let record = |phase, verdict| Record {
+            agent: "waf".into(),
+            phase,
+            verdict,
+            reason: None,
+            tags: Vec::new(),
+            duration: Duration::from_millis(1),
+            calls: 1,
+        };
+        let conversation = Conversation::default();
+        let frames = Phase::WebSocketFrames;
+        conversation.note(record(Phase::RequestHeaders, RecordedVerdict::Allow));
+        let mut counted = Vec::new();
+        for verdict in [RecordedVerdict::Drop, RecordedVerdict::Allow] {
+            conversation.note(record(frames, verdict));
+            conversation.settle(frames, |record| counted.push(record.verdict));
+        }
+        assert_eq!(counted, [RecordedVerdict::Drop, RecordedVerdict::Allow]);
+        conversation.note(record(frames, RecordedVerdict::ClientGone));
+        let rest = conversation.take_records();
+        assert_eq!(rest.len(), 2, "those that nobody has counted");
+        let all = conversation.with_settled(rest);
+        assert_eq!(all.len(), 2);
+        assert_eq!((all[1].verdict, all[1].calls), (RecordedVerdict::Drop, 3));
     }
 
     #[test]

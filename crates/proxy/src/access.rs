@@ -46,6 +46,7 @@ pub(crate) fn finished(
             agent.asked(record);
         }
     }
+    let records = request.agents.conversation.with_settled(records);
     let finished = Finished {
         begun,
         request,

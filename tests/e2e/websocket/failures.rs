@@ -167,7 +167,7 @@ impl Bench {
         };
         socket.send(Message::text(sent.as_str())).unwrap();
         // An agent of which nothing can be had fails in the other direction as well.
-        let always = ["lacks", "broken"].contains(&agent);
+        let always = ["lacks", "broken", "busy"].contains(&agent);
         if mode == "open" {
             let answer = format!("text {}", swapped(&sent));
             assert_eq!(described(&socket.read()), answer, "{path}");
@@ -217,11 +217,11 @@ impl Bench {
 
 fn route(agent: &str, mode: &str) -> String {
     let budget = match agent {
-        "slow" => "agent-budget \"100ms\"",
+        "slow" => "agent-budget \"100ms\";",
         _ => "",
     };
     format!(
-        "route \"{agent}-{mode}\" {{ match {{ path-prefix \"/{agent}/{mode}\" }}; filters {{ agent \"{agent}\" failure-mode=\"{mode}\" }}; {budget}; upstream \"origin\"; websocket }}\n"
+        "route \"{agent}-{mode}\" {{ match {{ path-prefix \"/{agent}/{mode}\" }}; filters {{ agent \"{agent}\" failure-mode=\"{mode}\" }}; {budget} upstream \"origin\"; websocket }}\n"
     )
 }
 
@@ -260,11 +260,19 @@ fn a_dead_agent_ends_sockets_by_its_mode_and_is_asked_again_when_it_is_back() {
         assert_eq!(described(&socket.read()), "text HERE");
     }
     agent.kill();
+    let applied = |policy: &str| {
+        let series = format!(
+            r#"portcullis_agent_failures_applied_total{{agent="frames",policy="{policy}"}}"#
+        );
+        proxy.metric(&series)
+    };
     let [closed, open] = &mut sockets;
     closed.send(Message::text("gone")).unwrap();
     assert_eq!(described(&closed.read()), "close 1011 ");
     open.send(Message::text("gone")).unwrap();
     assert_eq!(described(&open.read()), "text GONE");
+    // It is seen at once, and not when the socket ends.
+    assert_eq!(applied("open"), 2.0, "one for each direction");
     agent.start_again();
     eventually("the agent is asked again", || {
         open.send(Message::text("back")).unwrap();

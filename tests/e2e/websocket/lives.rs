@@ -2,7 +2,7 @@
 
 use super::{
     inspected,
-    peers::{Server, connect, described, echo, frame, upgraded},
+    peers::{Server, Step, by_hand, connect, described, echo, frame, next_frame, upgraded},
 };
 use crate::harness::{
     TestAgent,
@@ -108,6 +108,30 @@ fn a_slow_agent_holds_up_its_socket_and_no_other() {
 }
 
 #[test]
+fn what_waits_needs_room_in_the_memory_of_the_process() {
+    let server = Server::echoing();
+    let agent = TestAgent::named("frames")
+        .then(Phase::Frames, When::Always, Reaction::Hang)
+        .start();
+    let settings = "websocket { frame-bytes \"700KiB\" }";
+    let memory = "system { buffer-memory \"1MiB\" }";
+    let proxy = super::inspected_with(&agent, &server, settings, memory).start();
+    proxy.wait_ready();
+    let large = frame(0x82, &vec![b'x'; 600_000], true);
+    let (mut first, _) = upgraded(proxy.address_of("http"), "/ws/first", "");
+    first.write_all(&large).unwrap();
+    agent.wait_seen("websocket_frame", 1);
+    let (second, _) = upgraded(proxy.address_of("http"), "/ws/second", "");
+    let seen = by_hand(second, &[Step::Send(large)]);
+    assert_eq!(seen, ["close 1011 "]);
+    let line = proxy.access_line_of("/ws/second");
+    assert_eq!(line["blocked_by"], "frames", "{line}");
+    assert_eq!(line["reason"], "buffer_full", "{line}");
+    drop(first);
+    proxy.wait_metric("portcullis_buffer_memory_used_bytes", 0.0);
+}
+
+#[test]
 fn the_end_of_a_client_is_noticed_while_an_agent_is_asked() {
     let server = Server::echoing();
     let agent = TestAgent::named("frames")
@@ -128,7 +152,9 @@ fn the_end_of_a_client_is_noticed_while_an_agent_is_asked() {
 
 #[test]
 fn what_is_lost_is_no_end_in_order() {
-    let server = Server::start(|stream, path| {
+    let server = Server::start(|mut stream, path| {
+        let seen = next_frame(&mut stream);
+        assert!(seen.is_some(), "{path}");
         if path.ends_with("reset") {
             rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).unwrap();
         }
@@ -140,6 +166,7 @@ fn what_is_lost_is_no_end_in_order() {
     for path in ["/ws/end", "/ws/reset"] {
         let (mut stream, head) = upgraded(proxy.address_of("http"), path, "");
         assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+        stream.write_all(&frame(0x81, b"here", true)).unwrap();
         let mut rest = Vec::new();
         // It may end by a reset, and not with a frame.
         let _ = stream.read_to_end(&mut rest);

@@ -274,6 +274,8 @@ pub(super) enum Step {
     Send(Vec<u8>),
     /// One byte at a time.
     Slowly(Vec<u8>),
+    /// Waits for a frame, whatever it is.
+    Await,
     /// The connection ends in order, without a close frame.
     Finish,
     /// It ends with a reset.
@@ -292,6 +294,9 @@ pub(super) fn by_hand(mut stream: TcpStream, steps: &[Step]) -> Vec<String> {
                 for byte in bytes {
                     let _ = stream.write_all(&[*byte]);
                 }
+            }
+            Step::Await => {
+                let _ = next_frame(&mut stream);
             }
             Step::Finish => stream.shutdown(Shutdown::Write).unwrap(),
             Step::Reset => {

@@ -5,7 +5,7 @@ use super::{
     peers::{Server, connect, described, echo, upgraded},
 };
 use crate::harness::{
-    Proxy, TestAgent,
+    Answer, Origin, Proxy, TestAgent,
     agent::{Dialect, Phase, Reaction, When},
 };
 use portcullis_agent_protocol::Decision;
@@ -202,6 +202,29 @@ fn d19_frames_go_to_the_agents_of_their_route_alone() {
         assert!(frames.iter().all(|frame| frame["fin"] == true));
     }
     assert!(heads.seen("websocket_frame").is_empty());
+}
+
+#[test]
+fn an_origin_may_refuse_an_upgrade_whose_frames_agents_would_see() {
+    let origin = Origin::answering(|request| match request.header("upgrade") {
+        Some(_) => Answer::with(426, &[], b"not here"),
+        None => Answer::ok("plain"),
+    });
+    let agent = TestAgent::named("frames").start();
+    let routes = "routes { route \"live\" { filters { agent \"frames\" }; upstream \"origin\"; websocket } }";
+    let proxy = Proxy::builder(routes)
+        .origin(&origin)
+        .agent_with(&agent, "inspect { websocket-frames }")
+        .start();
+    proxy.wait_ready();
+    let mut client = proxy.client();
+    client.send(format!("GET /ws HTTP/1.1\r\n{}\r\n", super::UPGRADE));
+    let response = client.response();
+    assert_eq!((response.status, response.text()), (426, "not here".into()));
+    assert_eq!(proxy.get("/plain").text(), "plain");
+    assert!(agent.seen("websocket_frame").is_empty());
+    let line = proxy.access_line_of("/ws");
+    assert_eq!(line["websocket"], Value::Null, "{line}");
 }
 
 #[test]

@@ -64,6 +64,18 @@ impl Held {
     }
 }
 
+impl Held {
+    /// Takes more or gives some back, so that it is as much as this; or leaves everything as it is.
+    pub(crate) fn set(&mut self, bytes: usize) -> Result<(), Full> {
+        if bytes >= self.bytes {
+            return self.add(bytes - self.bytes);
+        }
+        self.memory.used.fetch_sub(self.bytes - bytes, Relaxed);
+        self.bytes = bytes;
+        Ok(())
+    }
+}
+
 impl Drop for Held {
     fn drop(&mut self) {
         self.memory.used.fetch_sub(self.bytes, Relaxed);
@@ -85,6 +97,10 @@ mod tests {
         assert_eq!(other.add(1), Err(Full));
         drop(one);
         assert_eq!(memory.used(), 4);
+        assert_eq!(other.set(3), Ok(()));
+        assert_eq!(memory.used(), 3);
+        assert_eq!(other.set(11), Err(Full));
+        assert_eq!(other.set(4), Ok(()));
         memory.set_limit(3);
         assert_eq!(other.add(1), Err(Full));
         drop(other);

@@ -50,6 +50,7 @@ use std::{
     time::Duration,
 };
 use tokio::sync::{mpsc, oneshot};
+use tunnel::Upload;
 use upload::Start;
 
 /// Whether agents want to see more of the request than its head.
@@ -115,6 +116,12 @@ struct Exchange<'a> {
     forwarder: &'a Forwarder,
     upstream: UpstreamRun,
 }
+
+type HandOver = (
+    Option<oneshot::Sender<Upload>>,
+    Option<oneshot::Receiver<Upload>>,
+    HeaderMap,
+);
 
 /// The response is through, and the inner pass has this long to leave its connection in order.
 const TO_TIDY_UP: Duration = Duration::from_millis(500);
@@ -213,33 +220,20 @@ impl Exchange<'_> {
         start: Start,
         mut head: RequestHeader,
     ) -> Result<(), Halt> {
-        let sees_frames = self.request.switches && !self.route.plan.frames.is_empty();
-        let mut offered = HeaderMap::new();
-        if let (true, Some(websocket)) = (sees_frames, self.route.websocket) {
-            offered = extension::offer(&mut head, websocket.deflate);
-        }
+        let (switched, handed_over, offered) = self.hand_over(&mut head);
         let passage = self.passage(session, head);
         let (prepared, mut handle) = self.forwarder.prepare(&passage);
         let (uploads, received) = mpsc::channel(1);
         let (tasks, to_client) = mpsc::channel(RESPONSE_QUEUE);
         let (sent, is_sent) = oneshot::channel();
         let head_seen = AtomicBool::new(false);
-        let download = Download {
-            request: self.request,
-            begun: self.begun,
-            route: self.route,
-            may_switch: self.request.switches && session.is_upgrade_req(),
-            offered,
-            head_seen: &head_seen,
-        };
-        let (hand_over, handed_over) = oneshot::channel();
+        let download = self.download(session, offered, &head_seen);
         let ways = Ways {
             inner: handle.rx,
             client: tasks,
             next: None,
-            switched: sees_frames.then_some(handed_over),
+            switched: handed_over,
         };
-        let switched = sees_frames.then_some(hand_over);
         let outcome = {
             let mut inner = pin!(prepared.run());
             let mut upload = pin!(upload::pass(
@@ -293,6 +287,35 @@ impl Exchange<'_> {
                 Err(_) => Halt::Lost,
             }),
             outcome => outcome,
+        }
+    }
+
+    fn download<'b>(
+        &'b self,
+        session: &Session,
+        offered: HeaderMap,
+        head_seen: &'b AtomicBool,
+    ) -> Download<'b> {
+        Download {
+            request: self.request,
+            begun: self.begun,
+            route: self.route,
+            may_switch: self.request.switches && session.is_upgrade_req(),
+            offered,
+            head_seen,
+        }
+    }
+
+    /// Where agents see frames: the two ends of what hands over the client's side behind an upgrade, and the extensions that
+    /// the upstream may still agree on.
+    fn hand_over(&self, head: &mut RequestHeader) -> HandOver {
+        match self.route.websocket {
+            Some(websocket) if self.request.switches && !self.route.plan.frames.is_empty() => {
+                let offered = extension::offer(head, websocket.deflate);
+                let (hand_over, handed_over) = oneshot::channel();
+                (Some(hand_over), Some(handed_over), offered)
+            }
+            _ => (None, None, HeaderMap::new()),
         }
     }
 

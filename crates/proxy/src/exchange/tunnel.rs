@@ -8,7 +8,12 @@
 mod half;
 mod run;
 
-use super::{download::Halt, memory::BufferMemory, sockets::Sockets, upload::Received};
+use super::{
+    download::Halt,
+    memory::{BufferMemory, Held},
+    sockets::Sockets,
+    upload::Received,
+};
 use crate::{
     filter::{FrameAgents, FrameDirection},
     telemetry::metrics::SocketMetrics,
@@ -151,6 +156,7 @@ impl Tunnel<'_> {
             Writer::new(true),
             upload.client,
             ToUpstream(upload.inner),
+            Held::new(self.memory),
         );
         let mut down = Half::new(
             FrameDirection::ServerToClient,
@@ -158,6 +164,7 @@ impl Tunnel<'_> {
             Writer::new(false),
             from_upstream,
             ToClient(to_client),
+            Held::new(self.memory),
         );
         let ending = tokio::select! {
             biased;

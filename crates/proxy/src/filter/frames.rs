@@ -70,6 +70,23 @@ impl FrameAgents<'_> {
         index: u64,
         frame: &Frame,
     ) -> Judged {
+        let judged = self.pass_steps(direction, index, frame).await;
+        self.settle();
+        judged
+    }
+
+    /// Counts the questions that have been answered since the last time.
+    fn settle(&self) {
+        let conversation = &self.request.agents.conversation;
+        conversation.settle(Phase::WebSocketFrames, |record| {
+            let known = &self.begun.snapshot().agent_metrics;
+            if let Some((_, agent)) = known.iter().find(|(id, _)| *id == record.agent) {
+                agent.asked(record);
+            }
+        });
+    }
+
+    async fn pass_steps(&self, direction: FrameDirection, index: u64, frame: &Frame) -> Judged {
         let steps = self.route.plan.frames.iter();
         let steps: SmallVec<[usize; 4]> = match direction {
             FrameDirection::ClientToServer => steps.copied().collect(),

@@ -133,7 +133,7 @@ impl Element<'_> {
 
     fn is_deflate(&self, also: impl Fn(&str, Option<&str>) -> bool) -> bool {
         let known = |(name, value): &(&str, Option<&str>)| {
-            let has_bits = value.is_some_and(|value| is_bits(value));
+            let has_bits = value.is_some_and(is_bits);
             NO_TAKEOVER.contains(name) && value.is_none()
                 || [SERVER_BITS, CLIENT_BITS].contains(name) && has_bits
                 || also(name, *value)

@@ -69,8 +69,10 @@ pub(super) struct Half<S, K> {
     frames: u64,
     /// The side has ended its connection.
     ended: bool,
+    /// Bytes of the frame that agents judge.
+    in_hand: usize,
     /// The memory of what waits.
-    held: Option<Held>,
+    held: Held,
 }
 
 impl<S: Source, K: Sink> Half<S, K> {
@@ -80,6 +82,7 @@ impl<S: Source, K: Sink> Half<S, K> {
         writer: Writer,
         source: S,
         sink: K,
+        held: Held,
     ) -> Self {
         Self {
             direction,
@@ -89,7 +92,8 @@ impl<S: Source, K: Sink> Half<S, K> {
             sink,
             frames: 0,
             ended: false,
-            held: None,
+            in_hand: 0,
+            held,
         }
     }
 
@@ -127,15 +131,16 @@ impl<S: Source, K: Sink> Half<S, K> {
             }
         };
         tunnel.activity.touch();
-        if self.reader.waiting() == 0 {
-            self.held = None;
-        }
-        let held = self.held.get_or_insert_with(|| Held::new(tunnel.memory));
-        if held.add(data.len()) == Err(Full) {
-            return ControlFlow::Break(closing(tunnel.agents.buffer_full()));
-        }
         self.reader.push(&data);
-        ControlFlow::Continue(())
+        match self.account() {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(Full) => ControlFlow::Break(closing(tunnel.agents.buffer_full())),
+        }
+    }
+
+    /// Accounts for the memory of what waits.
+    fn account(&mut self) -> Result<(), Full> {
+        self.held.set(self.reader.waiting() + self.in_hand)
     }
 
     /// Has the agents judge a frame, does what they say, and reads on meanwhile.
@@ -143,10 +148,11 @@ impl<S: Source, K: Sink> Half<S, K> {
         let index = self.frames;
         self.frames += 1;
         tunnel.run.count(self.direction);
+        self.in_hand = frame.data.len();
         let judged = {
             let mut judged = pin!(tunnel.agents.judge(self.direction, index, &frame));
             loop {
-                let waiting = (self.reader.waiting() + frame.data.len()) as u64;
+                let waiting = (self.reader.waiting() + self.in_hand) as u64;
                 let has_room = !self.ended && waiting < tunnel.settings.held_bytes.bytes();
                 tokio::select! {
                     biased;
@@ -176,6 +182,9 @@ impl<S: Source, K: Sink> Half<S, K> {
         if !out.is_empty() && !self.sink.send(out).await {
             return ControlFlow::Break(End::Lost(Halt::Lost));
         }
+        self.in_hand = 0;
+        // What is less always has room.
+        let _ = self.account();
         ControlFlow::Continue(())
     }
 
