@@ -11,6 +11,7 @@ pub(crate) mod grpc;
 pub(crate) mod http2;
 pub(crate) mod http2_origin;
 pub(crate) mod origin;
+pub(crate) mod parrot;
 pub(crate) mod proxy;
 pub(crate) mod saboteur;
 pub(crate) mod tamper;

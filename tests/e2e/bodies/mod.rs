@@ -6,6 +6,7 @@ mod chains;
 mod codings;
 mod disconnects;
 mod failures;
+mod grpc;
 mod late;
 mod limits;
 mod matrix;
