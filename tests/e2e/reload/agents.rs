@@ -178,11 +178,10 @@ fn an_agent_that_lacks_a_phase_is_not_ready_and_refused() {
     });
     let other = asking(&origin, &[]).start();
     other.reload_in_vain(&asking(&origin, &["waf"]).agent(&waf));
-    let log = other.log_text();
-    assert!(
-        log.contains("refuses: the agent does not take request_headers"),
-        "{log}"
-    );
+    eventually("the reason in the log", || {
+        let said = "refuses: the agent does not take request_headers";
+        other.log_text().contains(said).then_some(())
+    });
     assert_eq!(other.get("/").status, 200);
 }
 
