@@ -175,7 +175,7 @@ impl Cases {
         let half = whole[..whole.len() - 2].to_vec();
         for (name, bytes) in [
             ("at once", Vec::new()),
-            ("behind a message", whole.clone()),
+            ("behind a message", whole),
             ("within a frame", half),
             ("within a message", self.frame(0x01, b"half")),
         ] {

@@ -162,7 +162,7 @@ impl Bench {
         let mut socket = self.open(&path);
         let order = format!("order {order}");
         let sent = match direction {
-            "client" => order.clone(),
+            "client" => order,
             _ => order.to_uppercase(),
         };
         socket.send(Message::text(sent.as_str())).unwrap();
