@@ -302,7 +302,6 @@ fn binary_events() -> [(&'static str, DecodedEvent<'static>); 5] {
         opcode: FrameOpcode::Continuation,
         client_to_server: false,
         index: 258,
-        fin: false,
         budget_left: Some(Duration::from_millis(1500)),
         ..websocket_frame(b"hi")
     };
