@@ -4,7 +4,7 @@
 use super::{
     Shadow,
     copies::{Message, Over},
-    tally::{Dropped, NONE},
+    tally::Dropped,
 };
 use crate::{
     exchange::{
@@ -163,7 +163,7 @@ impl Task {
                 .enforced
                 .iter()
                 .find(|(phase, _)| *phase == record.phase);
-            let enforced = enforced.map_or(NONE, |(_, name)| *name);
+            let enforced = enforced.and_then(|(_, verdict)| *verdict);
             self.shadow.tally.count(&record, enforced, &self.request_id);
             if let Some((_, metrics)) = metrics {
                 metrics.asked_in_shadow(&record);
