@@ -134,11 +134,15 @@ struct Lead<'a> {
 impl Lead<'_> {
     /// The question has ended, perhaps with an answer.
     fn ended(mut self, subject: &Subject<'_>, called: &Called, foreign: &Arc<OwnedHeaders>) {
-        let Ok(decision) = &called.result else {
+        if called.result.is_err() && !called.is_agents_fault {
             return;
-        };
+        }
         let Some(flight) = self.flight.take() else {
             return;
+        };
+        let Ok(decision) = &called.result else {
+            self.cache.state().flights.leave(&self.key, &flight);
+            return flight.end(End::Failed);
         };
         let reusable = called.is_current.then(|| self.cache.reusable(decision));
         let entry = reusable.flatten().map(|(ttl, ignored)| {

@@ -40,6 +40,8 @@ pub(crate) struct Limits {
     pub(crate) budget: Option<Instant>,
     /// No agent has taken any of the budget before.
     pub(crate) whole_budget: bool,
+    /// The agent has less than its time, because others were waited for first.
+    is_short: bool,
 }
 
 impl Limits {
@@ -51,6 +53,16 @@ impl Limits {
             own: now + timeout,
             budget: conversation.deadline(now),
             whole_budget: conversation.is_fresh(),
+            is_short: false,
+        }
+    }
+
+    /// The same limits for a call before which others are waited for: that there is no answer in what time is left says
+    /// nothing about the agent.
+    pub(crate) fn shortened(self) -> Self {
+        Self {
+            is_short: true,
+            ..self
         }
     }
 
@@ -84,6 +96,8 @@ pub(crate) struct Called {
     pub(crate) is_known: bool,
     /// The answer is from the agent as it has announced itself last. Looked at where verdicts are kept.
     pub(crate) is_current: bool,
+    /// There is no answer, and the breaker holds that against the agent.
+    pub(crate) is_agents_fault: bool,
 }
 
 impl Called {
@@ -98,6 +112,7 @@ impl Called {
             give_up: false,
             is_known: false,
             is_current: false,
+            is_agents_fault: false,
         }
     }
 
@@ -109,6 +124,7 @@ impl Called {
             give_up: false,
             is_known: true,
             is_current: true,
+            is_agents_fault: false,
         }
     }
 }
@@ -265,13 +281,15 @@ pub(crate) async fn call(
         Some(Err(failure)) => Err(failure),
         None => Err(out_of_time(progress.stage(), limits)),
     };
-    admitted.record(outcome(&result, limits, &progress), ended);
+    let outcome = outcome(&result, limits, &progress);
+    admitted.record(outcome, ended);
     Called {
         result,
         ended,
         give_up,
         is_known: false,
         is_current: progress.is_current.load(Relaxed),
+        is_agents_fault: matches!(outcome, Outcome::Failed | Outcome::Lost),
     }
 }
 
@@ -279,6 +297,10 @@ pub(crate) async fn call(
 fn outcome(result: &Result<Decision, Failure>, limits: Limits, progress: &Progress) -> Outcome {
     match result {
         Ok(_) => Outcome::Success,
+        Err(Failure {
+            reason: FailureReason::Timeout | FailureReason::Budget,
+            ..
+        }) if limits.is_short => Outcome::Neutral,
         // An agent that had all of the budget and does not answer is too slow, whatever its own timeout would be.
         Err(Failure {
             reason: FailureReason::Budget,
