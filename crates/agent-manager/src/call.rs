@@ -263,6 +263,7 @@ pub(crate) async fn call(
         limits,
         now,
         deadline,
+        is_aside: conversation.is_aside(),
         decided,
         progress: &progress,
     };
@@ -281,7 +282,10 @@ pub(crate) async fn call(
         Some(Err(failure)) => Err(failure),
         None => Err(out_of_time(progress.stage(), limits)),
     };
-    let outcome = outcome(&result, limits, &progress);
+    let outcome = match outcome(&result, limits, &progress) {
+        Outcome::Failed | Outcome::Lost if conversation.is_aside() => Outcome::Neutral,
+        outcome => outcome,
+    };
     admitted.record(outcome, ended);
     Called {
         result,
@@ -316,6 +320,8 @@ struct Asking<'a> {
     /// When it began.
     now: Instant,
     deadline: Instant,
+    /// It takes nothing from others: see [`Conversation::aside`].
+    is_aside: bool,
     decided: &'a AtomicBool,
     progress: &'a Progress,
 }
@@ -347,7 +353,7 @@ async fn rest(agent: &Agent, asking: &Asking<'_>) -> Result<(), Failure> {
         let Some(rest) = agent.quota.rest(now) else {
             return Ok(());
         };
-        if now + rest >= asking.deadline {
+        if asking.is_aside || now + rest >= asking.deadline {
             return Err(Failure::overloaded(rest));
         }
         let _place = agent.permits.wait().map_err(queue_full)?;
@@ -361,7 +367,11 @@ async fn ask_once(
     asking: &Asking<'_>,
 ) -> Result<Result<Decision, CallError>, Failure> {
     let agent: &Agent = &pool.agent;
-    let (permit, waited) = agent.permits.acquire().await.map_err(queue_full)?;
+    let (permit, waited) = match asking.is_aside {
+        false => agent.permits.acquire().await,
+        true => agent.permits.try_aside(),
+    }
+    .map_err(queue_full)?;
     agent.observe_wait(waited);
     asking.progress.reach(Stage::Connection);
     let mut is_delayed = !waited.is_zero();

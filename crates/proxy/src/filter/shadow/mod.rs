@@ -44,6 +44,8 @@ pub(crate) struct Shadow {
     ramp: Option<Ramp>,
     /// How many heads may wait for the agent or be asked about, in the whole process: as many as calls and their queue.
     slots: Arc<Semaphore>,
+    /// Elsewhere, or for other clients, requests wait for it: they go first.
+    yields: bool,
     tally: Arc<Tally>,
 }
 
@@ -62,6 +64,7 @@ pub(super) struct Parts<'a> {
     pub(super) agent: &'a portcullis_config::Agent,
     pub(super) settings: &'a portcullis_config::Shadow,
     pub(super) slots: Arc<Semaphore>,
+    pub(super) yields: bool,
     pub(super) route: &'a str,
     pub(super) metrics: &'a Metrics,
     pub(super) previous: Option<&'a Snapshot>,
@@ -99,6 +102,7 @@ impl Shadow {
             agent,
             settings,
             slots,
+            yields,
             route,
             metrics,
             previous,
@@ -112,6 +116,7 @@ impl Shadow {
             compare_with: settings.compare_with.clone(),
             ramp: settings.ramp.map(Ramp::new),
             slots,
+            yields,
             tally: known.unwrap_or_else(|| Arc::new(Tally::new(metrics.shadow(route, &agent.id)))),
         }
     }

@@ -93,7 +93,8 @@ impl Run {
                 shadow: shadow.clone(),
                 correlation_id: begun.identity.correlation_id().to_owned(),
                 request_id: begun.identity.request_id().to_owned(),
-                conversation: Conversation::with_budget(budget(shadow.used.timeout, phases)),
+                conversation: Conversation::with_budget(budget(shadow.used.timeout, phases))
+                    .aside(shadow.yields),
                 told: self.told.clone(),
             };
             tokio::spawn(task::run(task, receiver));
