@@ -9,6 +9,7 @@ use crate::{
     shadow::entry,
 };
 use portcullis_agent_protocol::Decision;
+use std::time::Duration;
 use tungstenite::Message;
 
 #[test]
@@ -96,4 +97,40 @@ fn a_frame_that_was_dropped_is_what_is_compared_with() {
     );
     let reported = entry(&proxy);
     assert_eq!(reported["agreed"], 1, "{reported}");
+}
+
+/// An agent that takes its time for each of many frames does not go on for long when the socket is closed.
+#[test]
+fn what_is_left_some_time_after_the_end_is_dropped() {
+    const FRAMES: usize = 100;
+    let server = Server::echoing();
+    let takes = Duration::from_millis(150);
+    let slow = Reaction::slow(takes, &Decision::allow());
+    let next = TestAgent::named("next")
+        .then(Phase::Frames, When::Always, slow)
+        .start();
+    let proxy = Proxy::builder(
+        "admin { address \"127.0.0.1:0\" }\nroutes { route \"live\" { filters { agent \"next\" mode=\"shadow\" }; upstream \"origin\"; websocket } }",
+    )
+    .upstream("origin", &server.target())
+    .agent_with(&next, "timeout \"1s\"; inspect { websocket-frames }")
+    .start();
+    proxy.wait_metric("portcullis_agent_up{agent=\"next\"}", 1.0);
+    let mut client = connect(proxy.address_of("http"), "/ws");
+    for _ in 0..FRAMES {
+        client.send(Message::text("one")).unwrap();
+        assert_eq!(described(&client.read()), "text one");
+    }
+    client.close(None).unwrap();
+    assert_eq!(described(&client.read()), "close");
+    drop(client);
+    proxy.wait_metric(
+        "portcullis_shadow_dropped_total{agent=\"next\",reason=\"time\"}",
+        1.0,
+    );
+    let seen = next.seen("websocket_frame").len();
+    assert!((1..FRAMES).contains(&seen), "{seen}");
+    // What it said of the others is not counted as its verdict of the socket.
+    assert_eq!(entry(&proxy)["dropped"], 1);
+    assert_eq!(entry(&proxy)["compared"], 0);
 }

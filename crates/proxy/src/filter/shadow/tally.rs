@@ -25,6 +25,8 @@ pub(super) enum Dropped {
     Memory,
     /// The rest of a coded body is not decoded, because nobody else looks at it.
     Coding,
+    /// The request has been over for as long as the agent is asked on.
+    Time,
 }
 
 impl Dropped {
@@ -34,6 +36,7 @@ impl Dropped {
             Self::Calls => "calls",
             Self::Memory => "memory",
             Self::Coding => "coding",
+            Self::Time => "time",
         }
     }
 }
