@@ -1,7 +1,7 @@
 //! What there is no room for is dropped, counted, and hurts nobody.
 
 use super::{entry, past, past_with, wait_up};
-use crate::harness::{Origin, TestAgent, agent::Reaction};
+use crate::harness::{Origin, Proxy, TestAgent, agent::Reaction};
 use portcullis_agent_protocol::Decision;
 
 fn dropped(reason: &str) -> String {
@@ -58,4 +58,32 @@ fn copies_take_their_share_of_memory_and_no_more() {
     assert_eq!(waf.requests().len(), 3);
     // What the agent said of the heads counts.
     proxy.wait_metric(&super::series("timeout", "allow"), 3.0);
+}
+
+/// Where the same agent is enforced on another route, the requests that wait for it go first.
+#[test]
+fn requests_that_wait_for_an_agent_go_before_its_shadow() {
+    let origin = Origin::start();
+    let next = TestAgent::named("next")
+        .on("/shadow", Reaction::late(&Decision::allow()))
+        .start();
+    let routes = r#"
+        route "all" { match { path "/shadow" }; filters { agent "next" mode="shadow" }; upstream "origin" }
+        route "real" { match { path "/real" }; filters { agent "next" }; upstream "origin" }
+    "#;
+    let proxy = Proxy::builder(format!("routes {{ {routes} }}"))
+        .origin(&origin)
+        .agent_with(&next, "timeout \"10s\"; max-concurrent-calls 2 queue=10")
+        .start();
+    proxy.wait_ready();
+    for _ in 0..5 {
+        assert_eq!(proxy.get("/shadow").status, 200);
+    }
+    let saturated = super::series("saturated", "allow");
+    proxy.wait_metric(&saturated, 4.0);
+    // One of the two calls is left, and nobody waits in the queue for it.
+    assert_eq!(proxy.get("/real").status, 200);
+    assert_eq!(proxy.metric(&super::series("allow", "allow")), 0.0);
+    next.release();
+    proxy.wait_metric(&super::series("allow", "allow"), 1.0);
 }
