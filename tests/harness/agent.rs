@@ -10,6 +10,7 @@ use std::{
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 use tempfile::TempDir;
 
@@ -163,6 +164,8 @@ pub(crate) enum Reaction {
     Hang,
     /// Answers with this decision when the test says so, see [`TestAgent::release`].
     Late(Value),
+    /// Answers with this decision after so many milliseconds, by the library.
+    Slow(u64, Value),
     /// The process ends.
     Exit,
     /// Says that it has too much to do, for so many milliseconds, by the library.
@@ -189,6 +192,11 @@ impl Reaction {
     /// This decision, when the test says so.
     pub(crate) fn late(decision: &Decision) -> Self {
         Self::Late(to_json(decision))
+    }
+
+    /// This decision, after that time.
+    pub(crate) fn slow(takes: Duration, decision: &Decision) -> Self {
+        Self::Slow(u64::try_from(takes.as_millis()).unwrap(), to_json(decision))
     }
 }
 

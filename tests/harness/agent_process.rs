@@ -294,6 +294,10 @@ impl Scripted {
                 }
                 Ok(from_json(answer))
             }
+            Reaction::Slow(takes, answer) => {
+                tokio::time::sleep(Duration::from_millis(*takes)).await;
+                Ok(from_json(answer))
+            }
             Reaction::Exit => std::process::exit(1),
             Reaction::Overloaded(rest) => {
                 let rest = rest.map(Duration::from_millis);

@@ -230,7 +230,7 @@ fn react(
             send(stream, AGENT_RESPONSE, text.as_bytes())
         }
         Reaction::Bytes(bytes) => stream.write_all(bytes),
-        Reaction::Fail | Reaction::Panic | Reaction::Overloaded(_) => {
+        Reaction::Fail | Reaction::Panic | Reaction::Overloaded(_) | Reaction::Slow(..) => {
             Err(io::Error::other("only by the library"))
         }
         Reaction::Replace(_) => Err(io::Error::other("there is no piece")),

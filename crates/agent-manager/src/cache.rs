@@ -134,17 +134,20 @@ struct Lead<'a> {
 impl Lead<'_> {
     /// The question has ended, perhaps with an answer.
     fn ended(mut self, subject: &Subject<'_>, called: &Called, foreign: &Arc<OwnedHeaders>) {
-        let Ok(decision) = &called.result else {
+        if called.result.is_err() && !called.is_agents_fault {
             return;
-        };
+        }
         let Some(flight) = self.flight.take() else {
             return;
+        };
+        let Ok(decision) = &called.result else {
+            self.cache.state().flights.leave(&self.key, &flight);
+            return flight.end(End::Failed);
         };
         let reusable = called.is_current.then(|| self.cache.reusable(decision));
         let entry = reusable.flatten().map(|(ttl, ignored)| {
             let kept = Arc::new(Kept::new(decision, foreign));
-            let ignored = self.cache.bounded(ignored);
-            (subject.key(ignored), ignored, Found::Verdict(kept), ttl)
+            (ignored, Found::Verdict(kept), ttl)
         });
         let now = Instant::now();
         let cache = self.cache;
@@ -154,14 +157,15 @@ impl Lead<'_> {
         let is_valid = state.epoch == self.epoch;
         let kept = entry
             .filter(|_| is_valid)
-            .is_some_and(|(key, ignored, found, ttl)| {
-                cache.sets.fetch_or(1 << ignored.number(), Relaxed);
-                state.store.keep(key.into(), found, ttl, now)
+            .is_some_and(|(ignored, found, ttl)| {
+                let ignored = cache.enter_set(&mut state, ignored);
+                let key = subject.key(ignored).into();
+                state.store.keep(key, found, ttl, now)
             });
         if kept {
             cache.stored.fetch_add(1, Relaxed);
         } else if is_valid && flight.is_waited_for() {
-            cache.sets.fetch_or(1 << Parts::NONE.number(), Relaxed);
+            cache.enter_set(&mut state, Parts::NONE);
             let key = std::mem::take(&mut self.key);
             state.store.keep(key, Found::Nothing, NOTHING_FOR, now);
         }
@@ -235,12 +239,16 @@ impl VerdictCache {
     }
 
     fn drop_all(&self, state: &mut State) {
+        self.forget(state);
+        self.purged.fetch_add(1, Relaxed);
+    }
+
+    fn forget(&self, state: &mut State) {
         state.store.clear();
         // Whoever comes now does not wait for an answer from before.
         state.flights.clear();
         state.epoch += 1;
         self.sets.store(0, Relaxed);
-        self.purged.fetch_add(1, Relaxed);
     }
 
     pub(crate) fn status(&self) -> CacheStatus {
@@ -305,22 +313,24 @@ impl VerdictCache {
         (!ttl.is_zero()).then(|| (ttl, ignored.and(self.may_ignore)))
     }
 
-    /// The set, if it is one of few; else the one that ignores nothing, which is always right.
-    fn bounded(&self, ignored: Parts) -> Parts {
+    /// From now on the set is looked for, if it is one of few; else the one that ignores nothing, which is always right. Under
+    /// the lock, so that two answers at once do not make one set too many, and what is forgotten stays so.
+    fn enter_set(&self, _: &mut State, ignored: Parts) -> Parts {
         let sets = self.sets.load(Relaxed) & !1;
         let with = sets | 1 << ignored.number();
-        match with == sets || sets.count_ones() < MOST_SETS {
+        let entered = match with == sets || sets.count_ones() < MOST_SETS {
             true => ignored,
             false => Parts::NONE,
-        }
+        };
+        self.sets.fetch_or(1 << entered.number(), Relaxed);
+        entered
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         // A cache that panicked halfway through a change could say anything; an empty one does not.
         self.state.lock().unwrap_or_else(|poisoned| {
             let mut state = PoisonError::into_inner(poisoned);
-            state.store.clear();
-            state.epoch += 1;
+            self.forget(&mut state);
             self.state.clear_poison();
             state
         })
@@ -497,7 +507,41 @@ mod tests {
             second.ended(subject, &failed, &Arc::default())
         });
         assert_eq!(waiting.end().now_or_never(), Some(None));
+        let third = lead(&cache, "/p");
+        let mut waiting = join(&cache, "/p");
+        let failed = Called {
+            is_agents_fault: true,
+            ..failed
+        };
+        about("/p", |subject| {
+            third.ended(subject, &failed, &Arc::default())
+        });
+        assert_eq!(waiting.end().now_or_never(), Some(Some(End::Failed)));
         ended(lead(&cache, "/p"), "/p", &held());
+        assert!(found(&cache, "/p").is_some());
+    }
+
+    #[test]
+    fn after_a_panic_nothing_is_known_and_nobody_waits() {
+        let cache = cache();
+        ended(lead(&cache, "/kept"), "/kept", &held());
+        let before = lead(&cache, "/p");
+        let panicked = std::thread::scope(|scope| {
+            let change = || {
+                let _state = cache.state.lock();
+                panic!("halfway through a change");
+            };
+            scope.spawn(change).join()
+        });
+        assert!(panicked.is_err() && cache.state.is_poisoned());
+        assert!(found(&cache, "/kept").is_none());
+        assert!(!cache.state.is_poisoned());
+        let keys = about("/p", |subject| cache.keys(subject).len());
+        assert_eq!(keys, 0, "there is nothing to look for");
+        let after = lead(&cache, "/p");
+        ended(before, "/p", &held());
+        assert!(found(&cache, "/p").is_none(), "it is from before");
+        ended(after, "/p", &held());
         assert!(found(&cache, "/p").is_some());
     }
 

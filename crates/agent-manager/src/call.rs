@@ -40,6 +40,8 @@ pub(crate) struct Limits {
     pub(crate) budget: Option<Instant>,
     /// No agent has taken any of the budget before.
     pub(crate) whole_budget: bool,
+    /// The agent has less than its time, because others were waited for first.
+    is_short: bool,
 }
 
 impl Limits {
@@ -51,6 +53,16 @@ impl Limits {
             own: now + timeout,
             budget: conversation.deadline(now),
             whole_budget: conversation.is_fresh(),
+            is_short: false,
+        }
+    }
+
+    /// The same limits for a call before which others are waited for: that there is no answer in what time is left says
+    /// nothing about the agent.
+    pub(crate) fn shortened(self) -> Self {
+        Self {
+            is_short: true,
+            ..self
         }
     }
 
@@ -84,6 +96,8 @@ pub(crate) struct Called {
     pub(crate) is_known: bool,
     /// The answer is from the agent as it has announced itself last. Looked at where verdicts are kept.
     pub(crate) is_current: bool,
+    /// There is no answer, and the breaker holds that against the agent.
+    pub(crate) is_agents_fault: bool,
 }
 
 impl Called {
@@ -98,6 +112,7 @@ impl Called {
             give_up: false,
             is_known: false,
             is_current: false,
+            is_agents_fault: false,
         }
     }
 
@@ -109,6 +124,7 @@ impl Called {
             give_up: false,
             is_known: true,
             is_current: true,
+            is_agents_fault: false,
         }
     }
 }
@@ -251,6 +267,7 @@ pub(crate) async fn call(
         limits,
         now,
         deadline,
+        is_aside: conversation.is_aside(),
         decided,
         progress: &progress,
     };
@@ -269,13 +286,18 @@ pub(crate) async fn call(
         Some(Err(failure)) => Err(failure),
         None => Err(out_of_time(progress.stage(), limits)),
     };
-    admitted.record(outcome(&result, limits, &progress), ended);
+    let outcome = match outcome(&result, limits, &progress) {
+        Outcome::Failed | Outcome::Lost if conversation.is_aside() => Outcome::Neutral,
+        outcome => outcome,
+    };
+    admitted.record(outcome, ended);
     Called {
         result,
         ended,
         give_up,
         is_known: false,
         is_current: progress.is_current.load(Relaxed),
+        is_agents_fault: matches!(outcome, Outcome::Failed | Outcome::Lost),
     }
 }
 
@@ -283,6 +305,10 @@ pub(crate) async fn call(
 fn outcome(result: &Result<Decision, Failure>, limits: Limits, progress: &Progress) -> Outcome {
     match result {
         Ok(_) => Outcome::Success,
+        Err(Failure {
+            reason: FailureReason::Timeout | FailureReason::Budget,
+            ..
+        }) if limits.is_short => Outcome::Neutral,
         // An agent that had all of the budget and does not answer is too slow, whatever its own timeout would be.
         Err(Failure {
             reason: FailureReason::Budget,
@@ -298,6 +324,8 @@ struct Asking<'a> {
     /// When it began.
     now: Instant,
     deadline: Instant,
+    /// It takes nothing from others: see [`Conversation::aside`].
+    is_aside: bool,
     decided: &'a AtomicBool,
     progress: &'a Progress,
 }
@@ -332,7 +360,7 @@ async fn rest(agent: &Agent, asking: &Asking<'_>) -> Result<bool, Failure> {
         let Some(rest) = agent.quota.rest(now) else {
             return Ok(has_rested);
         };
-        if now + rest >= asking.deadline {
+        if asking.is_aside || now + rest >= asking.deadline {
             return Err(Failure::overloaded(rest));
         }
         let _place = agent.permits.wait().map_err(queue_full)?;
@@ -348,7 +376,11 @@ async fn ask_once(
     mut is_delayed: bool,
 ) -> Result<Result<Decision, CallError>, Failure> {
     let agent: &Agent = &pool.agent;
-    let (permit, waited) = agent.permits.acquire().await.map_err(queue_full)?;
+    let (permit, waited) = match asking.is_aside {
+        false => agent.permits.acquire().await,
+        true => agent.permits.try_aside(),
+    }
+    .map_err(queue_full)?;
     agent.observe_wait(waited);
     asking.progress.reach(Stage::Connection);
     is_delayed |= !waited.is_zero();

@@ -18,6 +18,8 @@ pub struct Conversation {
     state: Mutex<State>,
     /// Somebody will ask who changed which header.
     keeps_changes: bool,
+    /// See [`aside`](Self::aside).
+    is_aside: bool,
 }
 
 #[derive(Debug, Default)]
@@ -47,7 +49,20 @@ impl Conversation {
                 ..State::default()
             }),
             keeps_changes: false,
+            is_aside: false,
         }
+    }
+
+    /// The same, and if so wanted its questions take nothing from others to the same agents: they are not put in a queue,
+    /// leave at least half of an agent's permits free, and fail at once when that is not possible. No failure of theirs
+    /// counts for a breaker.
+    pub const fn aside(mut self, is_aside: bool) -> Self {
+        self.is_aside = is_aside;
+        self
+    }
+
+    pub(crate) const fn is_aside(&self) -> bool {
+        self.is_aside
     }
 
     /// The same, and if so wanted it is written down which headers agents change.

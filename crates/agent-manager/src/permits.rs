@@ -109,6 +109,25 @@ impl Permits {
         }
     }
 
+    /// Takes a permit, at once, if at least half of them stay free for others, rounded up: where there is one, nobody gets
+    /// it so.
+    ///
+    /// # Errors
+    /// [`QueueFull`] if not.
+    pub(crate) fn try_aside(&self) -> Result<(Permit, Duration), QueueFull> {
+        let half = self.limit().div_ceil(2);
+        if self.semaphore.available_permits() <= half {
+            return Err(QueueFull);
+        }
+        let permit = self.semaphore.clone().try_acquire_owned();
+        let permit = self.permit(permit.map_err(|_| QueueFull)?);
+        // Others may have come at the same moment.
+        match self.semaphore.available_permits() < half {
+            true => Err(QueueFull),
+            false => Ok((permit, Duration::ZERO)),
+        }
+    }
+
     fn permit(&self, permit: OwnedSemaphorePermit) -> Permit {
         Permit {
             permit: Some(permit),
@@ -172,6 +191,26 @@ mod tests {
         drop(held);
         assert!(waiting.now_or_never().unwrap().is_ok());
         assert_eq!((permits.waiting(), permits.in_use()), (0, 0));
+    }
+
+    #[test]
+    fn questions_aside_leave_half_and_do_not_wait() {
+        for (limit, aside) in [(1, 0), (2, 1), (3, 1), (5, 2), (8, 4)] {
+            let permits = Permits::new(limit, 10);
+            let mut held: Vec<_> =
+                std::iter::from_fn(|| Some(permits.try_aside().ok()?.0)).collect();
+            assert_eq!(held.len(), aside, "of {limit}");
+            assert_eq!(permits.waiting(), 0);
+            let take = || permits.acquire().now_or_never().unwrap().unwrap().0;
+            held.extend((aside..limit).map(|_| take()));
+            assert_eq!(permits.in_use(), limit);
+            held.clear();
+            // What others use counts.
+            held.extend((0..limit / 2).map(|_| take()));
+            assert_eq!(permits.try_aside().err(), Some(QueueFull), "of {limit}");
+            held.clear();
+            assert_eq!(permits.in_use(), 0);
+        }
     }
 
     #[test]

@@ -120,6 +120,28 @@ impl RecordedVerdict {
             Self::Failed { reason, .. } | Self::Refused(reason) => reason.name(),
         }
     }
+
+    /// Whether the agent has decided something, in contrast to a failure and to not being asked to the end.
+    pub const fn is_verdict(self) -> bool {
+        match self {
+            Self::Allow
+            | Self::Block
+            | Self::Redirect
+            | Self::Challenge
+            | Self::Drop
+            | Self::Close => true,
+            Self::Cancelled
+            | Self::ClientGone
+            | Self::Skipped
+            | Self::Failed { .. }
+            | Self::Refused(_) => false,
+        }
+    }
+
+    /// Whether there is no verdict because something went wrong, and not because nobody wanted one.
+    pub const fn is_failure(self) -> bool {
+        matches!(self, Self::Failed { .. } | Self::Refused(_))
+    }
 }
 
 /// One question to one agent and how it ended.

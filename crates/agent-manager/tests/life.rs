@@ -3,7 +3,8 @@
 
 use http::HeaderMap;
 use portcullis_agent_manager::{
-    AgentManager, AgentSettings, AgentState, AgentUse, Answer, Ask, Conversation, Links,
+    AgentManager, AgentSettings, AgentState, AgentUse, Answer, Ask, Conversation, FailureReason,
+    Links,
 };
 use portcullis_agent_protocol::{
     Decision, Event, RequestHeaders, RequestMetadata,
@@ -72,6 +73,17 @@ fn manager(socket: &Path, previous: Option<&AgentManager>) -> AgentManager {
 }
 
 async fn ask(manager: &AgentManager, links: &Links, uri: &str) -> Answer {
+    ask_for(DEADLINE, manager, links, uri, false).await
+}
+
+/// Asks for so long; aside, if so wanted, from other questions.
+async fn ask_for(
+    timeout: Duration,
+    manager: &AgentManager,
+    links: &Links,
+    uri: &str,
+    is_aside: bool,
+) -> Answer {
     let headers = HeaderMap::new();
     let event = Event::RequestHeaders(RequestHeaders {
         metadata: RequestMetadata {
@@ -95,7 +107,7 @@ async fn ask(manager: &AgentManager, links: &Links, uri: &str) -> Answer {
     });
     let used = AgentUse {
         agent: 0,
-        timeout: DEADLINE,
+        timeout,
         failure_mode: FailureMode::Closed,
     };
     let ask = Ask {
@@ -104,7 +116,7 @@ async fn ask(manager: &AgentManager, links: &Links, uri: &str) -> Answer {
         more: false,
         streamed: false,
     };
-    let conversation = Conversation::with_budget(DEADLINE);
+    let conversation = Conversation::with_budget(DEADLINE).aside(is_aside);
     manager.ask(links, &[ask], &conversation).await
 }
 
@@ -212,4 +224,43 @@ async fn d14_the_same_agent_is_carried_over_and_another_is_not() {
     assert_eq!(unsettled.len(), 1);
     assert!(!unsettled[0].refused);
     assert!(unsettled[0].reason.contains("unreachable"), "{unsettled:?}");
+}
+
+fn failure(answer: Answer) -> Option<FailureReason> {
+    match answer {
+        Answer::Refused(refusal) => Some(refusal.reason),
+        _ => None,
+    }
+}
+
+#[tokio::test]
+async fn questions_aside_take_what_is_left() {
+    let stage = Stage::new();
+    let mut settings = AgentSettings::new("holding".into(), stage.socket());
+    settings.max_concurrent_calls = 2;
+    settings.breaker.failures = 1;
+    let manager = AgentManager::new(vec![settings], None, "test", |_| None);
+    let links = manager.attach(None);
+    until(&manager, AgentState::Ready).await;
+    let held = ask(&manager, &links, "/held");
+    let others = async {
+        within(async {
+            while manager.status()[0].in_flight != 1 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        // There is a permit, and a place in the queue, but not for this one.
+        let aside = ask_for(DEADLINE, &manager, &links, "/aside", true).await;
+        assert_eq!(failure(aside), Some(FailureReason::Saturated));
+        assert_eq!(failure(ask(&manager, &links, "/").await), None);
+        stage.let_go.add_permits(1);
+    };
+    let (held, ()) = tokio::join!(held, others);
+    assert_eq!(failure(held), None);
+    // That it gets no answer is not held against the agent.
+    let short = Duration::from_millis(20);
+    let aside = ask_for(short, &manager, &links, "/held", true).await;
+    assert_eq!(failure(aside), Some(FailureReason::Timeout));
+    assert_eq!(failure(ask(&manager, &links, "/").await), None);
 }

@@ -52,7 +52,7 @@ fn report_with(arguments: &[&str]) -> (bool, String) {
 }
 
 /// What the report says of the only shadow agent.
-fn entry(proxy: &Proxy) -> Value {
+pub(crate) fn entry(proxy: &Proxy) -> Value {
     let admin = proxy.address_of("admin").to_string();
     let (well, text) = report_with(&["--admin", &admin, "--json"]);
     assert!(well, "{text}");

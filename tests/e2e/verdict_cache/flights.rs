@@ -3,6 +3,7 @@
 use super::{KEPT, LONG, held, kept};
 use crate::harness::{Origin, Proxy, RawClient, Response, TestAgent, agent::Reaction, eventually};
 use portcullis_agent_protocol::Decision;
+use std::time::Duration;
 
 const CLIENTS: usize = 8;
 
@@ -101,7 +102,63 @@ fn a_failure_is_for_whoever_asked() {
     });
 }
 
-/// Who waits for another does so within its own time, and asks itself when half of that is over.
+/// A failure of one's own question, here because the agent has as many as it may have, is not the answer while the same
+/// question of another can still be answered.
+#[test]
+fn the_answer_to_another_is_worth_more_than_an_own_failure() {
+    let origin = Origin::start();
+    let takes = Duration::from_millis(1500);
+    let judge = TestAgent::named("judge")
+        .otherwise(Reaction::slow(takes, &held()))
+        .start();
+    let settings = "timeout \"3s\"; max-concurrent-calls 1 queue=0; verdict-cache";
+    let proxy = kept(&judge, &origin, settings);
+    let mut clients = waiting(&proxy, &judge);
+    for response in answers(&mut clients) {
+        assert_eq!(response.status, 200);
+    }
+    assert_eq!(judge.requests().len(), 1);
+}
+
+/// An agent that needs most of its time is in time for those as well who have waited for another's answer first.
+#[test]
+fn who_has_waited_has_time_left_for_a_slow_agent() {
+    let origin = Origin::start();
+    let takes = Duration::from_millis(1200);
+    let judge = TestAgent::named("judge")
+        .otherwise(Reaction::slow(takes, &Decision::allow()))
+        .start();
+    let settings = "timeout \"2s\"; circuit-breaker failures=1; verdict-cache";
+    let proxy = kept(&judge, &origin, settings);
+    let mut clients = waiting(&proxy, &judge);
+    for response in answers(&mut clients) {
+        assert_eq!(response.status, 200);
+    }
+    assert_eq!(judge.requests().len(), CLIENTS);
+}
+
+/// One that needs even more is too slow for them, but that is no fault of its own: it has not had its time.
+#[test]
+fn what_was_left_of_the_time_is_not_held_against_the_agent() {
+    let origin = Origin::start();
+    let takes = Duration::from_millis(1600);
+    let judge = TestAgent::named("judge")
+        .otherwise(Reaction::slow(takes, &Decision::allow()))
+        .start();
+    let settings = "timeout \"2s\"; circuit-breaker failures=1; verdict-cache";
+    let proxy = kept(&judge, &origin, settings);
+    let mut clients = waiting(&proxy, &judge);
+    let statuses: Vec<u16> = answers(&mut clients)
+        .iter()
+        .map(|answer| answer.status)
+        .collect();
+    assert_eq!(statuses[0], 200);
+    assert!(statuses[1..].contains(&504), "{statuses:?}");
+    let response = proxy.get("/p");
+    assert_eq!(response.status, 200, "its breaker is closed");
+}
+
+/// Who waits for another does so within its own time, and asks itself when a quarter of that is over.
 #[test]
 fn nobody_waits_longer_than_for_its_own_question() {
     let origin = Origin::start();

@@ -43,7 +43,7 @@ pub(crate) async fn ask(
     match cache.find(subject, limits.began()) {
         Some(found) => match asking.known(found) {
             Some(called) => called,
-            None => asking.alone().await,
+            None => asking.alone(limits).await,
         },
         // Rare, and large: it does not make the state of every request larger.
         None => Box::pin(asking.with_others()).await,
@@ -73,23 +73,24 @@ impl Asking<'_> {
         valid.then(|| Called::known(kept.decision.clone()))
     }
 
-    async fn alone(&self) -> Called {
+    async fn alone(&self, limits: Limits) -> Called {
         self.cache.misses.fetch_add(1, Relaxed);
         call(
             self.link,
             self.ask,
-            self.limits.beginning_now(),
+            limits.beginning_now(),
             self.conversation,
             self.decided,
         )
         .await
     }
 
-    /// Asks for all who want to know the same, or waits for the one who does. Who has waited for half of its time asks too,
-    /// so that an answer which is not for all comes in time.
+    /// Asks for all who want to know the same, or waits for the one who does. Who has waited for a quarter of its time asks
+    /// too, so that an answer which is not for all comes in time.
     async fn with_others(&self) -> Called {
-        let deadline = self.limits.deadline();
-        let patience = deadline - deadline.saturating_duration_since(self.limits.began()) / 2;
+        let (began, deadline) = (self.limits.began(), self.limits.deadline());
+        let patience = began + deadline.saturating_duration_since(began) / 4;
+        let mut limits = self.limits;
         for _ in 0..MOST_FLIGHTS {
             match self.cache.enter(self.subject, Instant::now()) {
                 Entered::Found(found) => match self.known(found) {
@@ -98,15 +99,18 @@ impl Asking<'_> {
                 },
                 Entered::Alone => break,
                 Entered::Lead(lead) => {
-                    let called = self.alone().await;
+                    let called = self.alone(limits).await;
                     lead.ended(self.subject, &called, &self.link.foreign);
                     return called;
                 }
                 Entered::Join(mut flight) => {
+                    limits = self.limits.shortened();
                     match clock::until(Instant::now(), patience, flight.end()).await {
                         Some(Some(End::Alone)) => break,
                         Some(Some(End::Kept) | None) => {}
-                        None => return self.too(flight).await,
+                        // With what is left of the time the agent was not even quick enough for one who had all of it.
+                        Some(Some(End::Failed)) => limits = self.limits,
+                        None => return self.too(flight, limits).await,
                     }
                 }
             }
@@ -114,21 +118,45 @@ impl Asking<'_> {
         if Instant::now() >= deadline {
             return no_answer(self.limits);
         }
-        self.alone().await
+        self.alone(limits).await
     }
 
-    /// Asks although another does, and takes what comes first.
-    async fn too(&self, mut flight: Flight) -> Called {
-        let mut own = pin!(self.alone());
-        tokio::select! {
+    /// Asks although another does, and takes the answer that comes first. That its own question fails, perhaps at once
+    /// because the agent has as many as it may have, ends nothing while the other can be answered.
+    async fn too(&self, mut flight: Flight, limits: Limits) -> Called {
+        let mut own = pin!(self.alone(limits));
+        let failed = tokio::select! {
             biased;
-            called = &mut own => return called,
-            Some(End::Kept) = flight.end() => {}
+            called = &mut own => match called.result {
+                Ok(_) => return called,
+                Err(_) => Some(called),
+            },
+            Some(End::Kept) = flight.end() => None,
+        };
+        let Some(failed) = failed else {
+            return match self.shared() {
+                Some(called) => called,
+                None => own.await,
+            };
+        };
+        let deadline = self.limits.deadline();
+        let end = clock::until(Instant::now(), deadline, flight.end()).await;
+        let is_kept = matches!(end, Some(Some(End::Kept)));
+        match is_kept.then(|| self.shared()).flatten() {
+            Some(called) => Called {
+                give_up: failed.give_up,
+                ..called
+            },
+            None => Called {
+                ended: Instant::now(),
+                ..failed
+            },
         }
+    }
+
+    /// What another has been answered.
+    fn shared(&self) -> Option<Called> {
         let found = self.cache.find(self.subject, Instant::now());
-        match found.and_then(|found| self.known(found)) {
-            Some(called) => called,
-            None => own.await,
-        }
+        found.and_then(|found| self.known(found))
     }
 }

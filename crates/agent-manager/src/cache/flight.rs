@@ -13,6 +13,8 @@ pub(super) enum End {
     Kept,
     /// The answer was for whoever asked, alone.
     Alone,
+    /// There is no answer, which is the agent's fault.
+    Failed,
 }
 
 /// The questions that are being asked, by their keys.

@@ -48,6 +48,14 @@ impl AgentUse {
             Some(shadow) => shadow.ramp.is_some(),
         }
     }
+
+    /// The same, where a share of no clients at all does not count.
+    pub fn decides_for_some(&self) -> bool {
+        self.shadow.as_ref().is_none_or(|shadow| {
+            let ramp = shadow.ramp.as_ref();
+            ramp.is_some_and(|ramp| ramp.share.hundredths() > 0)
+        })
+    }
 }
 
 /// A change of a header field. Names are lower case and never those that decide how a message is framed or routed.

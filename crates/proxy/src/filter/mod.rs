@@ -23,7 +23,10 @@ use pingora::{
 use portcullis_agent_manager::{AgentManager, AgentUse};
 use portcullis_config::{AgentId, Inspect};
 use shadow::Shadow;
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 use tokio::sync::Semaphore;
 
 /// A step of a route's chain.
@@ -87,24 +90,38 @@ struct Known<'a> {
     agent: &'a portcullis_config::Agent,
     /// What may wait for it in the shadow of requests.
     slots: Arc<Semaphore>,
+    /// Some request may wait for it.
+    is_enforced: bool,
 }
 
 impl<'a> Compiler<'a> {
     /// What shadow agents were counted for in `previous` goes on from there.
     pub(crate) fn new(
         manager: &'a AgentManager,
-        agents: &'a [portcullis_config::Agent],
+        config: &'a portcullis_config::Config,
         metrics: &'a Metrics,
         previous: Option<&'a Snapshot>,
     ) -> Self {
+        let filters = config.routes.iter().flat_map(|route| &route.filters);
+        let uses = filters.flat_map(portcullis_config::Filter::agents);
+        let enforced: HashSet<&AgentId> = uses
+            .filter(|used| used.decides_for_some())
+            .map(|used| &used.agent)
+            .collect();
         let known = |agent: &'a portcullis_config::Agent| {
             let most = agent.max_concurrent_calls.saturating_add(agent.queue);
             let slots = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
-            (&agent.id, Known { agent, slots })
+            let is_enforced = enforced.contains(&agent.id);
+            let known = Known {
+                agent,
+                slots,
+                is_enforced,
+            };
+            (&agent.id, known)
         };
         Self {
             manager,
-            agents: agents.iter().map(known).collect(),
+            agents: config.agents.iter().map(known).collect(),
             metrics,
             previous,
         }
@@ -151,6 +168,7 @@ impl<'a> Compiler<'a> {
                 agent: known.agent,
                 settings,
                 slots: known.slots.clone(),
+                yields: known.is_enforced,
                 route,
                 metrics: self.metrics,
                 previous: self.previous,

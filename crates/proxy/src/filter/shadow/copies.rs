@@ -7,7 +7,7 @@ use crate::exchange::{
 use crate::filter::Direction;
 use bytes::Bytes;
 use http::HeaderMap;
-use portcullis_agent_manager::{Completed, Phase};
+use portcullis_agent_manager::{Completed, Phase, RecordedVerdict};
 use portcullis_agent_protocol::{
     Event, FrameOpcode, RequestHeaders, RequestMetadata, ResponseHeaders, WebSocketFrame,
 };
@@ -34,7 +34,7 @@ pub(super) struct Hold {
 /// How a request ended.
 pub(super) struct Over {
     /// What the verdicts of each phase are compared with.
-    pub(super) enforced: Vec<(Phase, &'static str)>,
+    pub(super) enforced: Vec<(Phase, Option<RecordedVerdict>)>,
     /// For an agent that is told of it.
     pub(super) completed: Option<Arc<Completed>>,
 }

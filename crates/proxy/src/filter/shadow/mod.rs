@@ -31,7 +31,7 @@ use ramp::Ramp;
 use report::Entry;
 use run::Run;
 use std::{fmt, sync::Arc, time::Instant};
-use tally::{Counted, Dropped, NONE, Tally};
+use tally::{Counted, Dropped, Tally};
 use tokio::sync::Semaphore;
 
 /// A shadow agent of a route.
@@ -44,6 +44,8 @@ pub(crate) struct Shadow {
     ramp: Option<Ramp>,
     /// How many heads may wait for the agent or be asked about, in the whole process: as many as calls and their queue.
     slots: Arc<Semaphore>,
+    /// Elsewhere, or for other clients, requests wait for it: they go first.
+    yields: bool,
     tally: Arc<Tally>,
 }
 
@@ -62,6 +64,7 @@ pub(super) struct Parts<'a> {
     pub(super) agent: &'a portcullis_config::Agent,
     pub(super) settings: &'a portcullis_config::Shadow,
     pub(super) slots: Arc<Semaphore>,
+    pub(super) yields: bool,
     pub(super) route: &'a str,
     pub(super) metrics: &'a Metrics,
     pub(super) previous: Option<&'a Snapshot>,
@@ -99,6 +102,7 @@ impl Shadow {
             agent,
             settings,
             slots,
+            yields,
             route,
             metrics,
             previous,
@@ -112,6 +116,7 @@ impl Shadow {
             compare_with: settings.compare_with.clone(),
             ramp: settings.ramp.map(Ramp::new),
             slots,
+            yields,
             tally: known.unwrap_or_else(|| Arc::new(Tally::new(metrics.shadow(route, &agent.id)))),
         }
     }
@@ -155,20 +160,12 @@ impl Shadow {
     fn count_failure(&self, record: &Record, now: Instant) {
         let Some(ramp) = &self.ramp else { return };
         let failed = match record.verdict {
-            RecordedVerdict::Allow
-            | RecordedVerdict::Block
-            | RecordedVerdict::Redirect
-            | RecordedVerdict::Challenge
-            | RecordedVerdict::Drop
-            | RecordedVerdict::Close => false,
+            verdict if verdict.is_verdict() => false,
             RecordedVerdict::Failed { reason, .. } => match reason {
                 FailureReason::Saturated | FailureReason::Budget => return,
                 _ => true,
             },
-            RecordedVerdict::Cancelled
-            | RecordedVerdict::ClientGone
-            | RecordedVerdict::Skipped
-            | RecordedVerdict::Refused(_) => return,
+            _ => return,
         };
         if let Some(fell) = ramp.count(failed, now) {
             self.tally.fell_back();
@@ -178,20 +175,25 @@ impl Shadow {
         }
     }
 
-    /// What its verdict of a phase is compared with.
-    fn enforced(&self, records: &[Record], phase: Phase) -> &'static str {
-        let mut of_phase = records.iter().filter(|record| record.phase == phase);
-        match &self.compare_with {
-            Some(agent) => of_phase
-                .find(|record| record.agent == *agent)
-                .map_or(NONE, |record| record.verdict.name()),
-            None => of_phase
+    /// What its verdict of a phase is compared with. A frame that was dropped is what became of a socket that nobody closed.
+    fn enforced(&self, records: &[Record], phase: Phase) -> Option<RecordedVerdict> {
+        let of_phase = || records.iter().filter(|record| record.phase == phase);
+        let found = match &self.compare_with {
+            Some(agent) => {
+                return of_phase()
+                    .find(|record| record.agent == *agent)
+                    .map(verdict);
+            }
+            None => of_phase()
                 .find(|record| ends_the_request(record))
-                .map_or(RecordedVerdict::Allow.name(), |record| {
-                    record.verdict.name()
-                }),
-        }
+                .or_else(|| of_phase().find(|record| record.verdict == RecordedVerdict::Drop)),
+        };
+        Some(found.map_or(RecordedVerdict::Allow, verdict))
     }
+}
+
+const fn verdict(record: &Record) -> RecordedVerdict {
+    record.verdict
 }
 
 const fn ends_the_request(record: &Record) -> bool {

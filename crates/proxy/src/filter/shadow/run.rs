@@ -18,16 +18,29 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::{
+    mpsc::{UnboundedSender, unbounded_channel},
+    oneshot,
+};
 
 /// What a piece of a body takes beside its bytes.
 const PIECE_BYTES: usize = 256;
+
+/// How much later than the time of its last question a task ends, so that one without an answer is still a timeout.
+const SLACK: Duration = Duration::from_millis(500);
+
+/// What leads to a task.
+struct Line {
+    messages: UnboundedSender<Message>,
+    /// Nothing is ever sent: its end is that of the request, which the task sees before it has come to the last message.
+    _request: oneshot::Sender<()>,
+}
 
 /// A request on its way to one shadow agent.
 #[derive(Default)]
 pub(super) struct Run {
     /// To the task, once there is one.
-    messages: Mutex<Option<UnboundedSender<Message>>>,
+    line: Mutex<Option<Line>>,
     pub(super) told: Arc<Told>,
 }
 
@@ -84,23 +97,31 @@ impl Run {
     /// Hands it to the task, which begins with the first message. It never waits: what may be in the queue is bounded by
     /// slots and memory.
     pub(super) fn send(&self, shadow: &Arc<Shadow>, message: Message, begun: &Begun) {
-        let mut messages = self.messages.lock().unwrap_or_else(PoisonError::into_inner);
-        let messages = messages.get_or_insert_with(|| {
-            let (sender, receiver) = unbounded_channel();
-            let phases = shadow.inspect.phases();
+        let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+        let line = line.get_or_insert_with(|| {
+            let (messages, receiver) = unbounded_channel();
+            let (request, over) = oneshot::channel();
+            let budget = budget(shadow.used.timeout, shadow.inspect.phases());
             let task = Task {
                 serving: begun.serving.clone(),
                 shadow: shadow.clone(),
                 correlation_id: begun.identity.correlation_id().to_owned(),
                 request_id: begun.identity.request_id().to_owned(),
-                conversation: Conversation::with_budget(budget(shadow.used.timeout, phases)),
+                conversation: Conversation::with_budget(budget).aside(shadow.yields),
                 told: self.told.clone(),
             };
-            tokio::spawn(task::run(task, receiver));
-            sender
+            let end = async move {
+                let _ = over.await;
+                tokio::time::sleep(budget + SLACK).await;
+            };
+            tokio::spawn(task::run(task, receiver, end));
+            Line {
+                messages,
+                _request: request,
+            }
         });
         // The task is gone only when its worker ends.
-        let _ = messages.send(message);
+        let _ = line.messages.send(message);
     }
 
     /// Tells the task that the request is over. Returns what the agent has to be told at once, because there is no task.
@@ -110,8 +131,8 @@ impl Run {
         records: &[Record],
         completed: Option<Arc<Completed>>,
     ) -> Option<Arc<Completed>> {
-        let mut messages = self.messages.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(messages) = messages.take() else {
+        let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(line) = line.take() else {
             return completed;
         };
         let enforced = Phase::ALL.map(|phase| (phase, shadow.enforced(records, phase)));
@@ -119,7 +140,7 @@ impl Run {
             enforced: enforced.to_vec(),
             completed,
         };
-        let _ = messages.send(Message::Over(over));
+        let _ = line.messages.send(Message::Over(over));
         None
     }
 
@@ -130,7 +151,8 @@ impl Run {
     }
 }
 
-/// What the agent may take of a request together, as it is by default for one that is enforced alone.
+/// What the agent may take of a request together, as it is by default for one that is enforced alone; and how long it is
+/// asked on when the request is over.
 fn budget(timeout: Duration, phases: u32) -> Duration {
     const MOST: Duration = Duration::from_secs(10);
     timeout.saturating_mul(phases).min(MOST.max(timeout))

@@ -3,7 +3,7 @@
 use super::report::{Pair, Sample};
 use crate::telemetry::metrics::ShadowMetrics;
 use chrono::{DateTime, SecondsFormat, Utc};
-use portcullis_agent_manager::Record;
+use portcullis_agent_manager::{Record, RecordedVerdict};
 use std::{
     collections::VecDeque,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -14,7 +14,7 @@ use std::{
 const MOST_SAMPLES: usize = 20;
 
 /// What an enforced verdict is called that there is not.
-pub(super) const NONE: &str = "none";
+const NONE: &str = "none";
 
 /// Why a shadow agent is not shown a request, or no more of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub(super) enum Dropped {
     Memory,
     /// The rest of a coded body is not decoded, because nobody else looks at it.
     Coding,
+    /// The request has been over for as long as the agent is asked on.
+    Time,
 }
 
 impl Dropped {
@@ -34,6 +36,7 @@ impl Dropped {
             Self::Calls => "calls",
             Self::Memory => "memory",
             Self::Coding => "coding",
+            Self::Time => "time",
         }
     }
 }
@@ -47,9 +50,33 @@ pub(super) struct Tally {
 #[derive(Default)]
 struct Counts {
     /// By the names of both verdicts. Names are few, so they stand in a list.
-    pairs: Vec<(&'static str, &'static str, u64)>,
+    pairs: Vec<(&'static str, &'static str, Meeting, u64)>,
     dropped: u64,
     samples: VecDeque<Sample>,
+}
+
+/// What it means that two verdicts met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Meeting {
+    Agreed,
+    Disagreed,
+    /// There is none of the shadow agent, because something went wrong.
+    Failed,
+    /// There is none of one of them, and nothing is wrong with that.
+    NotCompared,
+}
+
+impl Meeting {
+    fn of(shadow: RecordedVerdict, enforced: Option<RecordedVerdict>) -> Self {
+        match enforced.filter(|enforced| enforced.is_verdict()) {
+            _ if shadow.is_failure() => Self::Failed,
+            Some(enforced) if shadow.is_verdict() => match shadow == enforced {
+                true => Self::Agreed,
+                false => Self::Disagreed,
+            },
+            _ => Self::NotCompared,
+        }
+    }
 }
 
 /// What a [`Tally`] says.
@@ -72,12 +99,18 @@ impl Tally {
         }
     }
 
-    /// Counts what became of a question, beside what was enforced.
-    pub(super) fn count(&self, record: &Record, enforced: &'static str, request_id: &str) {
+    /// Counts what became of a question, beside what was enforced, if anything was.
+    pub(super) fn count(
+        &self,
+        record: &Record,
+        enforced: Option<RecordedVerdict>,
+        request_id: &str,
+    ) {
+        let meeting = Meeting::of(record.verdict, enforced);
         let shadow = record.verdict.name();
+        let enforced = enforced.map_or(NONE, RecordedVerdict::name);
         self.metrics.verdict(shadow, enforced);
-        let disagree = is_verdict(shadow) && is_verdict(enforced) && shadow != enforced;
-        let sample = disagree.then(|| Sample {
+        let sample = (meeting == Meeting::Disagreed).then(|| Sample {
             request_id: request_id.to_owned(),
             ts: DateTime::<Utc>::from(SystemTime::now())
                 .to_rfc3339_opts(SecondsFormat::Millis, true),
@@ -90,10 +123,10 @@ impl Tally {
         let known = counts
             .pairs
             .iter_mut()
-            .find(|(one, other, _)| (*one, *other) == (shadow, enforced));
+            .find(|(one, other, ..)| (*one, *other) == (shadow, enforced));
         match known {
-            Some((_, _, count)) => *count += 1,
-            None => counts.pairs.push((shadow, enforced, 1)),
+            Some((.., count)) => *count += 1,
+            None => counts.pairs.push((shadow, enforced, meeting, 1)),
         }
         if let Some(sample) = sample {
             counts.samples.truncate(MOST_SAMPLES - 1);
@@ -122,14 +155,13 @@ impl Tally {
             ..Counted::default()
         };
         drop(counts);
-        for (shadow, enforced, count) in pairs {
-            if !is_verdict(shadow) {
-                counted.failed += count;
-            } else if !is_verdict(enforced) {
-                counted.not_compared += count;
-            } else {
-                counted.compared += count;
-                counted.agreed += if shadow == enforced { count } else { 0 };
+        let mut disagreed = 0;
+        for (shadow, enforced, meeting, count) in pairs {
+            match meeting {
+                Meeting::Agreed => counted.agreed += count,
+                Meeting::Disagreed => disagreed += count,
+                Meeting::Failed => counted.failed += count,
+                Meeting::NotCompared => counted.not_compared += count,
             }
             counted.verdicts.push(Pair {
                 shadow: shadow.to_owned(),
@@ -137,6 +169,7 @@ impl Tally {
                 count,
             });
         }
+        counted.compared = counted.agreed + disagreed;
         counted
     }
 
@@ -144,11 +177,6 @@ impl Tally {
         // Every change is whole, so a poisoned lock loses nothing.
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Whether an agent has decided something, in contrast to a failure and to none.
-fn is_verdict(name: &str) -> bool {
-    matches!(name, "allow" | "block" | "redirect" | "challenge")
 }
 
 #[cfg(test)]
@@ -179,23 +207,32 @@ mod tests {
             reason: FailureReason::Timeout,
             mode: FailureMode::Closed,
         };
+        let refused = RecordedVerdict::Refused(FailureReason::Oversize);
+        use RecordedVerdict::{Allow, Block, Close, Drop, Skipped};
         for (verdict, enforced) in [
-            (RecordedVerdict::Allow, "allow"),
-            (RecordedVerdict::Allow, "allow"),
-            (RecordedVerdict::Block, "block"),
-            (RecordedVerdict::Block, "allow"),
-            (RecordedVerdict::Block, "timeout"),
-            (RecordedVerdict::Allow, NONE),
-            (failed, "allow"),
-            (failed, "timeout"),
+            (Allow, Some(Allow)),
+            (Allow, Some(Allow)),
+            (Block, Some(Block)),
+            (Drop, Some(Drop)),
+            (Close, Some(Close)),
+            (Block, Some(Allow)),
+            // Without a verdict on both sides there is nothing to compare.
+            (Block, Some(failed)),
+            (Allow, None),
+            (Allow, Some(Skipped)),
+            (Skipped, Some(Allow)),
+            (failed, Some(Allow)),
+            (failed, Some(failed)),
+            (failed, None),
+            (refused, Some(Allow)),
         ] {
             tally.count(&record(verdict), enforced, "id");
         }
         tally.dropped(Dropped::Memory);
         let counted = tally.counted();
-        assert_eq!((counted.compared, counted.agreed), (4, 3));
-        assert_eq!((counted.failed, counted.not_compared), (2, 2));
-        assert_eq!((counted.dropped, counted.verdicts.len()), (1, 7));
+        assert_eq!((counted.compared, counted.agreed), (6, 5));
+        assert_eq!((counted.failed, counted.not_compared), (4, 4));
+        assert_eq!((counted.dropped, counted.verdicts.len()), (1, 13));
         let [sample] = &counted.disagreements[..] else {
             panic!("{:?}", counted.disagreements);
         };
@@ -208,7 +245,11 @@ mod tests {
         let tally = Tally::new(Metrics::new().shadow("all", &"next".into()));
         for number in 0..50 {
             let id = number.to_string();
-            tally.count(&record(RecordedVerdict::Block), "allow", &id);
+            tally.count(
+                &record(RecordedVerdict::Block),
+                Some(RecordedVerdict::Allow),
+                &id,
+            );
         }
         let samples = tally.counted().disagreements;
         assert_eq!(samples.len(), MOST_SAMPLES);

@@ -4,7 +4,7 @@
 use super::{
     Shadow,
     copies::{Message, Over},
-    tally::{Dropped, NONE},
+    tally::Dropped,
 };
 use crate::{
     exchange::{
@@ -22,6 +22,7 @@ use portcullis_agent_manager::{
 };
 use portcullis_agent_protocol::Event;
 use std::{
+    future::Future,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -74,8 +75,40 @@ pub(super) struct Task {
     pub(super) told: Arc<Told>,
 }
 
-/// Asks until the request is over and all that was copied of it has been asked about.
-pub(super) async fn run(task: Task, mut messages: UnboundedReceiver<Message>) {
+/// Asks until the request is over and all that was copied of it has been asked about, or until the end, which is some time
+/// after that of the request: pieces and frames that an agent takes one by one could keep it, and the configuration of
+/// the request with it, for hours.
+pub(super) async fn run(
+    task: Task,
+    mut messages: UnboundedReceiver<Message>,
+    end: impl Future<Output = ()>,
+) {
+    let over = tokio::select! {
+        biased;
+        over = ask_about(&task, &mut messages) => over,
+        () = end => {
+            if task.told.lose() {
+                task.shadow.tally.dropped(Dropped::Time);
+            }
+            last(&mut messages).await
+        }
+    };
+    if let Some(over) = over {
+        task.conclude(over);
+    }
+}
+
+/// How the request ended, whatever else there is.
+async fn last(messages: &mut UnboundedReceiver<Message>) -> Option<Over> {
+    loop {
+        if let Message::Over(over) = messages.recv().await? {
+            return Some(over);
+        }
+    }
+}
+
+/// Asks about one message after the other. Returns how the request ended, when it has.
+async fn ask_about(task: &Task, messages: &mut UnboundedReceiver<Message>) -> Option<Over> {
     let inspect = task.shadow.inspect;
     let bodies = [
         (Direction::Request, inspect.request_body),
@@ -83,15 +116,12 @@ pub(super) async fn run(task: Task, mut messages: UnboundedReceiver<Message>) {
     ];
     // The place in the chain means nothing here: there is one step with one member.
     let steps = bodies.map(|(_, body)| Vec::from_iter(Step::new(0, [body.as_ref()].into_iter())));
-    let viewers = bodies.map(|(direction, _)| Viewer {
-        task: &task,
-        direction,
-    });
+    let viewers = bodies.map(|(direction, _)| Viewer { task, direction });
     let memory = task.serving.snapshot.copies.clone();
     let mut pipes: [Option<Pipe<'_, Viewer<'_>>>; 2] = [None, None];
     while let Some(message) = messages.recv().await {
         match message {
-            Message::Over(over) => return task.conclude(over),
+            Message::Over(over) => return Some(over),
             _ if task.told.ended.load(Relaxed) => {}
             Message::RequestHead(head, _hold) => {
                 let more = head.has_body && inspect.request_body.is_some();
@@ -117,6 +147,7 @@ pub(super) async fn run(task: Task, mut messages: UnboundedReceiver<Message>) {
             }
         }
     }
+    None
 }
 
 impl Task {
@@ -163,7 +194,7 @@ impl Task {
                 .enforced
                 .iter()
                 .find(|(phase, _)| *phase == record.phase);
-            let enforced = enforced.map_or(NONE, |(_, name)| *name);
+            let enforced = enforced.and_then(|(_, verdict)| *verdict);
             self.shadow.tally.count(&record, enforced, &self.request_id);
             if let Some((_, metrics)) = metrics {
                 metrics.asked_in_shadow(&record);
