@@ -2,7 +2,7 @@
 
 use super::{BOTH, PREVIOUS, Scene, TOKEN, line, told};
 use crate::{
-    harness::{Proxy, Response, http2},
+    harness::{Answer, Origin, Proxy, Response, TestAgent, http2},
     websocket::UPGRADE,
 };
 use bytes::Bytes;
@@ -138,6 +138,11 @@ fn assert_told(response: &Response, path: &str, status: u16, parts: &[&str]) {
         Some("x-agent-trace-token"),
         "{path}"
     );
+    assert_eq!(
+        response.header_values("cache-control"),
+        ["no-store"],
+        "{path}"
+    );
 }
 
 #[test]
@@ -189,6 +194,71 @@ fn without_the_right_token_nothing_is_said() {
             let timing = response.header_values("server-timing");
             assert!(!timing.concat().contains("total"), "{path} {timing:?}");
             assert_eq!(response.header("vary"), None, "{path}");
+        }
+    }
+}
+
+#[test]
+fn caches_keep_nothing_of_a_traced_response() {
+    let origin = Origin::answering(|request| {
+        let fields = [
+            ("cache-control", "public, max-age=600"),
+            ("cdn-cache-control", "max-age=600"),
+            ("example-cdn-cache-control", "max-age=600"),
+            ("surrogate-control", "max-age=600"),
+            ("vary", "accept"),
+            ("etag", "\"1\""),
+        ];
+        match request.header("if-none-match") {
+            Some(_) => Answer::raw(
+                "HTTP/1.1 304 Not Modified\r\ncache-control: public, max-age=600\r\nexample-cdn-cache-control: max-age=600\r\nvary: accept\r\netag: \"1\"\r\n\r\n",
+            ),
+            None => Answer::with(200, &fields, b"ok"),
+        }
+    });
+    let reader = TestAgent::named("reader").start();
+    let proxy = Proxy::builder(format!(
+        r#"
+        observability {{ log format="json"; verdict-trace token="{TOKEN}" }}
+        routes {{
+            route "bodies" {{ match {{ path-prefix "/bodies" }}; filters {{ agent "reader" }}; upstream "origin" }}
+            route "plain" {{ upstream "origin" }}
+        }}
+        "#
+    ))
+    .origin(&origin)
+    .agent_with(&reader, "timeout \"5s\"; inspect { request-headers; response-body \"stream\" }")
+    .start();
+    proxy.wait_ready();
+    for path in ["/plain", "/bodies"] {
+        for (lines, status) in [(&[][..], 200), (&["if-none-match: \"1\""], 304)] {
+            let plain = proxy.get_with(path, lines);
+            assert_eq!((plain.status, told(&plain)), (status, None), "{path}");
+            assert_eq!(plain.header("cache-control"), Some("public, max-age=600"));
+            assert_eq!(
+                plain.header("example-cdn-cache-control"),
+                Some("max-age=600")
+            );
+            assert_eq!(plain.header_values("vary"), ["accept"]);
+            let token = line(TOKEN);
+            let traced = proxy.get_with(path, &[&[&*token], lines].concat());
+            assert_eq!(traced.status, status, "{path}");
+            assert!(told(&traced).is_some(), "{path} {status}");
+            assert_eq!(
+                traced.header_values("cache-control"),
+                ["no-store"],
+                "{path}"
+            );
+            assert_eq!(
+                traced.header_values("vary"),
+                ["accept", "x-agent-trace-token"]
+            );
+            let names = traced
+                .headers
+                .iter()
+                .map(|(name, _)| name.to_ascii_lowercase());
+            let left: Vec<_> = names.filter(|name| name.ends_with("-control")).collect();
+            assert_eq!(left, ["cache-control"], "{path} {status}");
         }
     }
 }
