@@ -265,8 +265,8 @@ fn caches_keep_nothing_of_a_traced_response() {
 
 #[test]
 fn an_upgrade_and_an_answer_before_there_is_a_route_are_traced() {
-    let origin = crate::harness::Origin::answering(crate::websocket::shouting);
-    let judge = crate::harness::TestAgent::named("judge").start();
+    let origin = Origin::answering(crate::websocket::shouting);
+    let judge = TestAgent::named("judge").start();
     let proxy = Proxy::builder(format!(
         r#"
         observability {{ log format="json"; verdict-trace token="{TOKEN}" }}
@@ -305,9 +305,8 @@ fn an_upgrade_and_an_answer_before_there_is_a_route_are_traced() {
 
 #[test]
 fn the_line_is_bounded_and_clean_whatever_agents_say() {
-    use crate::harness::TestAgent;
     use portcullis_agent_protocol::Decision;
-    let origin = crate::harness::Origin::start();
+    let origin = Origin::start();
     let words = |word: &str| {
         (0..20).fold(Decision::allow(), |decision, number| {
             decision.reason(format!("{number}{}", word.repeat(50)))
