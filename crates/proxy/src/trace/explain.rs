@@ -209,30 +209,17 @@ impl When {
     }
 }
 
-/// A verdict, or that there was none, which failure it was, and the mode that decided, where it did.
-pub(super) const fn outcome(
-    verdict: RecordedVerdict,
-) -> (&'static str, Option<&'static str>, Option<&'static str>) {
-    match verdict {
-        RecordedVerdict::Failed { reason, mode } => {
-            ("failed", Some(reason.name()), Some(mode.name()))
-        }
-        RecordedVerdict::Refused(reason) => ("failed", Some(reason.name()), None),
-        verdict => (verdict.name(), None, None),
-    }
-}
-
 fn record(record: &Record, is_shadow: bool) -> Value {
-    let (verdict, failure, mode) = outcome(record.verdict);
+    let told = record.verdict.told();
     json!({
         "name": record.agent.as_str(),
         "phase": record.phase.name(),
-        "verdict": verdict,
-        "failure": failure,
-        "failure_mode": mode,
+        "verdict": told.verdict,
+        "failure": told.failure,
+        "failure_mode": told.failure_mode,
         "reason": record.reason,
         "tags": record.tags,
-        "calls": record.calls,
+        "calls": (!record.cached).then_some(record.calls),
         "cached": record.cached,
         "shadow": is_shadow,
         "duration_ms": milliseconds(record.duration),
