@@ -31,8 +31,8 @@ pub(crate) struct Explained<'a> {
 }
 
 impl Explained<'_> {
-    /// Whether somebody may ask about it: an agent did not let it pass, or has failed, or it was refused or failed here, or
-    /// whoever sent it may see verdicts.
+    /// Whether somebody may ask about it: an agent did not let it pass, or has failed, or it was refused or failed here, as a
+    /// socket too, or whoever sent it may see verdicts.
     pub(crate) fn is_worth_keeping(&self) -> bool {
         let is_of_interest = |record: &Record| {
             !matches!(
@@ -40,9 +40,9 @@ impl Explained<'_> {
                 RecordedVerdict::Allow | RecordedVerdict::ClientGone
             )
         };
-        // A client that leaves has no page with an id to ask about.
-        let left = self.request.reason == Some("client_gone");
-        let has_failed = !left && (self.aborted || self.request.reason.is_some());
+        // A client that leaves has no page with an id to ask about, and a process that ends cannot be asked any more.
+        let is_moot = matches!(self.reason, Some("client_gone" | "shutting_down"));
+        let has_failed = !is_moot && (self.aborted || self.reason.is_some());
         let is_our_error = self.request.upstream.status.is_none()
             && self.status.is_some_and(|status| status >= 400);
         self.request.traced
@@ -69,6 +69,7 @@ impl Explained<'_> {
             "agents": self.agents(),
             "headers": self.headers(),
             "upstream": self.upstream(),
+            "websocket": self.websocket(),
             "answer": {
                 "status": self.status,
                 "blocked_by": self.ended_by.map(|by| by.agent.as_str()),
@@ -80,6 +81,16 @@ impl Explained<'_> {
             },
         });
         serde_json::to_vec(&value).unwrap_or_default()
+    }
+
+    /// What became of the socket, where agents saw its frames.
+    fn websocket(&self) -> Option<Value> {
+        let socket = self.request.socket.get()?;
+        Some(json!({
+            "frames_in": socket.frames_in(),
+            "frames_out": socket.frames_out(),
+            "close_code": socket.close_code(),
+        }))
     }
 
     fn agents(&self) -> Vec<Value> {
