@@ -31,7 +31,7 @@ pub(crate) struct Explained<'a> {
 }
 
 impl Explained<'_> {
-    /// Whether somebody may ask about it: an agent did not let it pass, or has failed, or it was refused or failed here, as a
+    /// Whether somebody may ask about it: an agent did not let it pass, or would not have in the shadow, or has failed, or it was refused or failed here, as a
     /// socket too, or whoever sent it may see verdicts.
     pub(crate) fn is_worth_keeping(&self) -> bool {
         let is_of_interest = |record: &Record| {
@@ -39,6 +39,20 @@ impl Explained<'_> {
                 record.verdict,
                 RecordedVerdict::Allow | RecordedVerdict::ClientGone
             )
+        };
+        // Where a shadow agent disagrees, it or the other did not let it pass; so what its report lists can be explained.
+        let would_stop = |record: &Record| match record.verdict {
+            RecordedVerdict::Block
+            | RecordedVerdict::Redirect
+            | RecordedVerdict::Challenge
+            | RecordedVerdict::Drop
+            | RecordedVerdict::Close => true,
+            RecordedVerdict::Allow
+            | RecordedVerdict::Cancelled
+            | RecordedVerdict::ClientGone
+            | RecordedVerdict::Skipped
+            | RecordedVerdict::Failed { .. }
+            | RecordedVerdict::Refused(_) => false,
         };
         // A client that leaves has no page with an id to ask about, and a process that ends cannot be asked any more.
         let is_moot = matches!(self.reason, Some("client_gone" | "shutting_down"));
@@ -50,6 +64,7 @@ impl Explained<'_> {
             || is_our_error
             || has_failed
             || self.records.iter().any(is_of_interest)
+            || self.shadow.iter().any(would_stop)
     }
 
     /// All that is known of it, as JSON.
