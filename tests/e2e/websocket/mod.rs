@@ -1,6 +1,7 @@
 //! Upgrades: WebSocket passes where a route says so, and nothing else does. Where agents see frames, they decide about them.
 
 mod conformance;
+mod explained;
 mod failures;
 mod frame_guard;
 mod lives;
