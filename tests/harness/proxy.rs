@@ -26,6 +26,7 @@ pub(crate) struct Builder {
     upstreams: String,
     agents: String,
     files: Vec<(String, String)>,
+    log: Option<String>,
     verbatim: bool,
 }
 
@@ -51,6 +52,7 @@ impl Proxy {
             upstreams: String::new(),
             agents: String::new(),
             files: Vec::new(),
+            log: None,
             verbatim: false,
         }
     }
@@ -282,6 +284,12 @@ impl Builder {
         self
     }
 
+    /// The environment says what is logged.
+    pub(crate) fn log(mut self, directives: &str) -> Self {
+        self.log = Some(directives.to_owned());
+        self
+    }
+
     /// Writes the files in place of those that a proxy was started with.
     pub(crate) fn rewrite(&self, proxy: &Proxy) {
         self.write(proxy.folder());
@@ -291,7 +299,11 @@ impl Builder {
     pub(crate) fn start(self) -> Proxy {
         let folder = tempfile::tempdir().unwrap();
         let path = self.write(folder.path());
-        let mut child = command("run", &path).spawn().unwrap();
+        let mut command = command("run", &path);
+        if let Some(directives) = &self.log {
+            command.env("PORTCULLIS_LOG", directives);
+        }
+        let mut child = command.spawn().unwrap();
         let stdout = Lines::of(child.stdout.take().unwrap());
         let stderr = Lines::of(child.stderr.take().unwrap());
         let mut proxy = Proxy {

@@ -230,15 +230,18 @@ pub(crate) async fn call(
 ) -> Called {
     let pool = &*link.pool;
     let agent = &*pool.agent;
+    let mut limits = limits;
     let mut now = limits.now;
     let refused = Called::refused;
-    let deadline = limits.deadline();
     let turn = match conversation.try_turn(ask.used.agent) {
         Some(turn) => Some(turn),
         // It ends with the call before this one, which has a deadline of its own.
         None => {
-            let turn = clock::until(now, deadline, conversation.turn(ask.used.agent)).await;
+            let turn = conversation.turn(ask.used.agent);
+            let turn = clock::until(now, limits.deadline(), turn).await;
             now = Instant::now();
+            // The agent has all of its time for each event, whatever it was asked before.
+            limits.own = now + limits.timeout;
             turn.flatten()
         }
     };
@@ -259,6 +262,7 @@ pub(crate) async fn call(
         return refused(FailureReason::BreakerOpen, "it failed too often");
     };
     let progress = Progress::new();
+    let deadline = limits.deadline();
     let asking = Asking {
         limits,
         now,
@@ -331,9 +335,10 @@ async fn try_on(pool: &Pool, event: &Event<'_>, asking: &Asking<'_>) -> Result<D
     let agent: &Agent = &pool.agent;
     let overload = &agent.settings.overload;
     let mut tries_left = overload.retries;
+    let mut is_delayed = false;
     loop {
-        rest(agent, asking).await?;
-        let answer = match ask_once(pool, event, asking).await? {
+        is_delayed |= rest(agent, asking).await?;
+        let answer = match ask_once(pool, event, asking, is_delayed).await? {
             Err(CallError::Overloaded { retry_after }) => retry_after.unwrap_or(overload.backoff),
             answer => return answer.map_err(failure),
         };
@@ -342,22 +347,25 @@ async fn try_on(pool: &Pool, event: &Event<'_>, asking: &Asking<'_>) -> Result<D
             return Err(Failure::overloaded(answer));
         }
         tries_left -= 1;
+        is_delayed = true;
         asking.progress.reach(Stage::Permit);
     }
 }
 
-/// Waits while the agent wants to be left alone, if there is time for it.
-async fn rest(agent: &Agent, asking: &Asking<'_>) -> Result<(), Failure> {
+/// Waits while the agent wants to be left alone, if there is time for it. Returns whether it had to.
+async fn rest(agent: &Agent, asking: &Asking<'_>) -> Result<bool, Failure> {
+    let mut has_rested = false;
     loop {
         let now = Instant::now();
         let Some(rest) = agent.quota.rest(now) else {
-            return Ok(());
+            return Ok(has_rested);
         };
         if asking.is_aside || now + rest >= asking.deadline {
             return Err(Failure::overloaded(rest));
         }
         let _place = agent.permits.wait().map_err(queue_full)?;
         tokio::time::sleep(rest).await;
+        has_rested = true;
     }
 }
 
@@ -365,6 +373,7 @@ async fn ask_once(
     pool: &Pool,
     event: &Event<'_>,
     asking: &Asking<'_>,
+    mut is_delayed: bool,
 ) -> Result<Result<Decision, CallError>, Failure> {
     let agent: &Agent = &pool.agent;
     let (permit, waited) = match asking.is_aside {
@@ -374,7 +383,7 @@ async fn ask_once(
     .map_err(queue_full)?;
     agent.observe_wait(waited);
     asking.progress.reach(Stage::Connection);
-    let mut is_delayed = !waited.is_zero();
+    is_delayed |= !waited.is_zero();
     let connection = match pool.look() {
         Look::Ready(connection) => connection,
         Look::Failed(failure) => return Err(failure),

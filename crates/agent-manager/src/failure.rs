@@ -35,8 +35,8 @@ pub enum FailureReason {
 }
 
 impl FailureReason {
-    /// Every reason with a name of its own, for tables in metrics and documents.
-    pub const ALL: [Self; 11] = [
+    /// Every reason. Two of them share a name.
+    pub const ALL: [Self; 12] = [
         Self::Unreachable,
         Self::Saturated,
         Self::BreakerOpen,
@@ -47,6 +47,7 @@ impl FailureReason {
         Self::Unavailable,
         Self::Oversize,
         Self::Undecodable,
+        Self::UnknownCoding,
         Self::BufferFull,
     ];
 

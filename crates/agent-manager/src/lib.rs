@@ -41,5 +41,5 @@ pub use manager::{AgentManager, AgentUse, Unsettled};
 pub use observer::AgentObserver;
 pub use pool::Links;
 pub use quota::OverloadSettings;
-pub use record::{Phase, Record, RecordedVerdict};
+pub use record::{Phase, Record, RecordedVerdict, Told};
 pub use status::{AgentState, AgentStatus};

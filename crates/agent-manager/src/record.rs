@@ -142,6 +142,38 @@ impl RecordedVerdict {
     pub const fn is_failure(self) -> bool {
         matches!(self, Self::Failed { .. } | Self::Refused(_))
     }
+
+    /// How people are told, in the access log, beside a response and afterwards: there, that an agent failed is one thing and
+    /// how is another.
+    pub const fn told(self) -> Told {
+        let (reason, failure_mode) = match self {
+            Self::Failed { reason, mode } => (reason, Some(mode.name())),
+            Self::Refused(reason) => (reason, None),
+            verdict => {
+                return Told {
+                    verdict: verdict.name(),
+                    failure: None,
+                    failure_mode: None,
+                };
+            }
+        };
+        Told {
+            verdict: "failed",
+            failure: Some(reason.name()),
+            failure_mode,
+        }
+    }
+}
+
+/// A verdict in words, see [`RecordedVerdict::told`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Told {
+    /// The verdict, or `failed`.
+    pub verdict: &'static str,
+    /// Of `failed`: the name of the failure.
+    pub failure: Option<&'static str>,
+    /// Of `failed`: the mode that decided. `None` where a body could not be shown, about which no mode decides.
+    pub failure_mode: Option<&'static str>,
 }
 
 /// One question to one agent and how it ended.
@@ -169,6 +201,11 @@ pub struct Record {
 pub(crate) const MOST_TAGS: usize = 32;
 
 impl Record {
+    /// How often the agent was asked, where that is not once, as nearly always. A verdict that was known is no question.
+    pub fn unusual_calls(&self) -> Option<u32> {
+        (!self.cached && self.calls != 1).then_some(self.calls)
+    }
+
     /// Whether it is about the next piece of the body, or the next frame of the WebSocket, that the other is about.
     pub(crate) fn continues(&self, other: &Self) -> bool {
         self.phase.has_pieces() && self.phase == other.phase && self.agent == other.agent
@@ -212,6 +249,22 @@ mod tests {
         ]
         .map(Phase::of);
         assert_eq!(phases, Phase::ALL);
+    }
+
+    #[test]
+    fn what_went_wrong_is_told_beside_that_it_did() {
+        let told = |verdict: RecordedVerdict| {
+            let told = verdict.told();
+            (told.verdict, told.failure, told.failure_mode)
+        };
+        assert_eq!(told(RecordedVerdict::Block), ("block", None, None));
+        let failed = RecordedVerdict::Failed {
+            reason: FailureReason::Timeout,
+            mode: FailureMode::Open,
+        };
+        assert_eq!(told(failed), ("failed", Some("timeout"), Some("open")));
+        let refused = RecordedVerdict::Refused(FailureReason::Oversize);
+        assert_eq!(told(refused), ("failed", Some("oversize"), None));
     }
 
     #[test]

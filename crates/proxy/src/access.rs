@@ -9,7 +9,7 @@ use crate::{
 };
 use http::{Version, header};
 use pingora::{Error, http::RequestHeader, proxy::Session};
-use portcullis_agent_manager::{Completed, Record, RecordedVerdict};
+use portcullis_agent_manager::{Completed, Record};
 use portcullis_config::AccessLogFormat;
 use std::{io::Write, time::Duration};
 
@@ -322,17 +322,16 @@ fn json_record(line: &mut Vec<u8>, record: &Record) {
     json_string(line, record.agent.as_bytes());
     line.extend_from_slice(b",\"phase\":\"");
     line.extend_from_slice(record.phase.name().as_bytes());
-    line.extend_from_slice(b"\",\"verdict\":\"");
-    match record.verdict {
-        RecordedVerdict::Failed { reason, mode } => {
-            let mode = mode.name();
-            let _ = write!(
-                line,
-                "failed\",\"failure\":\"{}\",\"failure_mode\":\"{mode}",
-                reason.name()
-            );
+    let told = record.verdict.told();
+    for (before, name) in [
+        (&b"\",\"verdict\":\""[..], Some(told.verdict)),
+        (b"\",\"failure\":\"", told.failure),
+        (b"\",\"failure_mode\":\"", told.failure_mode),
+    ] {
+        if let Some(name) = name {
+            line.extend_from_slice(before);
+            line.extend_from_slice(name.as_bytes());
         }
-        verdict => line.extend_from_slice(verdict.name().as_bytes()),
     }
     line.push(b'"');
     if let Some(reason) = &record.reason {
@@ -351,9 +350,9 @@ fn json_record(line: &mut Vec<u8>, record: &Record) {
     }
     if record.cached {
         line.extend_from_slice(b",\"cached\":true");
-    } else if record.calls != 1 {
+    } else if let Some(calls) = record.unusual_calls() {
         line.extend_from_slice(b",\"calls\":");
-        number(line, record.calls);
+        number(line, calls);
     }
     line.extend_from_slice(b",\"duration_ms\":");
     milliseconds(line, record.duration);
@@ -386,7 +385,7 @@ const fn protocol(version: Version) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use portcullis_agent_manager::{FailureReason, Phase};
+    use portcullis_agent_manager::{FailureReason, Phase, RecordedVerdict};
     use portcullis_config::FailureMode;
 
     fn record(verdict: RecordedVerdict) -> Record {
@@ -408,18 +407,18 @@ mod tests {
             reason: FailureReason::Timeout,
             mode: FailureMode::Open,
         };
-        for (verdict, name, failure) in [
-            (RecordedVerdict::Block, "block", None),
-            (failed, "failed", Some("timeout")),
+        let refused = RecordedVerdict::Refused(FailureReason::Oversize);
+        for (verdict, name, failure, mode) in [
+            (RecordedVerdict::Block, "block", None, None),
+            (failed, "failed", Some("timeout"), Some("open")),
+            (refused, "failed", Some("oversize"), None),
         ] {
             let mut line = Vec::new();
             json_record(&mut line, &record(verdict));
             let value: serde_json::Value = serde_json::from_slice(&line).unwrap();
             assert_eq!(value["verdict"], name);
-            assert_eq!(
-                value.get("failure").and_then(|failure| failure.as_str()),
-                failure
-            );
+            let text = |name: &str| value.get(name).and_then(|text| text.as_str());
+            assert_eq!((text("failure"), text("failure_mode")), (failure, mode));
             assert_eq!(value["duration_ms"], 1.234);
             assert_eq!(value["reason"], "rule:\"1\"");
             assert_eq!(value["tags"][0], "bot");

@@ -12,7 +12,7 @@ use crate::{
     strict,
     telemetry::metrics::Metrics,
 };
-use http::{HeaderValue, Version, header, request::Parts};
+use http::{HeaderValue, Method, Version, header, request::Parts};
 use pingora::{
     Error, ErrorType::InternalError, OrErr, Result, http::RequestHeader, proxy::Session,
 };
@@ -113,6 +113,11 @@ fn prepare(session: &mut Session, request: &mut Request) -> Result<()> {
         Some(route) if upgrade != Upgrade::None && !may_upgrade(route, upgrade) => {
             refuse(request, 403, "upgrade_not_allowed");
         }
+        Some(_) if upgrade == Upgrade::WebSocket && !is_handshake(session.req_header()) => {
+            // Where the body ends and the frames begin, the upstream may see elsewhere than we do.
+            session.set_keepalive(None);
+            refuse(request, 400, "upgrade_with_body");
+        }
         Some(_) => {}
     }
     Ok(())
@@ -207,6 +212,14 @@ fn wants_upgrade(head: &RequestHeader) -> Upgrade {
         }
     }
     wanted
+}
+
+/// A handshake is a GET (RFC 6455 section 4.1) without a body.
+fn is_handshake(head: &RequestHeader) -> bool {
+    let length = head.headers.get(header::CONTENT_LENGTH);
+    head.method == Method::GET
+        && !head.headers.contains_key(header::TRANSFER_ENCODING)
+        && length.is_none_or(|length| length.as_bytes().iter().all(|digit| *digit == b'0'))
 }
 
 fn may_upgrade(route: &Route, upgrade: Upgrade) -> bool {

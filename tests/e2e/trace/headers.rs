@@ -2,7 +2,7 @@
 
 use super::{BOTH, PREVIOUS, Scene, TOKEN, line, told};
 use crate::{
-    harness::{Proxy, Response, http2},
+    harness::{Answer, Origin, Proxy, Response, TestAgent, http2},
     websocket::UPGRADE,
 };
 use bytes::Bytes;
@@ -138,6 +138,11 @@ fn assert_told(response: &Response, path: &str, status: u16, parts: &[&str]) {
         Some("x-agent-trace-token"),
         "{path}"
     );
+    assert_eq!(
+        response.header_values("cache-control"),
+        ["no-store"],
+        "{path}"
+    );
 }
 
 #[test]
@@ -194,9 +199,74 @@ fn without_the_right_token_nothing_is_said() {
 }
 
 #[test]
+fn caches_keep_nothing_of_a_traced_response() {
+    let origin = Origin::answering(|request| {
+        let fields = [
+            ("cache-control", "public, max-age=600"),
+            ("cdn-cache-control", "max-age=600"),
+            ("example-cdn-cache-control", "max-age=600"),
+            ("surrogate-control", "max-age=600"),
+            ("vary", "accept"),
+            ("etag", "\"1\""),
+        ];
+        match request.header("if-none-match") {
+            Some(_) => Answer::raw(
+                "HTTP/1.1 304 Not Modified\r\ncache-control: public, max-age=600\r\nexample-cdn-cache-control: max-age=600\r\nvary: accept\r\netag: \"1\"\r\n\r\n",
+            ),
+            None => Answer::with(200, &fields, b"ok"),
+        }
+    });
+    let reader = TestAgent::named("reader").start();
+    let proxy = Proxy::builder(format!(
+        r#"
+        observability {{ log format="json"; verdict-trace token="{TOKEN}" }}
+        routes {{
+            route "bodies" {{ match {{ path-prefix "/bodies" }}; filters {{ agent "reader" }}; upstream "origin" }}
+            route "plain" {{ upstream "origin" }}
+        }}
+        "#
+    ))
+    .origin(&origin)
+    .agent_with(&reader, "timeout \"5s\"; inspect { request-headers; response-body \"stream\" }")
+    .start();
+    proxy.wait_ready();
+    for path in ["/plain", "/bodies"] {
+        for (lines, status) in [(&[][..], 200), (&["if-none-match: \"1\""], 304)] {
+            let plain = proxy.get_with(path, lines);
+            assert_eq!((plain.status, told(&plain)), (status, None), "{path}");
+            assert_eq!(plain.header("cache-control"), Some("public, max-age=600"));
+            assert_eq!(
+                plain.header("example-cdn-cache-control"),
+                Some("max-age=600")
+            );
+            assert_eq!(plain.header_values("vary"), ["accept"]);
+            let token = line(TOKEN);
+            let traced = proxy.get_with(path, &[&[&*token], lines].concat());
+            assert_eq!(traced.status, status, "{path}");
+            assert!(told(&traced).is_some(), "{path} {status}");
+            assert_eq!(
+                traced.header_values("cache-control"),
+                ["no-store"],
+                "{path}"
+            );
+            assert_eq!(
+                traced.header_values("vary"),
+                ["accept", "x-agent-trace-token"]
+            );
+            let names = traced
+                .headers
+                .iter()
+                .map(|(name, _)| name.to_ascii_lowercase());
+            let left: Vec<_> = names.filter(|name| name.ends_with("-control")).collect();
+            assert_eq!(left, ["cache-control"], "{path} {status}");
+        }
+    }
+}
+
+#[test]
 fn an_upgrade_and_an_answer_before_there_is_a_route_are_traced() {
-    let origin = crate::harness::Origin::answering(crate::websocket::shouting);
-    let judge = crate::harness::TestAgent::named("judge").start();
+    let origin = Origin::answering(crate::websocket::shouting);
+    let judge = TestAgent::named("judge").start();
     let proxy = Proxy::builder(format!(
         r#"
         observability {{ log format="json"; verdict-trace token="{TOKEN}" }}
@@ -235,9 +305,8 @@ fn an_upgrade_and_an_answer_before_there_is_a_route_are_traced() {
 
 #[test]
 fn the_line_is_bounded_and_clean_whatever_agents_say() {
-    use crate::harness::TestAgent;
     use portcullis_agent_protocol::Decision;
-    let origin = crate::harness::Origin::start();
+    let origin = Origin::start();
     let words = |word: &str| {
         (0..20).fold(Decision::allow(), |decision, number| {
             decision.reason(format!("{number}{}", word.repeat(50)))

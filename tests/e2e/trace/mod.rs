@@ -1,5 +1,6 @@
 //! What is told about single requests: verdicts beside the response, for those who know the token, and `portcullis why`.
 
+mod aside;
 mod headers;
 mod secret;
 mod why;

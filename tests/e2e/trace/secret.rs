@@ -1,7 +1,8 @@
 //! The token is seen by nobody: neither by agents nor upstreams nor in what the proxy says of itself.
 
 use super::{BOTH, PREVIOUS, Scene, TOKEN, line};
-use crate::harness::{Proxy, RawClient};
+use crate::harness::{Proxy, RawClient, eventually, http2};
+use bytes::Bytes;
 use serde_json::Value;
 
 /// Everything that somebody can see, and where.
@@ -87,7 +88,7 @@ fn nobody_sees_the_token_and_why_shows_no_values() {
     ));
     assert_eq!(client.response().status, 400);
     asked += 1;
-    crate::harness::eventually("all lines", || {
+    eventually("all lines", || {
         (proxy.access_lines().len() >= asked).then_some(())
     });
     let seen = seen(&scene, &proxy);
@@ -108,6 +109,42 @@ fn nobody_sees_the_token_and_why_shows_no_values() {
         let places = places_of(value, &seen);
         assert!(places.contains(&"upstream".to_owned()), "{value}");
         assert!(!places.contains(&"why".to_owned()), "{value}: {places:?}");
+    }
+}
+
+#[test]
+fn the_log_shows_no_heads_unless_pingora_is_named() {
+    let scene = Scene::new();
+    let headers = [&*line(TOKEN), "authorization: Bearer hush-hush"];
+    for (directives, expected) in [("trace", false), ("trace,pingora=trace", true)] {
+        let proxy = scene.builder(BOTH, "").log(directives).start();
+        proxy.wait_ready();
+        assert_eq!(proxy.get_with("/plain", &headers).status, 200);
+        let answers = http2::exchange(
+            proxy.address_of("http"),
+            vec![
+                http::Request::get("http://test/plain")
+                    .header("authorization", "Bearer hush-hush")
+                    .header("x-agent-trace-token", TOKEN)
+                    .body(Bytes::new())
+                    .unwrap(),
+            ],
+        );
+        assert_eq!(answers[0].as_ref().unwrap().status(), 200);
+        eventually("both lines", || {
+            (proxy.access_lines().len() >= 2).then_some(())
+        });
+        // The level is in effect.
+        let log = proxy.log_text();
+        assert!(
+            log.contains("\"TRACE\"") || log.contains("\"DEBUG\""),
+            "{log}"
+        );
+        for secret in ["token-is-secret", "hush-hush"] {
+            let shown = |line: &&str| line.contains(secret);
+            let shown = log.lines().find(shown);
+            assert_eq!(shown.is_some(), expected, "{directives}: {shown:?}");
+        }
     }
 }
 

@@ -5,10 +5,10 @@ use crate::harness::{Proxy, RawClient, Response};
 use serde_json::{Value, json};
 use std::process::Command;
 
-const ADMIN: &str = "admin { address \"127.0.0.1:0\" }";
+pub(super) const ADMIN: &str = "admin { address \"127.0.0.1:0\" }";
 
 /// Exit code, standard output and standard error.
-fn why(arguments: &[&str]) -> (Option<i32>, String, String) {
+pub(super) fn why(arguments: &[&str]) -> (Option<i32>, String, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_portcullis"))
         .arg("why")
         .args(arguments)
@@ -24,7 +24,7 @@ fn why(arguments: &[&str]) -> (Option<i32>, String, String) {
 }
 
 /// Waits until a request is over, and asks about it.
-fn explained(proxy: &Proxy, id: &str) -> Option<Value> {
+pub(super) fn explained(proxy: &Proxy, id: &str) -> Option<Value> {
     proxy.access_line(|line| line["request_id"] == id);
     let admin = proxy.address_of("admin").to_string();
     let (code, output, _) = why(&[id, "--admin", &admin, "--json"]);
@@ -34,7 +34,7 @@ fn explained(proxy: &Proxy, id: &str) -> Option<Value> {
     Some(answer["requests"][0].clone())
 }
 
-fn id_of(response: &Response) -> String {
+pub(super) fn id_of(response: &Response) -> String {
     response.header("x-request-id").unwrap().to_owned()
 }
 

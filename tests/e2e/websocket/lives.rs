@@ -2,7 +2,9 @@
 
 use super::{
     inspected,
-    peers::{Server, Step, by_hand, connect, described, echo, frame, next_frame, upgraded},
+    peers::{
+        Server, Step, by_hand, by_library, connect, described, echo, frame, next_frame, upgraded,
+    },
 };
 use crate::harness::{
     TestAgent,
@@ -15,7 +17,7 @@ use std::{
     io::{Read, Write},
     time::{Duration, Instant},
 };
-use tungstenite::Message;
+use tungstenite::{Message, protocol::Role};
 
 #[test]
 fn silent_sockets_have_a_limit_of_their_own() {
@@ -25,7 +27,7 @@ fn silent_sockets_have_a_limit_of_their_own() {
     let proxy = inspected(
         &agent,
         &server,
-        "timeouts { response-header \"100ms\"; idle \"100ms\" }; websocket { idle \"400ms\" }",
+        "timeouts { response-header \"100ms\"; idle \"100ms\" }; websocket { idle \"1s\" }",
     )
     .listener("timeouts { request-body-idle \"100ms\"; keepalive \"100ms\" }")
     .start();
@@ -33,14 +35,14 @@ fn silent_sockets_have_a_limit_of_their_own() {
     let mut client = connect(proxy.address_of("http"), "/ws/idle");
     let begun = Instant::now();
     // Pings keep it open.
-    while begun.elapsed() < Duration::from_millis(600) {
+    while begun.elapsed() < Duration::from_millis(1500) {
         std::thread::sleep(Duration::from_millis(100));
         client.send(Message::Ping("".into())).unwrap();
         assert_eq!(described(&client.read()), "pong ");
     }
     let last = Instant::now();
     assert_eq!(described(&client.read()), "close 1001 idle");
-    assert!(last.elapsed() >= Duration::from_millis(350));
+    assert!(last.elapsed() >= Duration::from_millis(900));
     assert_eq!(described(&client.read()), "end");
     let seen = server.saw("/ws/idle");
     assert_eq!(
@@ -240,4 +242,46 @@ fn the_end_of_the_process_closes_sockets_when_the_grace_is_over() {
     eventually("the agent was told", || {
         (agent.seen("request_complete").len() == 1).then_some(())
     });
+}
+
+/// Nothing of what waits for an agent is lost or passes unjudged because the client says no more.
+#[test]
+fn what_the_upstream_has_sent_goes_on_behind_the_end_of_the_client() {
+    let server = Server::start(|stream, _| {
+        let mut socket = by_library(stream, Role::Server);
+        let mut seen = vec![described(&socket.read())];
+        for text in ["one", "two", "three"] {
+            socket.send(Message::text(text)).unwrap();
+        }
+        seen.push(described(&socket.read()));
+        seen
+    });
+    let agent = TestAgent::named("frames")
+        .then(
+            Phase::Frames,
+            When::Holds("one".to_owned()),
+            Reaction::late(&Decision::allow()),
+        )
+        .start();
+    let proxy = inspected(&agent, &server, "websocket").start();
+    proxy.wait_ready();
+    let (mut client, _) = upgraded(proxy.address_of("http"), "/ws/half", "");
+    client.write_all(&frame(0x81, b"go", true)).unwrap();
+    agent.saw(|told| told["data"] == "one");
+    // The others wait behind it: their heads, their data, and the data that is judged.
+    let behind = (2 + "two".len() + 2 + "three".len() + "one".len()) as f64;
+    proxy.wait_metric("portcullis_buffer_memory_used_bytes", behind);
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    // The server has heard it, and so has everybody before it.
+    assert_eq!(server.saw("/ws/half")[0], "text go");
+    agent.release();
+    for text in ["one", "two", "three"] {
+        let expected = Some((0x81, text.as_bytes().to_vec()));
+        assert_eq!(next_frame(&mut client), expected);
+    }
+    let frames = agent.seen("websocket_frame");
+    assert_eq!(frames.len(), 4, "{frames:?}");
+    let line = proxy.access_line_of("/ws/half");
+    assert_eq!(line["agents"][0]["verdict"], "allow", "{line}");
+    proxy.wait_metric("portcullis_buffer_memory_used_bytes", 0.0);
 }

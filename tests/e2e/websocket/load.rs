@@ -1,10 +1,7 @@
 //! Many sockets at once: everything comes back, in its order.
 
-use super::{
-    inspected,
-    peers::{Server, by_library, connect, described},
-};
-use crate::harness::TestAgent;
+use super::peers::{Server, by_library, connect, described};
+use crate::harness::{Proxy, TestAgent};
 use std::{
     thread,
     time::{Duration, Instant},
@@ -43,9 +40,20 @@ fn many_sockets_keep_their_messages_and_their_order() {
         Vec::new()
     });
     let agent = TestAgent::named("frames").quiet().start();
-    let proxy = inspected(&agent, &server, "websocket")
-        .listener("limits { connections-per-client 5000 }")
-        .start();
+    // Every socket asks about a frame at any time, in both directions.
+    let most = 4 * sockets;
+    let proxy = Proxy::builder(
+        "routes { route \"live\" { filters { agent \"frames\" }; upstream \"origin\"; websocket } }",
+    )
+    .upstream("origin", &server.target())
+    .agent_with(
+        &agent,
+        &format!(
+            "timeout \"10s\"; max-concurrent-calls {most} queue={most}; inspect {{ request-headers; websocket-frames }}"
+        ),
+    )
+    .listener("limits { connections-per-client 5000 }")
+    .start();
     proxy.wait_ready();
     let address = proxy.address_of("http");
     let end = Instant::now() + Duration::from_secs(seconds);

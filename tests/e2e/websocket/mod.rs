@@ -1,6 +1,7 @@
 //! Upgrades: WebSocket passes where a route says so, and nothing else does. Where agents see frames, they decide about them.
 
 mod conformance;
+mod explained;
 mod failures;
 mod frame_guard;
 mod lives;
@@ -158,6 +159,47 @@ fn elsewhere_an_upgrade_is_403() {
         assert_eq!(line["reason"], "upgrade_not_allowed", "{name}");
     }
     assert_eq!(origin.connections(), 0);
+}
+
+#[test]
+fn an_upgrade_with_a_body_is_400() {
+    let origin = Origin::answering(shouting);
+    let server = Server::echoing();
+    let agent = TestAgent::named("frames").start();
+    for proxy in [
+        Proxy::builder(ROUTES).origin(&origin).start(),
+        inspected(&agent, &server, "websocket").start(),
+    ] {
+        proxy.wait_ready();
+        for (name, request) in [
+            (
+                "of a length",
+                format!("GET /ws HTTP/1.1\r\n{UPGRADE}content-length: 5\r\n\r\n"),
+            ),
+            (
+                "in chunks",
+                format!("GET /ws HTTP/1.1\r\n{UPGRADE}transfer-encoding: chunked\r\n\r\n"),
+            ),
+            (
+                "and no GET",
+                format!("POST /ws HTTP/1.1\r\n{UPGRADE}content-length: 0\r\n\r\n"),
+            ),
+        ] {
+            let mut client = proxy.client();
+            let response = client.send(request).response();
+            assert_eq!(response.status, 400, "{name}");
+            client.expect_closed();
+            let id = response.header("x-request-id").unwrap();
+            let line = proxy.access_line(|line| line["request_id"] == id);
+            assert_eq!(line["reason"], "upgrade_with_body", "{name}");
+        }
+    }
+    assert_eq!(origin.connections(), 0);
+    // No body at all may be said in words.
+    let proxy = Proxy::builder(ROUTES).origin(&origin).start();
+    let request = format!("GET /ws HTTP/1.1\r\n{UPGRADE}content-length: 0\r\n\r\n");
+    let head = proxy.client().send(request).read_head().unwrap();
+    assert!(head.starts_with("HTTP/1.1 101"), "{head}");
 }
 
 #[test]

@@ -190,7 +190,12 @@ impl Health {
             return typed(StatusCode::NOT_FOUND, "application/json", body);
         }
         let mut body = b"{\"requests\":[".to_vec();
-        body.extend(found.join(&b","[..]));
+        for (position, json) in found.iter().enumerate() {
+            if position > 0 {
+                body.push(b',');
+            }
+            body.extend_from_slice(json);
+        }
         body.extend_from_slice(b"]}");
         typed(StatusCode::OK, "application/json", body)
     }
@@ -294,7 +299,8 @@ impl ServeHttp for ProbesApp {
     }
 }
 
-/// The same and `/status`, for the operator at this machine.
+/// The same with what is missing, `/status`, `/shadow` for `portcullis shadow report` and `/requests/ID` for `portcullis why`;
+/// for the operator at this machine.
 struct AdminApp {
     health: Arc<Health>,
     /// Whether the listener can be reached by a browser, whose pages must not be able to ask.

@@ -127,6 +127,10 @@ pub(super) async fn serve(
                             // What was a request is a conversation now; it ends with the connection.
                             is_upgraded = true;
                             session.set_read_timeout(None);
+                            // Otherwise a client that reads slowly would be cut off in the middle of large frames.
+                            let route = request.route.as_deref();
+                            let socket = route.and_then(|route| route.websocket);
+                            session.set_write_timeout(socket.map(|socket| socket.idle));
                             reader = Reader::new(u64::MAX, false, false);
                             wants_more = true;
                         }

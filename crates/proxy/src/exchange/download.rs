@@ -318,6 +318,10 @@ impl Download<'_> {
         let (Some(settings), Some(metrics)) = (self.route.websocket, &self.route.sockets) else {
             return Err(Halt::Lost);
         };
+        if self.request.has_body {
+            // It was refused before: nobody could say where the body ends and the frames begin.
+            return Err(Halt::Lost);
+        }
         let compressed = extension::agreed(&self.offered, &head.headers).map_err(|_| {
             let why = "an extension that was not offered";
             Halt::Failed(Error::explain(InvalidHTTPHeader, why).into_up())

@@ -24,6 +24,7 @@ use pingora::protocols::http::HttpTask;
 use portcullis_config::WebSocket;
 pub(crate) use run::SocketRun;
 use std::{
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -32,11 +33,14 @@ use std::{
 };
 use tokio::{
     sync::{Notify, mpsc},
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until, timeout_at},
 };
 
 /// When we close, or both sides have, whoever does not end the connection within this time has it ended.
 const CLOSES_WITHIN: Duration = Duration::from_secs(1);
+
+/// For the end of what goes to the client, when closing has taken all of that time.
+const LAST_WORD: Duration = Duration::from_millis(100);
 
 /// The process waits so long for its sockets to be closed.
 pub(crate) const SOCKETS_CLOSE_WITHIN: Duration = Duration::from_millis(1500);
@@ -59,6 +63,9 @@ pub(super) struct Tunnel<'a> {
     pub(super) run: &'a SocketRun,
     pub(super) activity: Activity,
 }
+
+type Up = Half<mpsc::Receiver<Received>, ToUpstream>;
+type Down = Half<mpsc::Receiver<HttpTask>, ToClient>;
 
 /// When something came last, and how much of the closing handshake has.
 pub(super) struct Activity {
@@ -110,8 +117,8 @@ impl Activity {
 
 /// How a socket ends.
 enum Ending {
-    /// One side has ended its connection.
-    Ended(FrameDirection),
+    /// A side has ended its connection.
+    Ended,
     /// The connection of one side is lost.
     Halted(Halt),
     /// Both have closed, and neither ends the connection.
@@ -166,10 +173,39 @@ impl Tunnel<'_> {
             ToClient(to_client),
             Held::new(self.memory),
         );
-        let ending = tokio::select! {
+        let ending = self.carry_both(&mut up, &mut down).await;
+        let ended = self.end(ending, &mut up, &mut down).await;
+        self.run.closed(down.closed().or(up.closed()));
+        ended
+    }
+
+    async fn carry_both(&self, up: &mut Up, down: &mut Down) -> Ending {
+        let mut ups = pin!(up.carry(self));
+        // What it has in hand is nowhere else, so it is never begun anew.
+        let mut downs = pin!(down.carry(self));
+        let first = tokio::select! {
             biased;
-            end = up.carry(self) => self.ending(FrameDirection::ClientToServer, end),
-            end = down.carry(self) => self.ending(FrameDirection::ServerToClient, end),
+            end = &mut ups => end,
+            end = &mut downs => return self.ending(FrameDirection::ServerToClient, end),
+            ending = self.ended_from_here() => return ending,
+        };
+        if !matches!(first, End::Ended | End::Deaf) {
+            return self.ending(FrameDirection::ClientToServer, first);
+        }
+        // Nothing more goes to the upstream. What has come from it still goes on.
+        tokio::select! {
+            biased;
+            end = &mut downs => match end {
+                End::Lost(_) => Ending::Ended,
+                end => self.ending(FrameDirection::ServerToClient, end),
+            },
+            ending = self.ended_from_here() => ending,
+        }
+    }
+
+    /// Waits until it is neither of the sides that ends the socket.
+    async fn ended_from_here(&self) -> Ending {
+        tokio::select! {
             closed = self.activity.silence(self.settings.idle) => match closed {
                 true => Ending::Closed,
                 false => {
@@ -181,16 +217,14 @@ impl Tunnel<'_> {
                 self.run.ended_by_us("shutting_down");
                 Ending::both(close::GOING_AWAY, "shutting down")
             }
-        };
-        let ended = self.end(ending, &mut up, &mut down).await;
-        self.run.closed(down.closed().or(up.closed()));
-        ended
+        }
     }
 
     /// What the end of one direction means for the socket.
     fn ending(&self, direction: FrameDirection, end: End) -> Ending {
         match end {
-            End::Ended => Ending::Ended(direction),
+            End::Ended => Ending::Ended,
+            End::Deaf => Ending::Halted(Halt::Lost),
             End::Lost(halt) => Ending::Halted(halt),
             End::Close { code, said } => Ending::both(code, &said),
             End::Broken(violation) => {
@@ -221,24 +255,11 @@ impl Tunnel<'_> {
         }
     }
 
-    async fn end(
-        &self,
-        ending: Ending,
-        up: &mut Half<mpsc::Receiver<Received>, ToUpstream>,
-        down: &mut Half<mpsc::Receiver<HttpTask>, ToClient>,
-    ) -> Result<(), Halt> {
+    async fn end(&self, ending: Ending, up: &mut Up, down: &mut Down) -> Result<(), Halt> {
+        let by = Instant::now() + CLOSES_WITHIN;
         match ending {
             Ending::Halted(halt) => return Err(halt),
-            Ending::Closed | Ending::Ended(FrameDirection::ServerToClient) => {}
-            Ending::Ended(FrameDirection::ClientToServer) => {
-                // The upstream's side ends with it, when all that came before has been written.
-                let rest = async {
-                    if up.sink.finish().await {
-                        let _ = down.carry(self).await;
-                    }
-                };
-                let _ = timeout(CLOSES_WITHIN, rest).await;
-            }
+            Ending::Closed | Ending::Ended => {}
             Ending::Close {
                 client,
                 upstream,
@@ -255,10 +276,10 @@ impl Tunnel<'_> {
                         down.drain(broken == Some(FrameDirection::ServerToClient))
                     );
                 };
-                let _ = timeout(CLOSES_WITHIN, closing).await;
+                let _ = timeout_at(by, closing).await;
             }
         }
-        let done = timeout(CLOSES_WITHIN, down.sink.finish()).await;
+        let done = timeout_at(by.max(Instant::now() + LAST_WORD), down.sink.finish()).await;
         match done {
             Ok(true) => Ok(()),
             Ok(false) | Err(_) => Err(Halt::Lost),

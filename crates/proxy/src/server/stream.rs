@@ -13,9 +13,11 @@ use pingora::{
     },
 };
 use std::{
-    fmt, io,
+    fmt,
+    future::Future,
+    io,
     os::fd::AsRawFd,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{Arc, LazyLock},
     task::{Context, Poll, Waker, ready},
     time::Duration,
@@ -344,6 +346,11 @@ impl fmt::Debug for EdgeStream {
     }
 }
 
+/// Polls a timer whatever is left of the task's budget of tokio's: without any, it would not be armed, and nobody would notice.
+fn arm(timer: &mut Pin<Box<Sleep>>, cx: &mut Context<'_>) -> Poll<()> {
+    pin!(tokio::task::unconstrained(timer.as_mut())).poll(cx)
+}
+
 /// What is known of the head that is awaited.
 struct HeadWatch {
     deadline: Instant,
@@ -401,9 +408,9 @@ impl LazyTimer {
             timer.as_mut().reset(deadline);
         }
         // A timer that is set to an earlier time wakes the task once for nothing, and is moved then.
-        if timer.as_mut().poll(cx).is_ready() {
+        if arm(timer, cx).is_ready() {
             timer.as_mut().reset(deadline);
-            let _ = timer.as_mut().poll(cx);
+            let _ = arm(timer, cx);
         }
         Poll::Pending
     }
@@ -417,5 +424,39 @@ impl LazyTimer {
                 .sleep
                 .as_ref()
                 .is_some_and(|timer| timer.deadline() <= deadline && !timer.is_elapsed())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_timer_is_armed_also_when_the_task_has_done_much() {
+        let begun = Instant::now();
+        let mut timer = LazyTimer::default();
+        for seconds in [5, 9, 7] {
+            let deadline = begun + Duration::from_secs(seconds);
+            // The next poll finds nothing left of the budget.
+            poll_fn(|cx| {
+                while tokio::task::coop::has_budget_remaining() {
+                    if pin!(tokio::task::coop::consume_budget())
+                        .poll(cx)
+                        .is_pending()
+                    {
+                        break;
+                    }
+                }
+                let _ = timer.poll_until(cx, deadline);
+                Poll::Ready(())
+            })
+            .await;
+            let waited = poll_fn(|cx| timer.poll_until(cx, deadline));
+            tokio::time::timeout(Duration::from_secs(60), waited)
+                .await
+                .unwrap();
+            assert!(Instant::now() >= deadline);
+        }
     }
 }

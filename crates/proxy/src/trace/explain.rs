@@ -31,8 +31,8 @@ pub(crate) struct Explained<'a> {
 }
 
 impl Explained<'_> {
-    /// Whether somebody may ask about it: an agent did not let it pass, or has failed, or it was refused or failed here, or
-    /// whoever sent it may see verdicts.
+    /// Whether somebody may ask about it: an agent did not let it pass, or would not have in the shadow, or has failed, or it was refused or failed here, as a
+    /// socket too, or whoever sent it may see verdicts.
     pub(crate) fn is_worth_keeping(&self) -> bool {
         let is_of_interest = |record: &Record| {
             !matches!(
@@ -40,9 +40,23 @@ impl Explained<'_> {
                 RecordedVerdict::Allow | RecordedVerdict::ClientGone
             )
         };
-        // A client that leaves has no page with an id to ask about.
-        let left = self.request.reason == Some("client_gone");
-        let has_failed = !left && (self.aborted || self.request.reason.is_some());
+        // Where a shadow agent disagrees, it or the other did not let it pass; so what its report lists can be explained.
+        let would_stop = |record: &Record| match record.verdict {
+            RecordedVerdict::Block
+            | RecordedVerdict::Redirect
+            | RecordedVerdict::Challenge
+            | RecordedVerdict::Drop
+            | RecordedVerdict::Close => true,
+            RecordedVerdict::Allow
+            | RecordedVerdict::Cancelled
+            | RecordedVerdict::ClientGone
+            | RecordedVerdict::Skipped
+            | RecordedVerdict::Failed { .. }
+            | RecordedVerdict::Refused(_) => false,
+        };
+        // A client that leaves has no page with an id to ask about, and a process that ends cannot be asked any more.
+        let is_moot = matches!(self.reason, Some("client_gone" | "shutting_down"));
+        let has_failed = !is_moot && (self.aborted || self.reason.is_some());
         let is_our_error = self.request.upstream.status.is_none()
             && self.status.is_some_and(|status| status >= 400);
         self.request.traced
@@ -50,6 +64,7 @@ impl Explained<'_> {
             || is_our_error
             || has_failed
             || self.records.iter().any(is_of_interest)
+            || self.shadow.iter().any(would_stop)
     }
 
     /// All that is known of it, as JSON.
@@ -69,6 +84,7 @@ impl Explained<'_> {
             "agents": self.agents(),
             "headers": self.headers(),
             "upstream": self.upstream(),
+            "websocket": self.websocket(),
             "answer": {
                 "status": self.status,
                 "blocked_by": self.ended_by.map(|by| by.agent.as_str()),
@@ -80,6 +96,16 @@ impl Explained<'_> {
             },
         });
         serde_json::to_vec(&value).unwrap_or_default()
+    }
+
+    /// What became of the socket, where agents saw its frames.
+    fn websocket(&self) -> Option<Value> {
+        let socket = self.request.socket.get()?;
+        Some(json!({
+            "frames_in": socket.frames_in(),
+            "frames_out": socket.frames_out(),
+            "close_code": socket.close_code(),
+        }))
     }
 
     fn agents(&self) -> Vec<Value> {
@@ -209,30 +235,17 @@ impl When {
     }
 }
 
-/// A verdict, or that there was none, which failure it was, and the mode that decided, where it did.
-pub(super) const fn outcome(
-    verdict: RecordedVerdict,
-) -> (&'static str, Option<&'static str>, Option<&'static str>) {
-    match verdict {
-        RecordedVerdict::Failed { reason, mode } => {
-            ("failed", Some(reason.name()), Some(mode.name()))
-        }
-        RecordedVerdict::Refused(reason) => ("failed", Some(reason.name()), None),
-        verdict => (verdict.name(), None, None),
-    }
-}
-
 fn record(record: &Record, is_shadow: bool) -> Value {
-    let (verdict, failure, mode) = outcome(record.verdict);
+    let told = record.verdict.told();
     json!({
         "name": record.agent.as_str(),
         "phase": record.phase.name(),
-        "verdict": verdict,
-        "failure": failure,
-        "failure_mode": mode,
+        "verdict": told.verdict,
+        "failure": told.failure,
+        "failure_mode": told.failure_mode,
         "reason": record.reason,
         "tags": record.tags,
-        "calls": record.calls,
+        "calls": (!record.cached).then_some(record.calls),
         "cached": record.cached,
         "shadow": is_shadow,
         "duration_ms": milliseconds(record.duration),

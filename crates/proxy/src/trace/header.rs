@@ -1,7 +1,6 @@
 //! The headers of a traced response: `X-Agent-Trace`, a list of structured fields (RFC 9651, which RFC 8941 can read), and
 //! `Server-Timing`.
 
-use super::explain::outcome;
 use crate::request::{Begun, Request, UpstreamRun};
 use http::HeaderValue;
 use portcullis_agent_manager::Record;
@@ -85,16 +84,19 @@ fn of_request(request: &Request, begun: &Begun) -> Option<String> {
 }
 
 fn of_record(record: &Record, is_shadow: bool) -> Option<String> {
-    let (verdict, failure, mode) = outcome(record.verdict);
+    let told = record.verdict.told();
     let reason = record.reason.as_deref().map(printable);
-    let calls = (record.calls != 1).then_some(RefBareItem::Integer(record.calls.into()));
+    let calls = record.unusual_calls();
     let parameters = [
         ("phase", Some(RefBareItem::Token(record.phase.name()))),
-        ("verdict", Some(RefBareItem::Token(verdict))),
-        ("failure", failure.map(RefBareItem::Token)),
-        ("mode", mode.map(RefBareItem::Token)),
+        ("verdict", Some(RefBareItem::Token(told.verdict))),
+        ("failure", told.failure.map(RefBareItem::Token)),
+        ("mode", told.failure_mode.map(RefBareItem::Token)),
         ("reason", reason.as_deref().map(RefBareItem::String)),
-        ("calls", calls),
+        (
+            "calls",
+            calls.map(|calls| RefBareItem::Integer(calls.into())),
+        ),
         (
             "cached",
             record.cached.then_some(RefBareItem::Boolean(true)),
@@ -204,6 +206,7 @@ mod tests {
             );
         }
         let known = Record {
+            calls: 0,
             cached: true,
             ..record(RecordedVerdict::Allow, None)
         };

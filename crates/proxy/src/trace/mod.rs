@@ -9,7 +9,10 @@ pub(crate) use explain::Explained;
 pub(crate) use recent::Recent;
 
 use crate::request::{Request, UpstreamRun};
-use http::{HeaderName, header::VARY};
+use http::{
+    HeaderName, HeaderValue,
+    header::{CACHE_CONTROL, VARY},
+};
 use pingora::{
     Result,
     http::{RequestHeader, ResponseHeader},
@@ -21,6 +24,8 @@ use subtle::ConstantTimeEq;
 const TOKEN: HeaderName = HeaderName::from_static("x-agent-trace-token");
 const TRACE: HeaderName = HeaderName::from_static("x-agent-trace");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+/// What caches of a kind obey instead of `Cache-Control`; the first one also as the end of a vendor's name (RFC 9213).
+const FOR_CACHES_OF_A_KIND: [&str; 2] = ["cdn-cache-control", "surrogate-control"];
 
 /// What of this a configuration wants.
 pub(crate) struct Settings {
@@ -102,7 +107,22 @@ pub(crate) fn stamp(
     }
     head.insert_header(TRACE, header::verdicts(request, begun))?;
     head.append_header(SERVER_TIMING, header::timing(request, begun, upstream))?;
-    // A cache between us and the client gives it to nobody else (RFC 9111 section 4.1).
+    keep_from_caches(head)
+}
+
+/// Caches between us and the client give it to nobody else. `Vary` alone would let them write what a 304 says over what they
+/// have stored for others (RFC 9111 section 4.3.4).
+fn keep_from_caches(head: &mut ResponseHeader) -> Result<()> {
+    let is_for_some = |name: &&HeaderName| {
+        let mut known = FOR_CACHES_OF_A_KIND.iter();
+        known.any(|known| name.as_str().ends_with(known))
+    };
+    let names: SmallVec<[HeaderName; 1]> =
+        head.headers.keys().filter(is_for_some).cloned().collect();
+    for name in names {
+        head.remove_header(&name);
+    }
+    head.insert_header(CACHE_CONTROL, HeaderValue::from_static("no-store"))?;
     head.append_header(VARY, TOKEN.as_str())?;
     Ok(())
 }

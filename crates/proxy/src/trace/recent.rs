@@ -4,11 +4,14 @@ use portcullis_config::RecentRequests;
 use std::{
     collections::VecDeque,
     mem::size_of,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 /// A proxy before us may give one id to many requests; so many of them are told.
 const MOST_FOUND: usize = 16;
+/// One request may take so much, in bytes: tags and reasons are in the words of agents. All that are found for an id fit into
+/// what `portcullis why` reads.
+const MOST_ENTRY: u64 = 256 << 10;
 
 /// Explanations as JSON, the oldest first.
 #[derive(Debug)]
@@ -27,7 +30,8 @@ struct Kept {
 #[derive(Debug)]
 struct Entry {
     id: Box<str>,
-    json: Box<[u8]>,
+    /// Shared with who asks for it, so that it is not copied while others wait.
+    json: Arc<[u8]>,
 }
 
 impl Entry {
@@ -61,7 +65,7 @@ impl Recent {
         drop(gone);
     }
 
-    /// Keeps a request. One that alone is too large is not kept.
+    /// Keeps a request. One that alone takes more than 256 KiB, or than all may, is not kept.
     pub(crate) fn keep(&self, id: &str, json: Vec<u8>) {
         let entry = Entry {
             id: id.into(),
@@ -71,7 +75,7 @@ impl Recent {
         let mut kept = self.lock();
         if kept
             .limits
-            .is_none_or(|limits| bytes > limits.bytes.bytes())
+            .is_none_or(|limits| bytes > limits.bytes.bytes().min(MOST_ENTRY))
         {
             return;
         }
@@ -84,7 +88,7 @@ impl Recent {
     }
 
     /// The requests of this id, the newest first; 16 at most.
-    pub(crate) fn find(&self, id: &str) -> Vec<Box<[u8]>> {
+    pub(crate) fn find(&self, id: &str) -> Vec<Arc<[u8]>> {
         let kept = self.lock();
         let found = kept.entries.iter().rev().filter(|entry| &*entry.id == id);
         found
@@ -153,6 +157,23 @@ mod tests {
         let found: Vec<_> = recent.find("b").iter().map(|json| json.to_vec()).collect();
         assert_eq!(found, [b"4".to_vec(), b"2".to_vec()]);
         assert!(recent.find("a").is_empty());
+    }
+
+    #[test]
+    fn what_is_found_is_not_copied() {
+        let recent = Recent::new(limits(3, 64));
+        recent.keep("a", b"{}".to_vec());
+        let (one, other) = (recent.find("a"), recent.find("a"));
+        assert!(Arc::ptr_eq(&one[0], &other[0]));
+    }
+
+    #[test]
+    fn one_request_does_not_take_it_all() {
+        let recent = Recent::new(limits(10, 1024));
+        recent.keep("a", b"{}".to_vec());
+        recent.keep("b", vec![b'x'; 256 << 10]);
+        recent.keep("c", vec![b'x'; 255 << 10]);
+        assert_eq!(ids(&recent), ["a", "c"]);
     }
 
     #[test]

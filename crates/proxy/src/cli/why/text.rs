@@ -48,6 +48,7 @@ fn of_request(text: &mut String, request: &Value) -> std::fmt::Result {
     list(text, "agents", &request["agents"], agent)?;
     list(text, "headers", &request["headers"], header)?;
     upstream(text, &request["upstream"])?;
+    socket(text, &request["websocket"])?;
     answer(text, &request["answer"])
 }
 
@@ -154,6 +155,20 @@ fn upstream(text: &mut String, upstream: &Value) -> std::fmt::Result {
     writeln!(text, ", attempts: {}", field("attempts"))
 }
 
+fn socket(text: &mut String, socket: &Value) -> std::fmt::Result {
+    if socket.is_null() {
+        return Ok(());
+    }
+    let field = |name: &str| one_line(&socket[name]);
+    writeln!(
+        text,
+        "websocket {} frames in, {} out, close code {}",
+        field("frames_in"),
+        field("frames_out"),
+        field("close_code")
+    )
+}
+
 fn answer(text: &mut String, answer: &Value) -> std::fmt::Result {
     let field = |name: &str| one_line(&answer[name]);
     match answer["status"].as_u64() {
@@ -222,6 +237,7 @@ mod tests {
         let lost = json!({
             "request_id": "id-2", "route": null, "agents": [], "headers": [],
             "upstream": {"id": "app", "address": "127.0.0.1:1", "status": null, "attempts": 1, "duration_ms": null},
+            "websocket": {"frames_in": 3, "frames_out": 1, "close_code": 1002},
             "answer": {"status": 502, "reason": "upstream_unreachable", "duration_ms": 1, "agents_ms": 0},
         });
         let body = json!({"requests": [blocked, lost]}).to_string();
@@ -247,6 +263,7 @@ mod tests {
                 "agents    none",
                 "headers   none",
                 "upstream  app at 127.0.0.1:1: no answer, attempts: 1",
+                "websocket 3 frames in, 1 out, close code 1002",
                 "answer    502, reason upstream_unreachable, after 1 ms (0 ms of them agents)",
             ],
         );

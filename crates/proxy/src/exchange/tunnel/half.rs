@@ -49,6 +49,8 @@ pub(super) enum End {
     /// The side has ended its connection, and all that it sent before has gone on.
     Ended,
     Lost(Halt),
+    /// The other side takes nothing any more.
+    Deaf,
     /// Agents, or what has become of them, close the socket.
     Close {
         code: u16,
@@ -108,7 +110,13 @@ impl<S: Source, K: Sink> Half<S, K> {
             let step = match self.reader.next() {
                 Err(violation) => ControlFlow::Break(End::Broken(violation)),
                 Ok(Some(frame)) => self.pass(tunnel, frame).await,
-                Ok(None) if self.ended => ControlFlow::Break(End::Ended),
+                Ok(None) if self.ended => {
+                    if self.direction == FrameDirection::ClientToServer {
+                        // The upstream's side ends with the client's, and may still have something to say.
+                        let _ = self.sink.finish().await;
+                    }
+                    ControlFlow::Break(End::Ended)
+                }
                 Ok(None) => {
                     let came = self.source.next().await;
                     self.take(tunnel, came)
@@ -130,8 +138,15 @@ impl<S: Source, K: Sink> Half<S, K> {
                 data
             }
         };
-        tunnel.activity.touch();
+        if !self.reader.is_closed() {
+            tunnel.activity.touch();
+        }
         self.reader.push(&data);
+        self.make_room(tunnel)
+    }
+
+    /// Accounts for what waits, if there is room for it.
+    fn make_room(&mut self, tunnel: &Tunnel<'_>) -> ControlFlow<End> {
         match self.account() {
             Ok(()) => ControlFlow::Continue(()),
             Err(Full) => match tunnel.agents.buffer_full() {
@@ -152,6 +167,8 @@ impl<S: Source, K: Sink> Half<S, K> {
         self.frames += 1;
         tunnel.run.count(self.direction);
         self.in_hand = frame.data.len();
+        // Inflated it can be much more than what has come.
+        self.make_room(tunnel)?;
         let judged = {
             let mut judged = pin!(tunnel.agents.judge(self.direction, index, &frame));
             loop {
@@ -182,8 +199,10 @@ impl<S: Source, K: Sink> Half<S, K> {
         if self.writer.closed().is_some() {
             tunnel.activity.closes();
         }
+        self.in_hand = out.len();
+        self.make_room(tunnel)?;
         if !out.is_empty() && !self.sink.send(out).await {
-            return ControlFlow::Break(End::Lost(Halt::Lost));
+            return ControlFlow::Break(End::Deaf);
         }
         self.in_hand = 0;
         // What is less always has room.
@@ -263,15 +282,30 @@ impl Source for mpsc::Receiver<HttpTask> {
     }
 }
 
+/// Frames from this size on wait until nothing else does, so that no more than one of them is on its way beside those that
+/// are accounted for.
+const LARGE: usize = 64 << 10;
+
+async fn send(way: &mpsc::Sender<HttpTask>, task: HttpTask, size: usize) -> bool {
+    let places = if size < LARGE { 1 } else { way.max_capacity() };
+    match way.reserve_many(places).await {
+        Ok(mut places) => {
+            if let Some(place) = places.next() {
+                place.send(task);
+            }
+            true
+        }
+        Err(_) => false,
+    }
+}
+
 /// The inner pass takes what is upgraded for a body.
 pub(super) struct ToUpstream(pub(super) mpsc::Sender<HttpTask>);
 
 impl Sink for ToUpstream {
     async fn send(&self, frames: Bytes) -> bool {
-        self.0
-            .send(HttpTask::Body(Some(frames), false))
-            .await
-            .is_ok()
+        let size = frames.len();
+        send(&self.0, HttpTask::Body(Some(frames), false), size).await
     }
 
     async fn finish(&self) -> bool {
@@ -283,8 +317,8 @@ pub(super) struct ToClient(pub(super) mpsc::Sender<HttpTask>);
 
 impl Sink for ToClient {
     async fn send(&self, frames: Bytes) -> bool {
-        let task = HttpTask::UpgradedBody(Some(frames), false);
-        self.0.send(task).await.is_ok()
+        let size = frames.len();
+        send(&self.0, HttpTask::UpgradedBody(Some(frames), false), size).await
     }
 
     async fn finish(&self) -> bool {
