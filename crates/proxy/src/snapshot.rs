@@ -119,7 +119,13 @@ impl Snapshot {
             upstreams.insert(upstream.id.clone(), compiled);
         }
         let mut routes = Vec::with_capacity(config.routes.len());
-        let compiler = Compiler::new(&parts.agents, config, parts.metrics, parts.previous);
+        let compiler = Compiler::new(
+            &parts.agents,
+            &config.agents,
+            &config.routes,
+            parts.metrics,
+            parts.previous,
+        );
         for route in &config.routes {
             let compiled = Arc::new(compile_route(route, &compiler, &upstreams, parts)?);
             routes.push((compiled, route.priority, route.matches.as_slice()));

@@ -98,11 +98,12 @@ impl<'a> Compiler<'a> {
     /// What shadow agents were counted for in `previous` goes on from there.
     pub(crate) fn new(
         manager: &'a AgentManager,
-        config: &'a portcullis_config::Config,
+        agents: &'a [portcullis_config::Agent],
+        routes: &[portcullis_config::Route],
         metrics: &'a Metrics,
         previous: Option<&'a Snapshot>,
     ) -> Self {
-        let filters = config.routes.iter().flat_map(|route| &route.filters);
+        let filters = routes.iter().flat_map(|route| &route.filters);
         let uses = filters.flat_map(portcullis_config::Filter::agents);
         let enforced: HashSet<&AgentId> = uses
             .filter(|used| used.decides_for_some())
@@ -121,7 +122,7 @@ impl<'a> Compiler<'a> {
         };
         Self {
             manager,
-            agents: config.agents.iter().map(known).collect(),
+            agents: agents.iter().map(known).collect(),
             metrics,
             previous,
         }
