@@ -17,6 +17,7 @@ fn asking(origin: &Origin, agents: &[&str]) -> Builder {
         .collect();
     Proxy::builder(format!(
         r#"
+        system {{ worker-threads 2 }}
         routes {{
             route "free" {{ match {{ path-prefix "/free" }}; upstream "origin" }}
             route "all" {{ filters {{ {filters} response-headers {{ set "x-asked" "{}" }} }}; upstream "origin" }}
@@ -32,7 +33,10 @@ fn judging(name: &str) -> TestAgent {
 }
 
 /// How often the agent was connected by a proxy.
+/// How many connections there are, as soon as every worker has one, and how often they were made again.
 fn connections(proxy: &Proxy, agent: &str) -> (f64, f64) {
+    let connections = format!("portcullis_agent_connections{{agent=\"{agent}\"}}");
+    proxy.wait_metric(&connections, 2.0);
     let metric =
         |name: &str| proxy.metric(&format!("portcullis_agent_{name}{{agent=\"{agent}\"}}"));
     (metric("connections"), metric("reconnects_total"))
