@@ -181,3 +181,25 @@ impl Client {
             .expect("an answer or an end within the deadline")
     }
 }
+
+/// Sends a request whose body does not end, and waits for the status of the answer to it.
+pub(crate) fn stalled(address: SocketAddr, request: Request<Bytes>) -> u16 {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let stream = TcpStream::connect(address).await.unwrap();
+        let (client, connection) = h2::client::handshake(stream).await.unwrap();
+        tokio::spawn(connection);
+        let (head, body) = request.into_parts();
+        let mut client = client.ready().await.unwrap();
+        let (response, mut sender) = client
+            .send_request(Request::from_parts(head, ()), false)
+            .unwrap();
+        sender.send_data(body, false).unwrap();
+        let response = timeout(DEADLINE, response).await.unwrap();
+        response.unwrap().status().as_u16()
+    })
+}

@@ -53,6 +53,7 @@ pub(crate) fn check(
     if raw.len() as u64 > connection.listener.limits.uri_bytes.bytes() {
         return Err(Refusal(414, "uri_too_long"));
     }
+    check_body_length(head, connection)?;
     let origin_form = origin_form(raw);
     if origin_form == b"*" && head.method == Method::OPTIONS {
         return Ok(Checked {
@@ -63,7 +64,6 @@ pub(crate) fn check(
     let target = target::normalize(origin_form, policy)
         .map_err(|bad| Refusal(400, bad.name()))?
         .into_owned();
-    check_body_length(head, connection)?;
     Ok(Checked { target, host })
 }
 

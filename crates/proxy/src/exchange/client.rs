@@ -6,12 +6,13 @@ use bytes::Bytes;
 use futures::FutureExt;
 use pingora::{
     Error,
-    ErrorType::HTTPStatus,
+    ErrorType::{HTTPStatus, ReadTimedout},
     Result,
     http::ResponseHeader,
     protocols::http::{HttpTask, ServerSession},
     proxy::Session,
 };
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// What is there already is put together up to this size: a client may send a body byte by byte, and each piece is a question
@@ -27,6 +28,8 @@ pub(super) struct Reader {
     limit: u64,
     /// Agents see what it reads.
     gathers: bool,
+    /// How long the client may be silent, where Pingora does not see to it: over HTTP/2 it has no limit.
+    idle: Option<Duration>,
     pub(super) ended: bool,
 }
 
@@ -36,8 +39,14 @@ impl Reader {
             received: 0,
             limit,
             gathers,
+            idle: None,
             ended,
         }
+    }
+
+    /// The same reader, and the client may be silent for so long.
+    pub(super) fn within(self, idle: Option<Duration>) -> Self {
+        Self { idle, ..self }
     }
 
     /// The next piece and whether it is the last one. May be dropped and called again; then nothing is lost.
@@ -45,7 +54,14 @@ impl Reader {
     /// # Errors
     /// The client has gone, is too slow, or sends more than it may.
     pub(super) async fn read(&mut self, session: &mut ServerSession) -> Result<Received> {
-        let first = session.read_body_or_idle(false).await;
+        let reading = session.read_body_or_idle(false);
+        let first = match self.idle {
+            None => reading.await,
+            Some(idle) => match pingora_timeout::timeout(idle, reading).await {
+                Ok(first) => first,
+                Err(_) => Error::e_explain(ReadTimedout, "the body stalls"),
+            },
+        };
         let Some(first) = first.map_err(Error::into_down)? else {
             self.ended = true;
             return Ok(Received {

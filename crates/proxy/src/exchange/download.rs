@@ -4,7 +4,7 @@ use super::{
     coding::Coding,
     gathered::Gathered,
     head::{self, Length},
-    pipe::{Agents, Body, End, Form, Pieces, Pipe},
+    pipe::{Agents, Body, End, Form, Pieces, Pipe, Released},
     tunnel::{Activity, Tunnel, Upload},
 };
 use crate::{
@@ -26,7 +26,7 @@ use pingora::{
 use portcullis_config::Deflate;
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::Duration,
@@ -53,6 +53,8 @@ pub(super) struct Download<'a> {
     pub(super) offered: HeaderMap,
     /// The head of the response is here.
     pub(super) head_seen: &'a AtomicBool,
+    /// The memory of what was held and is on its way to the client, who may be slow to take it.
+    pub(super) until_written: &'a Mutex<Released>,
 }
 
 /// Pieces smaller than this are put together if more are there already.
@@ -191,6 +193,13 @@ impl Download<'_> {
         }
     }
 
+    /// Keeps the memory of what was held until the client has it.
+    fn keep(&self, released: Released) {
+        let kept = self.until_written.lock();
+        let mut kept = kept.unwrap_or_else(PoisonError::into_inner);
+        kept.extend(released);
+    }
+
     async fn pass_inspected(&self, head: ResponseHeader, ways: &mut Ways) -> Result<(), Halt> {
         let agents = self.agents();
         let body = body_of(&head);
@@ -206,7 +215,6 @@ impl Download<'_> {
             {
                 let held = std::mem::take(&mut waiting);
                 Self::begin(ways, head, &agents, pipe.changes(), held).await?;
-                pipe.let_go();
             }
             let (data, end, after) = match ways.recv_within(idle).await? {
                 HttpTask::Body(data, ends) => {
@@ -228,6 +236,7 @@ impl Download<'_> {
                 HttpTask::Header(..) | HttpTask::UpgradedBody(..) => return Err(Halt::Lost),
             };
             let passed = pipe.push(data, end).await.map_err(Halt::Stopped)?;
+            self.keep(pipe.released());
             if head.is_some() {
                 waiting.extend(passed);
             } else {

@@ -40,11 +40,11 @@ use pingora::{
     http::RequestHeader,
     proxy::Session,
 };
-use pipe::{Agents, Body, End, Form, Pieces, Pipe};
+use pipe::{Agents, Body, End, Form, Pieces, Pipe, Released};
 use std::{
     pin::pin,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::Duration,
@@ -146,7 +146,9 @@ impl Exchange<'_> {
         let steps = &request.plan(route).request;
         let copies = request.has_body && agents.copies();
         let is_seen = copies || !steps.is_empty();
-        let mut reader = Reader::new(limit, is_seen, !request.has_body);
+        let idle = begun.connection.listener.timeouts.request_body_idle;
+        let idle = session.is_http2().then_some(idle);
+        let mut reader = Reader::new(limit, is_seen, !request.has_body).within(idle);
         let mut pipe = None;
         if request.has_body && !steps.is_empty() {
             let body = body_of(session.req_header());
@@ -244,7 +246,8 @@ impl Exchange<'_> {
         let (tasks, to_client) = mpsc::channel(RESPONSE_QUEUE);
         let (sent, is_sent) = oneshot::channel();
         let head_seen = AtomicBool::new(false);
-        let download = self.download(session, offered, &head_seen);
+        let until_written = Mutex::default();
+        let download = self.download(session, offered, (&head_seen, &until_written));
         let ways = Ways {
             inner: handle.rx,
             client: tasks,
@@ -305,7 +308,7 @@ impl Exchange<'_> {
         &'b self,
         session: &Session,
         offered: HeaderMap,
-        head_seen: &'b AtomicBool,
+        (head_seen, until_written): (&'b AtomicBool, &'b Mutex<Released>),
     ) -> Download<'b> {
         Download {
             request: self.request,
@@ -314,6 +317,7 @@ impl Exchange<'_> {
             may_switch: self.request.switches && session.is_upgrade_req(),
             offered,
             head_seen,
+            until_written,
         }
     }
 

@@ -15,6 +15,9 @@ use http::HeaderMap;
 use smallvec::SmallVec;
 use std::{future::Future, sync::Arc};
 
+/// The memory of what was held.
+pub(super) type Released = SmallVec<[Held; 2]>;
+
 /// Pieces in their order.
 pub(crate) type Pieces = SmallVec<[Bytes; 2]>;
 
@@ -104,7 +107,7 @@ pub(crate) struct Pipe<'a, A> {
     ended: bool,
     changed: bool,
     /// The memory of what has come out and may still wait for its receiver.
-    released: SmallVec<[Held; 2]>,
+    released: Released,
 }
 
 /// What is done with a body before the first step sees it.
@@ -171,7 +174,7 @@ impl<'a, A: Agents> Pipe<'a, A> {
             received: 0,
             ended: false,
             changed: false,
-            released: SmallVec::new(),
+            released: Released::new(),
         })
     }
 
@@ -271,6 +274,11 @@ impl<'a, A: Agents> Pipe<'a, A> {
             (Err(why), Some(stage)) => Err(self.agents.refuse(stage.step, 0, why)),
             _ => Ok(Some(out.into())),
         }
+    }
+
+    /// The memory of what was held and came out, for whoever knows when it has reached its end.
+    pub(crate) fn released(&mut self) -> Released {
+        std::mem::take(&mut self.released)
     }
 
     /// What came out is on its way; nobody has to hold it any longer.
