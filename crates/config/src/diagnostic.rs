@@ -184,6 +184,7 @@ impl Report {
             for span in self.hidden.take() {
                 sources.hide(span);
             }
+            sources.hide_tokens();
             sources
         };
         Diagnostics {

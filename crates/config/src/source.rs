@@ -79,11 +79,53 @@ impl Sources {
             .into();
     }
 
+    /// Puts asterisks in the place of what looks like the value of a token. Where a text cannot be read, nobody knows
+    /// which values are secrets, and a mistake elsewhere must not show them.
+    pub(crate) fn hide_tokens(&mut self) {
+        let files = self.files.iter().enumerate();
+        let values: Vec<Span> = files
+            .flat_map(|(number, file)| {
+                let source = u32::try_from(number).unwrap_or(u32::MAX);
+                let values = token_values(&file.text).into_iter();
+                values.map(move |range| Span::new(source, range))
+            })
+            .collect();
+        values.into_iter().for_each(|span| self.hide(span));
+    }
+
     /// Where a span begins, for people.
     pub(crate) fn place(&self, span: Span) -> Place {
         self.file(span.source)
             .map_or_else(Place::default, |file| file.place(span.start as usize))
     }
+}
+
+/// What stands behind `token` on its line: up to the end of the quotes, or of the word.
+fn token_values(text: &str) -> Vec<Range<usize>> {
+    const NAME: &str = "token";
+    let mut values = Vec::new();
+    for (at, _) in text.match_indices(NAME) {
+        let rest = &text[at + NAME.len()..];
+        let line = rest.split('\n').next().unwrap_or_default();
+        let value = line.trim_start_matches([' ', '\t', '=', ':', '#', '"']);
+        let lead = &line[..line.len() - value.len()];
+        let is_name = match lead.strip_prefix('"') {
+            // The end of a name in quotes, or of some other text.
+            Some(rest) => rest.trim_start().starts_with(['=', ':']),
+            None => lead.contains(['=', ':', '"']),
+        };
+        if !is_name {
+            // Another word that begins like this one, or a sentence about tokens.
+            continue;
+        }
+        let end = match lead.trim_end_matches('#').ends_with('"') {
+            true => value.find('"'),
+            false => value.find(|c: char| c.is_whitespace() || matches!(c, ';' | '}' | '"')),
+        };
+        let start = at + NAME.len() + lead.len();
+        values.push(start..start + end.unwrap_or(value.len()));
+    }
+    values
 }
 
 /// One file: its name, its text and an index of its lines.
@@ -188,6 +230,36 @@ mod tests {
             text: Arc::from(text),
             line_starts: OnceLock::new(),
             last_column: AtomicU64::new(0),
+        }
+    }
+
+    #[test]
+    fn what_looks_like_a_token_is_hidden_where_it_stands() {
+        for (text, shown) in [
+            (
+                r#"verdict-trace token="secret" # "x""#,
+                r#"verdict-trace token="******" # "x""#,
+            ),
+            (
+                "token = \"sec\nlevel \"info\"",
+                "token = \"***\nlevel \"info\"",
+            ),
+            (r##"token=#"se"#"##, r##"token=#"**"#"##),
+            ("token:secret; level", "token:******; level"),
+            ("token=\"\u{e4}b\"}", "token=\"***\"}"),
+            (r#"api-token "secret""#, r#"api-token "******""#),
+            (r#"token-file="/path""#, r#"token-file="/path""#),
+            ("tokens=\"many\"", "tokens=\"many\""),
+            (r#"file "/run/token" }"#, r#"file "/run/token" }"#),
+            (r#""token"=secret }"#, r#""token"=****** }"#),
+            ("// a token is secret", "// a token is secret"),
+            ("token", "token"),
+        ] {
+            let mut sources = Sources {
+                files: vec![file(text)],
+            };
+            sources.hide_tokens();
+            assert_eq!(&*sources.files[0].text, shown);
         }
     }
 
