@@ -10,6 +10,7 @@ mod grpc;
 mod late;
 mod limits;
 mod matrix;
+mod memory;
 mod streams;
 mod upstreams;
 mod wire;
