@@ -32,7 +32,6 @@ fn judging(name: &str) -> TestAgent {
         .otherwise(Decision::allow().set_request_header(format!("x-{name}"), "yes"))
 }
 
-/// How often the agent was connected by a proxy.
 /// How many connections there are, as soon as every worker has one, and how often they were made again.
 fn connections(proxy: &Proxy, agent: &str) -> (f64, f64) {
     let connections = format!("portcullis_agent_connections{{agent=\"{agent}\"}}");

@@ -1,6 +1,7 @@
 //! An explanation for people. What it says was made up by clients and agents in part, so nothing of it reaches the terminal
 //! that could act on it.
 
+use crate::cli::healthcheck;
 use serde_json::Value;
 use std::fmt::Write;
 
@@ -21,10 +22,8 @@ pub(super) fn explain(body: &[u8]) -> Option<String> {
 
 /// The text without characters that a terminal would act on.
 pub(super) fn printable(text: &str) -> String {
-    let is_safe = |c: char| c == '\n' || !c.is_control();
-    text.chars()
-        .map(|c| if is_safe(c) { c } else { '\u{fffd}' })
-        .collect()
+    let lines: Vec<String> = text.split('\n').map(healthcheck::printable).collect();
+    lines.join("\n")
 }
 
 fn of_request(text: &mut String, request: &Value) -> std::fmt::Result {
@@ -198,10 +197,7 @@ fn answer(text: &mut String, answer: &Value) -> std::fmt::Result {
 /// A value without quotation marks and line breaks.
 fn one_line(value: &Value) -> String {
     match value.as_str() {
-        Some(text) => text
-            .chars()
-            .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-            .collect(),
+        Some(text) => healthcheck::printable(text),
         None => value.to_string(),
     }
 }
