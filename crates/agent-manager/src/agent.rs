@@ -12,12 +12,11 @@ use crate::{
 };
 use http::HeaderMap;
 use portcullis_agent_protocol::{
-    Condition, ConnectOptions, Connection, EventKind, Extensions, HealthState,
+    AnyConnection, Condition, ConnectOptions, EventKind, Extensions, HealthState, Target,
 };
 use portcullis_config::AgentId;
 use serde_json::Value;
 use std::{
-    path::PathBuf,
     pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -32,8 +31,8 @@ use tokio::sync::{Notify, watch};
 pub struct AgentSettings {
     /// The name in the configuration, logs and metrics.
     pub id: AgentId,
-    /// The Unix socket on which the agent listens.
-    pub socket: PathBuf,
+    /// Where the agent is, and what is spoken there.
+    pub target: Target,
     /// Handed to the agent in the handshake and with Configure; it must accept it before it is asked anything.
     pub config: Option<Arc<Value>>,
     /// The events that the agent must take; one that does not is not ready.
@@ -71,10 +70,10 @@ pub struct CompletionSettings {
 
 impl AgentSettings {
     /// Settings with the defaults of the configuration.
-    pub fn new(id: AgentId, socket: PathBuf) -> Self {
+    pub fn new(id: AgentId, target: Target) -> Self {
         Self {
             id,
-            socket,
+            target,
             config: None,
             needs: vec![EventKind::RequestHeaders],
             handshake_timeout: Duration::from_secs(5),
@@ -362,7 +361,7 @@ impl Agent {
 
     /// Obeys what the agent announces: it has no more calls at once than it says it bears, and no larger pieces of bodies than
     /// it likes.
-    pub(crate) fn obey_limits(&self, connection: &Connection) {
+    pub(crate) fn obey_limits(&self, connection: &AnyConnection) {
         let preferred = connection.capabilities().limits.preferred_chunk_size;
         let preferred = preferred.clamp(SMALLEST_CHUNK, LARGEST_CHUNK);
         if let Ok(preferred) = usize::try_from(preferred) {

@@ -3,6 +3,8 @@
 //! In this order: the request's budget, the agent's breaker, a permit (with a bounded queue), a connection, the answer. One
 //! timer covers all the waiting: it is set to the agent's timeout or to what is left of the budget, whichever is less.
 
+mod progress;
+
 use crate::{
     agent::Agent,
     breaker::Outcome,
@@ -15,12 +17,13 @@ use crate::{
     pool::{Link, Look, Pool, Waits},
 };
 use portcullis_agent_protocol::{
-    CallError, CallGuard, CancelReason, Connection, Decision, Event, PendingAnswer, RequestHeaders,
+    AnyAnswer, AnyConnection, CallError, CallGuard, CancelReason, Decision, Event, RequestHeaders,
 };
+use progress::{Progress, Stage};
 use std::{
     future::Future,
     pin::{Pin, pin},
-    sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed},
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
@@ -134,60 +137,9 @@ pub(crate) fn no_answer(limits: Limits) -> Called {
     Called::failed(out_of_time(Stage::Answer, limits))
 }
 
-/// How far a call has come; decides what the end of its time means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-enum Stage {
-    Permit,
-    Connection,
-    /// There is a connection, and the agent wants no events on it for now.
-    Paused,
-    Answer,
-    /// The same, of an agent whose answers carry no event's number.
-    LegacyAnswer,
-}
-
-/// The stage of a call, seen by whoever ends it.
-#[derive(Debug)]
-struct Progress {
-    stage: AtomicU8,
-    /// See [`Called::is_current`].
-    is_current: AtomicBool,
-}
-
-impl Progress {
-    const fn new() -> Self {
-        Self {
-            stage: AtomicU8::new(Stage::Permit as u8),
-            is_current: AtomicBool::new(false),
-        }
-    }
-
-    fn reach(&self, stage: Stage) {
-        self.stage.store(stage as u8, Relaxed);
-    }
-
-    fn stage(&self) -> Stage {
-        match self.stage.load(Relaxed) {
-            0 => Stage::Permit,
-            1 => Stage::Connection,
-            2 => Stage::Paused,
-            3 => Stage::Answer,
-            _ => Stage::LegacyAnswer,
-        }
-    }
-}
-
-impl Progress {
-    /// Whether the agent has the event.
-    fn is_answering(&self) -> bool {
-        matches!(self.stage(), Stage::Answer | Stage::LegacyAnswer)
-    }
-}
-
 /// An answer that is waited for. When the wait ends without it, the agent is told why.
 struct Awaited<'a> {
-    answer: Option<PendingAnswer>,
+    answer: Option<AnyAnswer>,
     deadline: Instant,
     decided: &'a AtomicBool,
 }
@@ -267,7 +219,8 @@ pub(crate) async fn call(
         limits,
         now,
         deadline,
-        is_aside: conversation.is_aside(),
+        conversation,
+        position: ask.used.agent,
         decided,
         progress: &progress,
     };
@@ -296,7 +249,7 @@ pub(crate) async fn call(
         ended,
         give_up,
         is_known: false,
-        is_current: progress.is_current.load(Relaxed),
+        is_current: progress.is_current(),
         is_agents_fault: matches!(outcome, Outcome::Failed | Outcome::Lost),
     }
 }
@@ -324,8 +277,9 @@ struct Asking<'a> {
     /// When it began.
     now: Instant,
     deadline: Instant,
-    /// It takes nothing from others: see [`Conversation::aside`].
-    is_aside: bool,
+    conversation: &'a Conversation,
+    /// Of the agent among those of the manager.
+    position: usize,
     decided: &'a AtomicBool,
     progress: &'a Progress,
 }
@@ -360,7 +314,7 @@ async fn rest(agent: &Agent, asking: &Asking<'_>) -> Result<bool, Failure> {
         let Some(rest) = agent.quota.rest(now) else {
             return Ok(has_rested);
         };
-        if asking.is_aside || now + rest >= asking.deadline {
+        if asking.conversation.is_aside() || now + rest >= asking.deadline {
             return Err(Failure::overloaded(rest));
         }
         let _place = agent.permits.wait().map_err(queue_full)?;
@@ -376,7 +330,7 @@ async fn ask_once(
     mut is_delayed: bool,
 ) -> Result<Result<Decision, CallError>, Failure> {
     let agent: &Agent = &pool.agent;
-    let (permit, waited) = match asking.is_aside {
+    let (permit, waited) = match asking.conversation.is_aside() {
         false => agent.permits.acquire().await,
         true => agent.permits.try_aside(),
     }
@@ -384,25 +338,24 @@ async fn ask_once(
     agent.observe_wait(waited);
     asking.progress.reach(Stage::Connection);
     is_delayed |= !waited.is_zero();
-    let connection = match pool.look() {
-        Look::Ready(connection) => connection,
-        Look::Failed(failure) => return Err(failure),
-        Look::Wait(_) => {
-            is_delayed = true;
-            let waits = |why| {
-                asking.progress.reach(match why {
-                    Waits::Connecting => Stage::Connection,
-                    Waits::Paused => Stage::Paused,
-                });
-            };
-            pool.connection(waits).await?
+    let connection = match asking.conversation.bound(asking.position) {
+        Some(connection) if connection.is_open() => connection,
+        Some(_) => return Err(unreachable("it has lost what it knew of this request")),
+        None => {
+            let connection = find(pool, asking, &mut is_delayed).await?;
+            if connection.binds_requests() {
+                let id = event.correlation_id();
+                let (conversation, position) = (asking.conversation, asking.position);
+                conversation.bind(position, connection.clone(), id);
+            }
+            connection
         }
     };
     if let Some(verdicts) = &agent.verdicts {
         let is_current = verdicts.is_current(connection.capabilities());
-        asking.progress.is_current.store(is_current, Relaxed);
+        asking.progress.note_current(is_current);
     }
-    asking.progress.reach(if connection.extensions().event_id {
+    asking.progress.reach(if connection.tells_answers_apart() {
         Stage::Answer
     } else {
         Stage::LegacyAnswer
@@ -423,6 +376,32 @@ async fn ask_once(
     Ok(answer.await)
 }
 
+/// A connection for an event, which may have to be waited for.
+async fn find(
+    pool: &Pool,
+    asking: &Asking<'_>,
+    is_delayed: &mut bool,
+) -> Result<AnyConnection, Failure> {
+    match pool.look() {
+        Look::Ready(connection) => Ok(connection),
+        Look::Failed(failure) => Err(failure),
+        Look::Wait(_) => {
+            *is_delayed = true;
+            let waits = |why| {
+                asking.progress.reach(match why {
+                    Waits::Connecting => Stage::Connection,
+                    Waits::Paused => Stage::Paused,
+                });
+            };
+            pool.connection(waits).await
+        }
+    }
+}
+
+fn unreachable(detail: &str) -> Failure {
+    Failure::new(FailureReason::Unreachable, detail)
+}
+
 fn queue_full(QueueFull: QueueFull) -> Failure {
     Failure::new(
         FailureReason::Saturated,
@@ -431,11 +410,11 @@ fn queue_full(QueueFull: QueueFull) -> Failure {
 }
 
 fn send(
-    connection: &Connection,
+    connection: &AnyConnection,
     agent: &Agent,
     event: &Event<'_>,
     permit: CallGuard,
-) -> Result<PendingAnswer, Failure> {
+) -> Result<AnyAnswer, Failure> {
     if !connection.supports(event.kind()) {
         return Err(Failure::new(
             FailureReason::Unavailable,

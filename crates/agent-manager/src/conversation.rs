@@ -5,6 +5,7 @@ use crate::{
     changed::{HeaderChange, MOST_CHANGES},
     record::{Phase, Record},
 };
+use portcullis_agent_protocol::AnyConnection;
 use smallvec::SmallVec;
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -38,6 +39,21 @@ struct State {
     given_up: SmallVec<[usize; 2]>,
     /// Of each agent that was asked, by position, whose turn it is.
     turns: SmallVec<[(usize, Arc<Semaphore>); 2]>,
+    bound: Vec<Bound>,
+}
+
+/// All events of the request to one agent go over one connection, which is told when the request is over.
+#[derive(Debug)]
+struct Bound {
+    agent: usize,
+    connection: AnyConnection,
+    correlation_id: String,
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        self.connection.forget(&self.correlation_id);
+    }
 }
 
 impl Conversation {
@@ -195,6 +211,22 @@ impl Conversation {
         let turns = Arc::new(Semaphore::new(1));
         state.turns.push((agent, turns.clone()));
         turns
+    }
+
+    /// The connection that the request is bound to at this agent.
+    pub(crate) fn bound(&self, agent: usize) -> Option<AnyConnection> {
+        let state = self.state();
+        let bound = state.bound.iter().find(|bound| bound.agent == agent)?;
+        Some(bound.connection.clone())
+    }
+
+    /// From now on until its end, all events of the request to this agent go over this connection.
+    pub(crate) fn bind(&self, agent: usize, connection: AnyConnection, correlation_id: &str) {
+        self.state().bound.push(Bound {
+            agent,
+            connection,
+            correlation_id: correlation_id.to_owned(),
+        });
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -10,7 +10,7 @@ use crate::{
     headers::OwnedHeaders,
 };
 use keep_up::{Ending, keep_up};
-use portcullis_agent_protocol::{Connection, HealthState};
+use portcullis_agent_protocol::{AnyConnection, HealthState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, watch};
 
@@ -93,7 +93,7 @@ enum State {
     Asleep,
     /// An attempt is running; a caller may wait for its end.
     Connecting,
-    Up(Connection),
+    Up(AnyConnection),
     /// The last attempt failed, the next one has not begun.
     Down(String),
 }
@@ -135,7 +135,7 @@ impl Pool {
 
     /// A connection for a new event, after waiting for an attempt that is running or for an agent that has paused, if there
     /// is none. The caller bounds the wait and is told what is waited for.
-    pub(crate) async fn connection(&self, waits: impl Fn(Waits)) -> Result<Connection, Failure> {
+    pub(crate) async fn connection(&self, waits: impl Fn(Waits)) -> Result<AnyConnection, Failure> {
         loop {
             // Registered before the look at the slots, so that a change in between is not missed.
             let changed = self.changed.notified();
@@ -179,7 +179,7 @@ impl Pool {
 /// What a call finds that wants a connection.
 pub(crate) enum Look {
     /// The one with the least to do, of an agent that is well rather than of one that is not.
-    Ready(Connection),
+    Ready(AnyConnection),
     /// There is none yet.
     Wait(Waits),
     /// There is none, and nothing to wait for.
@@ -205,7 +205,7 @@ struct Load {
 /// What the slots of a pool have.
 #[derive(Default)]
 struct Found<'a> {
-    best: Option<(Load, Connection)>,
+    best: Option<(Load, AnyConnection)>,
     paused: bool,
     connecting: bool,
     asleep: Option<&'a Arc<Slot>>,
@@ -222,7 +222,7 @@ impl<'a> Found<'a> {
         }
     }
 
-    fn add_open(&mut self, connection: &Connection) {
+    fn add_open(&mut self, connection: &AnyConnection) {
         let condition = connection.condition();
         match condition.health {
             HealthState::Draining | HealthState::Unhealthy => {
@@ -246,8 +246,8 @@ impl<'a> Found<'a> {
 }
 
 /// With this many unanswered events on a connection it would be good to have another.
-fn crowded(connection: &Connection) -> usize {
-    match connection.extensions().event_id {
+fn crowded(connection: &AnyConnection) -> usize {
+    match connection.tells_answers_apart() {
         true => CROWDED,
         false => CROWDED_LEGACY,
     }

@@ -62,7 +62,7 @@ impl Stage {
         ));
         let settings = AgentSettings {
             needs: vec![takes],
-            ..AgentSettings::new("guard".into(), socket)
+            ..AgentSettings::new("guard".into(), Target::UnixSocket(socket))
         };
         let manager = AgentManager::new(vec![settings], None, "test", |_| None);
         let links = manager.attach(None);

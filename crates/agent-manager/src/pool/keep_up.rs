@@ -2,7 +2,7 @@
 
 use super::{Slot, State};
 use crate::{agent::Agent, breaker::BreakerState};
-use portcullis_agent_protocol::{Condition, ConnectError, Connection, ConnectionDriver};
+use portcullis_agent_protocol::{AnyConnection, AnyDriver, Condition, ConnectError};
 use std::{
     collections::hash_map::RandomState,
     hash::BuildHasher,
@@ -59,7 +59,7 @@ pub(super) async fn keep_up(agent: Arc<Agent>, slot: Arc<Slot>, always: bool, mu
             }
         }
         slot.set(State::Connecting);
-        let attempt = Connection::connect(&agent.settings.socket, &agent.connect);
+        let attempt = AnyConnection::connect(&agent.settings.target, &agent.connect);
         let outcome = tokio::select! {
             outcome = attempt => outcome,
             () = ending.reached() => break,
@@ -86,7 +86,7 @@ pub(super) async fn keep_up(agent: Arc<Agent>, slot: Arc<Slot>, always: bool, mu
                 );
                 let error = error.to_string();
                 if agent.record_error(&error, refused) {
-                    tracing::warn!(agent = %agent.id(), socket = %agent.settings.socket.display(), ?error, "agent cannot be connected, trying again");
+                    tracing::warn!(agent = %agent.id(), target = %agent.settings.target, ?error, "agent cannot be connected, trying again");
                 }
                 slot.set(State::Down(error));
             }
@@ -106,8 +106,8 @@ async fn use_connection(
     agent: &Arc<Agent>,
     slot: &Slot,
     always: bool,
-    connection: Connection,
-    driver: ConnectionDriver,
+    connection: AnyConnection,
+    driver: AnyDriver,
     ending: &mut Ending,
 ) -> Ended {
     let connected = match lacking(agent, &connection) {
@@ -134,7 +134,7 @@ async fn use_connection(
 }
 
 /// What the agent should be asked about and does not take.
-fn lacking(agent: &Agent, connection: &Connection) -> Option<String> {
+fn lacking(agent: &Agent, connection: &AnyConnection) -> Option<String> {
     let needs = agent.settings.needs.iter();
     let lacking: Vec<&str> = needs
         .filter(|kind| !connection.supports(**kind))
@@ -143,13 +143,13 @@ fn lacking(agent: &Agent, connection: &Connection) -> Option<String> {
     (!lacking.is_empty()).then(|| format!("the agent does not take {}", lacking.join(", ")))
 }
 
-async fn drive(agent: Arc<Agent>, driver: ConnectionDriver) {
+async fn drive(agent: Arc<Agent>, driver: AnyDriver) {
     let reason = driver.await;
     tracing::info!(agent = %agent.id(), %reason, "agent connection ended");
 }
 
 /// The first connection is news, those of the other workers are not.
-fn log_connected(agent: &Agent, connection: &Connection) {
+fn log_connected(agent: &Agent, connection: &AnyConnection) {
     let capabilities = connection.capabilities();
     let (name, version) = (&capabilities.name, &capabilities.version);
     if agent.status().connected <= 1 {
@@ -164,7 +164,7 @@ fn log_connected(agent: &Agent, connection: &Connection) {
 async fn watch_over(
     agent: &Arc<Agent>,
     slot: &Slot,
-    connection: &Connection,
+    connection: &AnyConnection,
     ending: &mut Ending,
 ) -> Ended {
     let interval = agent.settings.ping_interval;
@@ -230,7 +230,7 @@ async fn watch_over(
 struct GivenUp(Option<Instant>);
 
 impl GivenUp {
-    fn too_long(&mut self, connection: &Connection, now: Instant) -> bool {
+    fn too_long(&mut self, connection: &AnyConnection, now: Instant) -> bool {
         if connection.unanswered() <= connection.in_flight() {
             self.0 = None;
             return false;
@@ -250,7 +250,7 @@ fn log_condition(agent: &Agent, condition: Condition) {
 
 /// Whether the agent answers a ping, or anything else, in time, or takes no more events, which is seen to elsewhere; `None`
 /// when the process stops.
-async fn check(connection: &Connection, limit: Duration, ending: &mut Ending) -> Option<bool> {
+async fn check(connection: &AnyConnection, limit: Duration, ending: &mut Ending) -> Option<bool> {
     let before = connection.last_heard();
     tokio::select! {
         answered = tokio::time::timeout(limit, connection.ping()) => {

@@ -1,6 +1,6 @@
 //! `agents { agent "ID" { … } }`: the processes that are asked for verdicts.
 
-use super::{AgentId, Inspect, Place, VerdictCache};
+use super::{AgentEndpoint, AgentId, Dialect, Inspect, Place, VerdictCache};
 use std::{path::PathBuf, time::Duration};
 
 /// What an agent is configured with, handed to it as it is.
@@ -13,6 +13,8 @@ pub struct Agent {
     pub id: AgentId,
     /// How it is reached, or started.
     pub transport: AgentTransport,
+    /// What it speaks.
+    pub dialect: Dialect,
     /// For one answer, waiting for a permit included. Default 50 ms. A route may override it.
     pub timeout: Duration,
     /// What a failure means. Default closed. A route may override it.
@@ -48,6 +50,10 @@ pub struct Agent {
 pub enum AgentTransport {
     /// It runs on its own and listens on this Unix socket. The path is resolved against the configuration file.
     UnixSocket(PathBuf),
+    /// It runs on its own and is called over gRPC.
+    Grpc(AgentEndpoint),
+    /// It runs on its own and is called over HTTP.
+    Http(AgentEndpoint),
     /// We start it and give it its socket.
     Command {
         /// The path of the executable, resolved against the configuration file; never looked up in PATH.

@@ -2,6 +2,7 @@
 
 mod admin;
 mod agent;
+mod agent_endpoint;
 mod condition;
 mod filter;
 mod id;
@@ -24,6 +25,7 @@ pub use agent::{
     Agent, AgentTransport, BuiltinAgent, CircuitBreaker, FailureMode, Json, Overload, Pool,
     SendHeaders,
 };
+pub use agent_endpoint::{AgentEndpoint, AgentTls, AgentUrl, Dialect};
 pub use condition::{
     HeaderCondition, HeaderConditionKind, HostPattern, Match, PathPattern, QueryCondition,
 };

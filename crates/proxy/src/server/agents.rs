@@ -5,7 +5,7 @@ use portcullis_agent_manager::{
     AgentSettings, BreakerSettings, CacheSettings, CompletionSettings, HeaderRules,
     OverloadSettings, OwnedHeaders, PoolSettings, SendHeaders, supervise::Launch,
 };
-use portcullis_agent_protocol::EventKind;
+use portcullis_agent_protocol::{EventKind, Target};
 use portcullis_config::{AgentId, AgentTransport, Config, FailureMode, Inspect};
 use std::{
     path::{Path, PathBuf},
@@ -19,7 +19,7 @@ const PING_INTERVAL: Duration = Duration::from_secs(1);
 /// How an agent is reached.
 enum Way {
     /// It runs on its own and listens here.
-    Socket(PathBuf),
+    Target(Target),
     /// The proxy starts it.
     Launch(Launch),
 }
@@ -35,7 +35,10 @@ fn way(agent: &portcullis_config::Agent, executable: &Path) -> Way {
         })
     };
     match &agent.transport {
-        AgentTransport::UnixSocket(path) => Way::Socket(path.clone()),
+        AgentTransport::UnixSocket(path) => Way::Target(Target::UnixSocket(path.clone())),
+        AgentTransport::Grpc(_) | AgentTransport::Http(_) => {
+            unreachable!("no dialect is spoken over these yet, which the configuration says")
+        }
         AgentTransport::Command {
             program,
             arguments,
@@ -52,7 +55,7 @@ fn way(agent: &portcullis_config::Agent, executable: &Path) -> Way {
 pub(super) fn launches(config: &Config, executable: &Path) -> Vec<Launch> {
     let ways = config.agents.iter().map(|agent| way(agent, executable));
     ways.filter_map(|way| match way {
-        Way::Socket(_) => None,
+        Way::Target(_) => None,
         Way::Launch(launch) => Some(launch),
     })
     .collect()
@@ -65,16 +68,16 @@ pub(super) fn settings(
     mut start: impl FnMut(&Launch) -> PathBuf,
 ) -> Vec<AgentSettings> {
     let settings = config.agents.iter().map(|agent| {
-        let socket = match way(agent, executable) {
-            Way::Socket(path) => path,
-            Way::Launch(launch) => start(&launch),
+        let target = match way(agent, executable) {
+            Way::Target(target) => target,
+            Way::Launch(launch) => Target::UnixSocket(start(&launch)),
         };
-        agent_settings(agent, socket)
+        agent_settings(agent, target)
     });
     settings.collect()
 }
 
-fn agent_settings(agent: &portcullis_config::Agent, socket: PathBuf) -> AgentSettings {
+fn agent_settings(agent: &portcullis_config::Agent, target: Target) -> AgentSettings {
     let breaker = &agent.circuit_breaker;
     let patterns = |list: &[String]| OwnedHeaders::new(list.iter().map(String::as_str));
     AgentSettings {
@@ -120,7 +123,7 @@ fn agent_settings(agent: &portcullis_config::Agent, socket: PathBuf) -> AgentSet
                 portcullis_config::SendHeaders::Only(list) => SendHeaders::Only(patterns(list)),
             },
         },
-        ..AgentSettings::new(agent.id.clone(), socket)
+        ..AgentSettings::new(agent.id.clone(), target)
     }
 }
 
