@@ -16,8 +16,9 @@ build: ; @scripts/ensure-tools.sh cc cmake
 run: build
 	$(PROXY) run --config config/quickstart.kdl
 
-test: ; @scripts/ensure-tools.sh cc cmake
+test: ; @scripts/ensure-tools.sh cc cmake python pytest
 	cargo test --workspace
+	scripts/test-python.sh
 
 lint: ; @scripts/ensure-tools.sh cc cmake fmt deny
 	cargo fmt --all --check && cargo fmt --manifest-path tests/interop/Cargo.toml --check
@@ -25,7 +26,7 @@ lint: ; @scripts/ensure-tools.sh cc cmake fmt deny
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo deny --all-features check --hide-inclusion-graph bans licenses sources
 
-e2e: ; @scripts/ensure-tools.sh cc cmake
+e2e: ; @scripts/ensure-tools.sh cc cmake python
 	cargo test --package portcullis --test e2e
 
 # Much more of what `make test` asks a little of: verdicts while answers are spoilt, an agent that is killed again and again,

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what a build needs and the machine lacks: `ensure-tools.sh TOOL…` with cc, c++, cmake, protoc, fmt, deny, fuzz,
-# debootstrap, kubernetes-validate.
+# debootstrap, kubernetes-validate, python, pytest.
 # As root with apt-get: by the system's package manager. Else into target/tools, which the Makefile puts on PATH.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -60,12 +60,28 @@ cargo_install() {
     rm -rf "$tools/build"
 }
 
+# Further arguments are packages that go with it.
 python_install() {
     say "installing $1 $2 from PyPI into target/tools"
     python3 -m venv "$tools/$1" || return 1
-    "$tools/$1/bin/pip" install --quiet --disable-pip-version-check "$1==$2" >&2 || return 1
+    "$tools/$1/bin/pip" install --quiet --disable-pip-version-check "$1==$2" "${@:3}" >&2 || return 1
     mkdir -p "$tools/bin"
     ln -sf "../$1/bin/$1" "$tools/bin/$1"
+}
+
+# Whether some Python that scripts/test-python.sh looks at has these modules.
+python_has() {
+    local python
+    for python in python3 /usr/bin/python3 "$tools/pytest/bin/python"; do
+        "$python" -c "import $1" 2>/dev/null && return
+    done
+    return 1
+}
+
+# PyJWT is for the tests of one example, which say so when they are skipped.
+pytest() {
+    python_has pytest,jwt || apt python3 python3-pytest python3-jwt || python_install pytest 8.4.2 PyJWT==2.10.1 ||
+        python_has pytest
 }
 
 for tool in "$@"; do
@@ -78,6 +94,9 @@ for tool in "$@"; do
         die "no cmake, and neither apt-get as root nor pip could install it: install cmake and try again" ;;
     protoc) have protoc || apt protobuf-compiler ||
         die "no protoc: install it (Debian: apt install protobuf-compiler) and try again" ;;
+    python) have python3 || apt python3 || die "no python3: install it (Debian: apt install python3) and try again" ;;
+    pytest) pytest || die "no pytest, and neither apt-get as root nor pip could install it:" \
+        "install it (Debian: apt install python3-pytest python3-jwt) and try again" ;;
     debootstrap) have debootstrap || apt debootstrap ||
         die "no debootstrap: install it (Debian: apt install debootstrap) and try again" ;;
     kubernetes-validate) have kubernetes-validate || python_install kubernetes-validate 1.37.0 ||

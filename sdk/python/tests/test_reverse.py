@@ -1,0 +1,144 @@
+"""Agents that dial the proxy."""
+
+import asyncio
+import contextlib
+import json
+import threading
+
+import pytest
+
+from portcullis_agent import Agent, Decision, Extensions, ServeOptions, bind_socket
+from portcullis_agent import serve_reverse_async as serve
+from portcullis_agent.codec.frame import MessageType
+from portcullis_agent.testing import Proxy, request_headers
+
+
+class Echo(Agent):
+    def request_headers(self, event):
+        return Decision.allow().tag(event.path)
+
+
+@contextlib.contextmanager
+def dialling(path, **arguments):
+    """The agent dials this path, in a thread."""
+    started = threading.Event()
+    state = {}
+
+    async def run():
+        state.update(loop=asyncio.get_running_loop(), stop=asyncio.Event())
+        started.set()
+        await serve(Echo(), path, stop=state["stop"], **arguments)
+
+    thread = threading.Thread(target=lambda: asyncio.run(run()), daemon=True)
+    thread.start()
+    assert started.wait(10)
+    try:
+        yield lambda: state["loop"].call_soon_threadsafe(state["stop"].set)
+    finally:
+        if thread.is_alive():
+            state["loop"].call_soon_threadsafe(state["stop"].set)
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "proxy.sock"
+
+
+@pytest.fixture
+def listener(path):
+    with bind_socket(path) as listener:
+        listener.settimeout(10)
+        yield listener
+
+
+def accept(listener, agreed=None, **answer):
+    connection, _ = listener.accept()
+    connection.settimeout(10)
+    proxy = Proxy(connection, agreed or Extensions.none())
+    registration = json.loads(proxy.receive(MessageType.HANDSHAKE_REQUEST))
+    whole = {
+        "success": True,
+        "error": None,
+        "proxy_id": "p",
+        "proxy_version": "1",
+        "connection_id": "waf-1-1",
+        **answer,
+    }
+    proxy.send(MessageType.HANDSHAKE_RESPONSE, json.dumps(whole).encode())
+    return proxy, registration
+
+
+def test_it_registers_and_is_asked(listener, path):
+    with dialling(path, agent_id="waf-1", token="secret", metadata={"zone": "a"}) as stop:
+        proxy, registration = accept(listener)
+        capabilities = registration.pop("capabilities")
+        assert capabilities["agent_id"] == "echo"
+        assert capabilities["supported_events"] == [1]
+        assert registration == {
+            "protocol_version": 2,
+            "agent_id": "waf-1",
+            "auth_token": "secret",
+            "metadata": {"zone": "a"},
+            "extensions": Extensions.all().names,
+        }
+        with proxy:
+            assert proxy.ask(request_headers("/a")) == Decision.allow().tag("/a")
+            proxy.configure({})
+            stop()
+            assert json.loads(proxy.receive(MessageType.HEALTH_STATUS))["state"] == 3
+            with pytest.raises(ConnectionError):
+                proxy.receive_any()
+
+
+def test_extensions_are_chosen_by_the_proxy(listener, path):
+    for chosen in (Extensions.all(), Extensions(event_id=True)):
+        with dialling(path):
+            proxy, _ = accept(listener, chosen, extensions=chosen.names)
+            with proxy:
+                assert proxy.ask(request_headers("/a")) == Decision.allow().tag("/a")
+    with dialling(path, options=ServeOptions(extensions=Extensions(error=True))):
+        proxy, _ = accept(listener, extensions=["binary"])
+        # What was not offered.
+        with proxy, pytest.raises(ConnectionError):
+            proxy.receive_any()
+
+
+def test_it_dials_again_when_the_connection_is_lost_and_when_nobody_was_there(path):
+    with dialling(path):
+        for _ in range(2):
+            with bind_socket(path) as listener:
+                listener.settimeout(10)
+                for _ in range(2):
+                    proxy, _ = accept(listener)
+                    with proxy:
+                        assert proxy.ask(request_headers("/a")).is_allow
+
+
+def test_several_connections(listener, path):
+    with dialling(path, connections=3):
+        proxies = [accept(listener)[0] for _ in range(3)]
+        for proxy in proxies:
+            assert proxy.ask(request_headers("/a")).is_allow
+        for proxy in proxies:
+            proxy.close()
+
+
+def test_a_refusal_is_not_used_and_said(listener, path, caplog, eventually):
+    with dialling(path):
+        proxy, _ = accept(listener, success=False, error="unknown token")
+        with proxy, pytest.raises(ConnectionError):
+            proxy.receive_any()
+        eventually(lambda: "unknown token" in caplog.text)
+
+
+def test_events_before_the_answer_end_the_connection(listener, path):
+    with dialling(path):
+        connection, _ = listener.accept()
+        connection.settimeout(10)
+        with Proxy(connection, Extensions.none()) as proxy:
+            proxy.receive(MessageType.HANDSHAKE_REQUEST)
+            proxy.begin(request_headers("/"))
+            with pytest.raises(ConnectionError):
+                proxy.receive_any()
