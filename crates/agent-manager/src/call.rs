@@ -461,7 +461,7 @@ fn out_of_time(stage: Stage, limits: Limits) -> Failure {
 
 fn failure(error: CallError) -> Failure {
     let reason = match &error {
-        CallError::Closed => FailureReason::Unreachable,
+        CallError::Closed | CallError::Lost => FailureReason::Unreachable,
         CallError::OutboundFull => FailureReason::Saturated,
         // Seen to before; here it would be one of a kind of call that is not tried again.
         CallError::Overloaded { .. } => FailureReason::Overloaded,
