@@ -23,5 +23,6 @@ mod page;
 mod phases;
 mod report;
 mod support;
+mod v1;
 mod vectors;
 mod verdict_ttl;
