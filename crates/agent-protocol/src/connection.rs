@@ -13,8 +13,8 @@ use crate::dialect::exchanges::{Dialect, Exchanges, PendingExchange};
 use crate::dialect::v1;
 use crate::{
     CallError, CallGuard, CancelReason, Capabilities, CloseReason, Condition, ConnectError,
-    ConnectOptions, Connection, ConnectionDriver, Decision, Event, EventKind, PendingAnswer,
-    PendingPong,
+    ConnectOptions, Connection, ConnectionDriver, Decision, Event, EventKind, HttpEndpoint,
+    PendingAnswer, PendingPong,
 };
 
 /// Where an agent is, and what is spoken there.
@@ -24,12 +24,15 @@ pub enum Target {
     UnixSocket(PathBuf),
     /// Version 1 over the Unix socket at this path.
     V1UnixSocket(PathBuf),
+    /// Version 1 over HTTP.
+    V1Http(HttpEndpoint),
 }
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::UnixSocket(path) | Self::V1UnixSocket(path) => path.display().fmt(f),
+            Self::V1Http(endpoint) => endpoint.fmt(f),
         }
     }
 }
@@ -63,6 +66,10 @@ impl AnyConnection {
             }
             Target::V1UnixSocket(path) => {
                 let (agent, capabilities) = v1::UnixAgent::connect(path, options).await?;
+                Ok(Self::exchanging(agent, capabilities))
+            }
+            Target::V1Http(endpoint) => {
+                let (agent, capabilities) = v1::HttpAgent::connect(endpoint, options).await?;
                 Ok(Self::exchanging(agent, capabilities))
             }
         }

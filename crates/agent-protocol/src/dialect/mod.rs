@@ -2,7 +2,6 @@
 
 pub(crate) mod channel;
 pub(crate) mod exchanges;
-#[cfg_attr(not(test), expect(dead_code, reason = "until a dialect uses it"))]
 pub(crate) mod http_client;
 pub(crate) mod v1;
 pub(crate) mod v2_uds;

@@ -24,5 +24,6 @@ mod phases;
 mod report;
 mod support;
 mod v1;
+mod v1_http;
 mod vectors;
 mod verdict_ttl;

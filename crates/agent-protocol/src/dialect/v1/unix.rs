@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::net::UnixStream;
 
 use super::socket::Socket;
-use super::{capabilities, configured, unsendable};
+use super::{capabilities, configuration, configured, too_large, unsendable};
 use crate::codec::v1;
 use crate::dialect::exchanges::{Dialect, Exchange};
 use crate::{CallError, Capabilities, CloseReason, ConnectError, ConnectOptions, Decision, Event};
@@ -38,25 +38,14 @@ async fn open(path: &Path, options: &ConnectOptions) -> Result<Socket, ConnectEr
 }
 
 async fn configure(socket: &Socket, options: &ConnectOptions) -> Result<(), ConnectError> {
-    let Some(config) = &options.config else {
+    let Some(message) = configuration(options)? else {
         return Ok(());
     };
     let mut question = Vec::new();
-    let mut encoded = Ok(());
-    let framed = v1::append(&mut question, |out| {
-        encoded = v1::encode_configure(out, &options.agent_name, config);
-    });
-    encoded.map_err(unsendable)?;
+    let framed = v1::append(&mut question, |out| out.extend_from_slice(&message));
     framed.map_err(|bytes| unsendable(too_large(bytes)))?;
     let answer = socket.ask(&question).await;
     configured(answer.and_then(|answer| Ok(v1::decode_answer(&answer)?)))
-}
-
-fn too_large(bytes: usize) -> CallError {
-    CallError::EventTooLarge {
-        bytes,
-        limit: v1::MAX_MESSAGE_BYTES,
-    }
 }
 
 impl Dialect for UnixAgent {
