@@ -370,7 +370,11 @@ async fn ask_once(
         deadline: asking.deadline,
         decided: asking.decided,
     };
-    Ok(answer.await)
+    let answer = answer.await;
+    if connection.most_in_flight() < usize::MAX {
+        pool.answered();
+    }
+    Ok(answer)
 }
 
 /// A connection for an event, which may have to be waited for.
@@ -388,6 +392,7 @@ async fn find(
                 asking.progress.reach(match why {
                     Waits::Connecting => Stage::Connection,
                     Waits::Paused => Stage::Paused,
+                    Waits::Busy => Stage::Busy,
                 });
             };
             pool.connection(waits).await
@@ -448,6 +453,10 @@ fn out_of_time(stage: Stage, limits: Limits) -> Failure {
             FailureReason::Saturated,
             format!("it has paused for longer than {timeout:?}"),
         ),
+        Stage::Busy => Failure::new(
+            FailureReason::Saturated,
+            format!("each of its connections had a question for {timeout:?}"),
+        ),
         Stage::Connection => Failure::new(
             FailureReason::Unreachable,
             format!("no connection within {timeout:?}"),
@@ -461,7 +470,7 @@ fn out_of_time(stage: Stage, limits: Limits) -> Failure {
 
 fn failure(error: CallError) -> Failure {
     let reason = match &error {
-        CallError::Closed => FailureReason::Unreachable,
+        CallError::Closed | CallError::Lost => FailureReason::Unreachable,
         CallError::OutboundFull => FailureReason::Saturated,
         // Seen to before; here it would be one of a kind of call that is not tried again.
         CallError::Overloaded { .. } => FailureReason::Overloaded,

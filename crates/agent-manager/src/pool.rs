@@ -150,20 +150,32 @@ impl Pool {
         }
     }
 
+    /// A connection that takes so many events and no more has had an answer.
+    pub(crate) fn answered(&self) {
+        self.changed.notify_waiters();
+    }
+
     /// What there is now.
     pub(crate) fn look(&self) -> Look {
         let mut found = Found::default();
         for slot in &self.slots {
             found.add(slot);
         }
-        if let Some((load, connection)) = found.best {
-            if load.unanswered >= crowded(&connection)
-                && !found.connecting
-                && let Some(slot) = found.asleep
-            {
-                slot.wanted.notify_one();
-            }
+        let is_crowded = match &found.best {
+            Some((load, connection)) => load.unanswered >= crowded(connection),
+            None => found.busy,
+        };
+        if is_crowded
+            && !found.connecting
+            && let Some(slot) = found.asleep
+        {
+            slot.wanted.notify_one();
+        }
+        if let Some((_, connection)) = found.best {
             return Look::Ready(connection);
+        }
+        if found.busy {
+            return Look::Wait(Waits::Busy);
         }
         if found.paused {
             return Look::Wait(Waits::Paused);
@@ -193,6 +205,8 @@ pub(crate) enum Waits {
     Connecting,
     /// The agent wants no events for now.
     Paused,
+    /// Every connection has as many events as it takes at once.
+    Busy,
 }
 
 /// How much a connection is to be preferred: less is better.
@@ -207,6 +221,7 @@ struct Load {
 struct Found<'a> {
     best: Option<(Load, AnyConnection)>,
     paused: bool,
+    busy: bool,
     connecting: bool,
     asleep: Option<&'a Arc<Slot>>,
     error: Option<String>,
@@ -232,6 +247,7 @@ impl<'a> Found<'a> {
                 ));
             }
             _ if condition.paused => self.paused = true,
+            _ if connection.in_flight() >= connection.most_in_flight() => self.busy = true,
             health => {
                 let load = Load {
                     degraded: health == HealthState::Degraded,
@@ -248,7 +264,7 @@ impl<'a> Found<'a> {
 /// With this many unanswered events on a connection it would be good to have another.
 fn crowded(connection: &AnyConnection) -> usize {
     match connection.tells_answers_apart() {
-        true => CROWDED,
+        true => CROWDED.min(connection.most_in_flight()),
         false => CROWDED_LEGACY,
     }
 }

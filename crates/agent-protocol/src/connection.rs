@@ -10,10 +10,11 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use crate::dialect::exchanges::{Dialect, Exchanges, PendingExchange};
+use crate::dialect::v1;
 use crate::{
     CallError, CallGuard, CancelReason, Capabilities, CloseReason, Condition, ConnectError,
-    ConnectOptions, Connection, ConnectionDriver, Decision, Event, EventKind, PendingAnswer,
-    PendingPong,
+    ConnectOptions, Connection, ConnectionDriver, Decision, Event, EventKind, HttpEndpoint,
+    PendingAnswer, PendingPong,
 };
 
 /// Where an agent is, and what is spoken there.
@@ -21,12 +22,17 @@ use crate::{
 pub enum Target {
     /// Protocol version 2 over the Unix socket at this path.
     UnixSocket(PathBuf),
+    /// Version 1 over the Unix socket at this path.
+    V1UnixSocket(PathBuf),
+    /// Version 1 over HTTP.
+    V1Http(HttpEndpoint),
 }
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::UnixSocket(path) => path.display().fmt(f),
+            Self::UnixSocket(path) | Self::V1UnixSocket(path) => path.display().fmt(f),
+            Self::V1Http(endpoint) => endpoint.fmt(f),
         }
     }
 }
@@ -58,10 +64,17 @@ impl AnyConnection {
                 let (connection, driver) = Connection::connect(path, options).await?;
                 Ok((connection.into(), AnyDriver(Driver::V2(Box::new(driver)))))
             }
+            Target::V1UnixSocket(path) => {
+                let (agent, capabilities) = v1::UnixAgent::connect(path, options).await?;
+                Ok(Self::exchanging(agent, capabilities))
+            }
+            Target::V1Http(endpoint) => {
+                let (agent, capabilities) = v1::HttpAgent::connect(endpoint, options).await?;
+                Ok(Self::exchanging(agent, capabilities))
+            }
         }
     }
 
-    #[expect(dead_code, reason = "until there is a dialect of this kind")]
     fn exchanging(dialect: impl Dialect, capabilities: Capabilities) -> (Self, AnyDriver) {
         let exchanges = Exchanges::new(dialect, capabilities);
         let driver = AnyDriver(Driver::Exchanges(exchanges.driver()));
@@ -116,6 +129,26 @@ impl AnyConnection {
     #[must_use]
     pub fn max_concurrency(&self) -> Option<NonZeroU32> {
         NonZeroU32::new(self.capabilities().limits.max_concurrency)
+    }
+
+    /// How many events should be outstanding on this connection at once. More
+    /// are no mistake, but have to wait for each other.
+    #[must_use]
+    pub fn most_in_flight(&self) -> usize {
+        match &self.0 {
+            Kind::V2(_) => usize::MAX,
+            Kind::Exchanges(exchanges) => exchanges.most_under_way(),
+        }
+    }
+
+    /// Whether the connection has ended because a question on it was given up,
+    /// which says nothing about the agent.
+    #[must_use]
+    pub fn was_given_up(&self) -> bool {
+        match &self.0 {
+            Kind::V2(_) => false,
+            Kind::Exchanges(exchanges) => exchanges.was_given_up(),
+        }
     }
 
     /// Whether new events are accepted.

@@ -89,6 +89,10 @@ pub enum CallError {
     /// The connection is gone, or takes no new events.
     #[error("the connection to the agent is closed")]
     Closed,
+    /// The agent was asked and closed without an answer. That says nothing
+    /// about other events: it can still be reached.
+    #[error("the agent closed without an answer")]
+    Lost,
     /// The agent does not read: the outbound buffer or the table of
     /// unanswered events is full.
     #[error("the agent does not keep up: too much is queued for it")]

@@ -10,6 +10,8 @@ pub(super) enum Stage {
     Connection,
     /// There is a connection, and the agent wants no events on it for now.
     Paused,
+    /// There are connections, and each has as many events as it takes.
+    Busy,
     Answer,
     /// The same, of an agent whose answers carry no event's number.
     LegacyAnswer,
@@ -40,7 +42,8 @@ impl Progress {
             0 => Stage::Permit,
             1 => Stage::Connection,
             2 => Stage::Paused,
-            3 => Stage::Answer,
+            3 => Stage::Busy,
+            4 => Stage::Answer,
             _ => Stage::LegacyAnswer,
         }
     }

@@ -43,6 +43,8 @@ impl Ending {
 /// Why a connection is no longer used.
 enum Ended {
     Lost,
+    /// A question was given up, and the connection with it.
+    GivenUp,
     Stopping,
 }
 
@@ -67,14 +69,15 @@ pub(super) async fn keep_up(agent: Arc<Agent>, slot: Arc<Slot>, always: bool, mu
         match outcome {
             Ok((connection, driver)) => {
                 let since = Instant::now();
-                if let Ended::Stopping =
-                    use_connection(&agent, &slot, always, connection, driver, &mut ending).await
-                {
+                let ended =
+                    use_connection(&agent, &slot, always, connection, driver, &mut ending).await;
+                if let Ended::Stopping = ended {
                     break;
                 }
                 agent.reconnects.fetch_add(1, Relaxed);
-                // A connection that lasted is replaced at once. An agent that only shakes hands is not worth that.
-                if since.elapsed() >= LONGEST_PAUSE {
+                // A connection that lasted is replaced at once, and so is one that we ended. An agent that only shakes hands
+                // is not worth that.
+                if matches!(ended, Ended::GivenUp) || since.elapsed() >= LONGEST_PAUSE {
                     pause = FIRST_PAUSE;
                     continue;
                 }
@@ -185,7 +188,12 @@ async fn watch_over(
         tokio::pin!(tick);
         loop {
             tokio::select! {
-                () = connection.no_longer_open() => return Ended::Lost,
+                () = connection.no_longer_open() => {
+                    return match connection.was_given_up() {
+                        true => Ended::GivenUp,
+                        false => Ended::Lost,
+                    };
+                }
                 () = &mut tick => break,
                 () = ending.reached() => return Ended::Stopping,
                 Some(now) = connection.condition_changed(condition) => {

@@ -7,6 +7,7 @@ mod decoded;
 pub mod frame;
 pub mod handshake;
 pub mod json;
+pub mod v1;
 
 pub use answer::{Answer, MAX_RETRY_AFTER, NoDecision};
 pub use decoded::{

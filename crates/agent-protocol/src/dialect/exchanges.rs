@@ -40,6 +40,23 @@ pub(crate) trait Dialect: Send + Sync + fmt::Debug + 'static {
 
     /// Nothing more comes about the request with this correlation id.
     fn forget(&self, _correlation_id: &str) {}
+
+    /// How many exchanges there should be at once.
+    fn most_under_way(&self) -> usize {
+        usize::MAX
+    }
+
+    /// Why the connection has ended, when it has; looked at after each
+    /// exchange, and when [`lost`](Self::lost) is.
+    fn over(&self) -> Option<CloseReason> {
+        None
+    }
+
+    /// Resolves when the agent ends the connection by itself, if that can be
+    /// seen.
+    fn lost(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(std::future::pending())
+    }
 }
 
 /// A connection of such a dialect. Clones share it; when the last is dropped,
@@ -109,6 +126,15 @@ impl Exchanges {
         self.shared().lock().under_way
     }
 
+    pub(crate) fn most_under_way(&self) -> usize {
+        self.shared().dialect.most_under_way()
+    }
+
+    /// Whether it has ended, and not by the agent.
+    pub(crate) fn was_given_up(&self) -> bool {
+        *self.shared().phase.borrow() == Phase::Closed(CloseReason::Local)
+    }
+
     pub(crate) fn last_heard(&self) -> Instant {
         self.shared().lock().last_heard
     }
@@ -126,14 +152,19 @@ impl Exchanges {
         self.shared().reached(is_closed).await;
     }
 
-    /// Resolves with the end of the connection.
+    /// Resolves with the end of the connection, and sees to it when the agent
+    /// ends it.
     pub(crate) fn driver(&self) -> Pin<Box<dyn Future<Output = CloseReason> + Send>> {
-        let mut phase = self.shared().phase.subscribe();
+        let shared = Arc::clone(self.shared());
         Box::pin(async move {
-            let closed = phase.wait_for(|phase| matches!(phase, Phase::Closed(_)));
-            match closed.await.as_deref() {
-                Ok(Phase::Closed(reason)) => reason.clone(),
-                _ => CloseReason::Local,
+            let is_closed = |phase: &Phase| matches!(phase, Phase::Closed(_));
+            tokio::select! {
+                () = shared.reached(is_closed) => {}
+                () = shared.dialect.lost() => shared.close(shared.dialect.over()),
+            }
+            match &*shared.phase.borrow() {
+                Phase::Closed(reason) => reason.clone(),
+                Phase::Open | Phase::Retiring => CloseReason::Local,
             }
         })
     }
@@ -199,11 +230,12 @@ impl Shared {
         });
     }
 
-    fn lost(&self) {
+    // Without a reason it was the agent.
+    fn close(&self, reason: Option<CloseReason>) {
         self.phase.send_if_modified(|phase| {
             let is_news = !matches!(phase, Phase::Closed(_));
             if is_news {
-                *phase = Phase::Closed(CloseReason::Peer);
+                *phase = Phase::Closed(reason.unwrap_or(CloseReason::Peer));
             }
             is_news
         });
@@ -211,6 +243,9 @@ impl Shared {
 
     fn ended(&self) {
         self.lock().under_way -= 1;
+        if let Some(reason) = self.dialect.over() {
+            self.close(Some(reason));
+        }
         if *self.phase.borrow() == Phase::Retiring {
             self.retire();
         }
@@ -262,11 +297,11 @@ impl<T> Future for PendingExchange<T> {
             return Poll::Ready(Err(CallError::Closed));
         };
         let result = ready!(exchange.as_mut().poll(cx));
+        self.end();
         match &result {
-            Err(CallError::Closed) => self.shared.lost(),
+            Err(CallError::Closed) => self.shared.close(None),
             _ => self.shared.lock().last_heard = Instant::now(),
         }
-        self.end();
         Poll::Ready(result)
     }
 }

@@ -1,4 +1,7 @@
 //! Dialects: the ways in which a proxy talks to agents, one module each.
 
+pub(crate) mod channel;
 pub(crate) mod exchanges;
+pub(crate) mod http_client;
+pub(crate) mod v1;
 pub(crate) mod v2_uds;

@@ -23,5 +23,7 @@ mod page;
 mod phases;
 mod report;
 mod support;
+mod v1;
+mod v1_http;
 mod vectors;
 mod verdict_ttl;

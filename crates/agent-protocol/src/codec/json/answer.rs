@@ -25,20 +25,16 @@ pub fn decode_answer(
     payload: &[u8],
     extensions: Extensions,
 ) -> Result<(EventId, Answer), BadMessage> {
-    let bad = |detail: &dyn fmt::Display| BadMessage {
+    let bad = |error| BadMessage {
         id: find_event_id(payload, extensions.event_id),
-        error: ProtocolError::malformed("answer", detail),
+        error,
     };
-    let mut wire: WireAnswer = serde_json::from_slice(payload).map_err(|error| bad(&error))?;
-    // Answers of older peers carry the version of their message library.
-    if !(1..=VERSION).contains(&wire.version) {
-        return Err(bad(&format_args!("version {}", wire.version)));
-    }
+    let mut wire = read(payload).map_err(bad)?;
     let in_custom = wire.audit.custom.remove("correlation_id");
     let id = match (
         extensions.event_id,
-        wire.event_id,
-        wire.correlation_id,
+        std::mem::take(&mut wire.event_id),
+        wire.correlation_id.take(),
         in_custom,
     ) {
         (true, Value::Number(number), ..) => number.as_u64().map(EventId::Number),
@@ -49,34 +45,64 @@ pub fn decode_answer(
         (false, ..) => None,
     };
     let Some(id) = id else {
-        return Err(bad(&"it does not say which event it answers"));
+        return Err(bad(malformed("it does not say which event it answers")));
     };
-    let verdict = match read_verdict(wire.decision, extensions).map_err(|it| bad(&it))? {
-        Ok(verdict) => verdict,
-        Err(reason) => return Ok((id, Err(reason))),
-    };
-    let websocket =
-        frame_decision::read(wire.websocket_decision, extensions).map_err(|it| bad(&it))?;
-    let ttl = wire.ttl_ms.filter(|_| extensions.verdict_ttl);
-    let ignored = wire.vary_ignores.iter().map(String::as_str);
-    let ttl = ttl.and_then(|milliseconds| VerdictTtl::read(milliseconds, ignored));
-    let audit = Audit::from(wire.audit);
-    // Numbers beyond 32 bits of floating point are read as infinite.
-    if audit.confidence.is_some_and(|it| !it.is_finite()) {
-        return Err(bad(&"the confidence is out of range"));
+    let answer = wire.answer(extensions).map_err(bad)?;
+    Ok((id, answer))
+}
+
+/// Reads the payload of an answer of whose event nothing but the connection
+/// tells which it is, as in version 1. Nothing is negotiated there.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn decode_answer_without_id(payload: &[u8]) -> Result<Decision, ProtocolError> {
+    let answer = read(payload)?.answer(Extensions::NONE)?;
+    // What is beside a decision has to be negotiated.
+    answer.map_err(malformed)
+}
+
+fn malformed(detail: impl fmt::Display) -> ProtocolError {
+    ProtocolError::malformed("answer", detail)
+}
+
+fn read(payload: &[u8]) -> Result<WireAnswer, ProtocolError> {
+    let wire: WireAnswer = serde_json::from_slice(payload).map_err(malformed)?;
+    // Answers of older peers carry the version of their message library.
+    if !(1..=VERSION).contains(&wire.version) {
+        return Err(malformed(format_args!("version {}", wire.version)));
     }
-    let decision = Decision {
-        verdict,
-        request_headers: wire.request_headers,
-        response_headers: wire.response_headers,
-        audit: (!audit.is_empty()).then(|| Box::new(audit)),
-        needs_more: wire.needs_more,
-        request_body: wire.request_body_mutation.and_then(WireMutation::body),
-        response_body: wire.response_body_mutation.and_then(WireMutation::body),
-        websocket,
-        ttl: ttl.map(Box::new),
-    };
-    Ok((id, Ok(decision)))
+    Ok(wire)
+}
+
+impl WireAnswer {
+    fn answer(self, extensions: Extensions) -> Result<Answer, ProtocolError> {
+        let verdict = match read_verdict(self.decision, extensions).map_err(malformed)? {
+            Ok(verdict) => verdict,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        let websocket =
+            frame_decision::read(self.websocket_decision, extensions).map_err(malformed)?;
+        let ttl = self.ttl_ms.filter(|_| extensions.verdict_ttl);
+        let ignored = self.vary_ignores.iter().map(String::as_str);
+        let ttl = ttl.and_then(|milliseconds| VerdictTtl::read(milliseconds, ignored));
+        let audit = Audit::from(self.audit);
+        // Numbers beyond 32 bits of floating point are read as infinite.
+        if audit.confidence.is_some_and(|it| !it.is_finite()) {
+            return Err(malformed("the confidence is out of range"));
+        }
+        Ok(Ok(Decision {
+            verdict,
+            request_headers: self.request_headers,
+            response_headers: self.response_headers,
+            audit: (!audit.is_empty()).then(|| Box::new(audit)),
+            needs_more: self.needs_more,
+            request_body: self.request_body_mutation.and_then(WireMutation::body),
+            response_body: self.response_body_mutation.and_then(WireMutation::body),
+            websocket,
+            ttl: ttl.map(Box::new),
+        }))
+    }
 }
 
 // Why there is none, if that may be said to this peer.

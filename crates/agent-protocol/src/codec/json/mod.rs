@@ -27,7 +27,7 @@ mod time;
 mod websocket_frame;
 mod write;
 
-pub use answer::{decode_answer, encode_answer};
+pub use answer::{decode_answer, decode_answer_without_id, encode_answer};
 pub use cancel::{decode_cancel, encode_cancel};
 pub use control::{
     decode_control, decode_ping, encode_flow, encode_health, encode_ping, encode_pong, encode_purge,

@@ -45,7 +45,7 @@ pub(super) fn message<'a>(
 }
 
 /// What the answer to a configuration means.
-pub(super) fn outcome(answer: Outcome) -> Result<(), ConfigureError> {
+pub(in crate::dialect) fn outcome(answer: Outcome) -> Result<(), ConfigureError> {
     let reason = match answer {
         Ok(decision) if decision.is_allow() => return Ok(()),
         Ok(decision) => refusal(decision),

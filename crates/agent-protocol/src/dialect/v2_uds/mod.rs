@@ -19,6 +19,7 @@ mod pings;
 mod shared;
 
 pub use configure::PendingConfiguration;
+pub(super) use configure::outcome as configuration_outcome;
 pub use connection::{Connection, PendingAnswer};
 pub use driver::ConnectionDriver;
 pub use options::{ConnectOptions, ControlHandler, Limits};

@@ -35,7 +35,7 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
-    fn call_error(&self) -> CallError {
+    pub(in crate::dialect) fn call_error(&self) -> CallError {
         match self {
             Self::Protocol(error) => CallError::Protocol(error.clone()),
             Self::Local | Self::Peer | Self::Lost(_) => CallError::Closed,
