@@ -36,7 +36,10 @@ mod websocket;
 pub use call_guard::CallGuard;
 pub use cancel::CancelReason;
 pub use capability::{AgentLimits, Capabilities, EventKind, Extensions, Features};
-pub use control::{Condition, ControlMessage, FlowAction, HealthState};
+pub use control::{
+    Condition, ConfigChange, ConfigUpdate, ControlMessage, FlowAction, HealthState, LogEntry,
+    LogLevel, Metric, MetricValue, MetricsReport,
+};
 pub use decision::{Audit, Decision, Verdict};
 pub use dialect::v2_uds::{
     CloseReason, ConnectOptions, Connection, ConnectionDriver, ControlHandler, Limits,

@@ -85,6 +85,8 @@ const TARGETS: [(&str, Decoder, &[&str]); 8] = [
             "health",
             "flow-control",
             "verdict-purge",
+            "metrics-report",
+            "config-update-request",
         ],
     ),
     (

@@ -222,7 +222,7 @@ impl<A: Agent + ?Sized> Session<A> {
             }
             tracing::debug!(?news, "the proxy is told");
             let agent_id = Arc::clone(&self.agent_id);
-            match news {
+            let queued = match news {
                 News::Purge => self.queue(MessageType::VerdictPurge, |out| {
                     json::encode_purge(out, &agent_id, now_ms());
                     Ok(())
@@ -235,7 +235,26 @@ impl<A: Agent + ?Sized> Session<A> {
                     json::encode_flow(out, action, now_ms());
                     Ok(())
                 }),
-            }?;
+                News::Reload(number) => self.queue(MessageType::ConfigUpdateRequest, |out| {
+                    // The same on all connections of this process, for those
+                    // who hear it on several.
+                    let id = format!("{agent_id}-{}-{number}", std::process::id());
+                    json::encode_reload_request(out, &id, now_ms())
+                }),
+                News::Metrics(report) => self.queue(MessageType::MetricsReport, |out| {
+                    json::encode_metrics(out, &agent_id, &report, now_ms())
+                }),
+            };
+            match queued {
+                // Of all that is told, only metrics have any length.
+                Err(SessionError::Unwritable(detail)) => {
+                    tracing::error!(
+                        detail,
+                        "something that the proxy is to be told cannot be sent"
+                    );
+                }
+                queued => queued?,
+            }
         }
         Ok(())
     }

@@ -20,6 +20,7 @@ mod legacy_phases;
 mod life;
 mod overloaded;
 mod page;
+mod page_control;
 mod phases;
 mod report;
 mod support;

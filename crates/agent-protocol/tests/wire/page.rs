@@ -15,12 +15,12 @@ use portcullis_agent_protocol::codec::{
     DecodedWebSocketFrame, EventId, NoDecision, binary, json,
 };
 use portcullis_agent_protocol::{
-    CancelReason, Capabilities, ControlMessage, Decision, Extensions, FlowAction, FrameOpcode,
-    HealthState, KeyPart, RequestHeaders,
+    CancelReason, Capabilities, Decision, Extensions, FrameOpcode, KeyPart, RequestHeaders,
 };
 use serde::Serialize;
 use serde_json::{Value, json as value};
 
+use crate::page_control;
 use crate::support::Request;
 
 #[path = "../protocol_page/mod.rs"]
@@ -73,18 +73,9 @@ fn written() -> BTreeMap<&'static str, Vec<u8>> {
     add("frame-allow", allow);
     add("cancel", cancel(None));
     add("cancel-event-id", cancel(Some(NUMBER)));
-    let mut ping = Vec::new();
-    json::encode_ping(&mut ping, 1, 1_700_000_000_000);
-    add("ping", ping);
-    let mut health = Vec::new();
-    json::encode_health(&mut health, "waf", HealthState::Draining, 1_700_000_000_000);
-    add("health", health);
-    let mut flow = Vec::new();
-    json::encode_flow(&mut flow, FlowAction::Pause, 1_700_000_000_000);
-    add("flow-control", flow);
-    let mut purge = Vec::new();
-    json::encode_purge(&mut purge, "waf", 1_700_000_000_000);
-    add("verdict-purge", purge);
+    for (name, payload) in page_control::written() {
+        add(name, payload);
+    }
     written
 }
 
@@ -478,15 +469,7 @@ fn the_examples_can_be_read() {
     assert_eq!(cancelled, Ok((legacy, reason)));
     let cancelled = json::decode_cancel(&page["cancel-event-id"], true);
     assert_eq!(cancelled, Ok((EventId::Number(NUMBER), reason)));
-    assert_eq!(json::decode_ping(&page["ping"]), Ok((1, 1_700_000_000_000)));
-    let pong = json::decode_control(MessageType::Pong, &page["ping"]);
-    assert_eq!(pong, Ok(ControlMessage::Pong { sequence: 1 }));
-    let health = json::decode_control(MessageType::HealthStatus, &page["health"]);
-    assert_eq!(health, Ok(ControlMessage::Health(HealthState::Draining)));
-    let flow = json::decode_control(MessageType::FlowControl, &page["flow-control"]);
-    assert_eq!(flow, Ok(ControlMessage::FlowControl(FlowAction::Pause)));
-    let purge = json::decode_control(MessageType::VerdictPurge, &page["verdict-purge"]);
-    assert_eq!(purge, Ok(ControlMessage::PurgeVerdicts));
+    page_control::check(&page);
     let configure = handshake::decode_configure(&page["configure-event-id"]).unwrap();
     let level: &Value = &configure.config["level"];
     assert_eq!((level, configure.event_id), (&value!(2), Some(0)));
