@@ -6,12 +6,13 @@ use super::{
     header, header_span,
     inspect::{self, ParsedInspect},
     json,
+    reports::reports,
     value::Value,
     verdict_cache::verdict_cache,
 };
 use crate::{
     diagnostic::{Diagnostic, code},
-    model::{AgentId, AgentTransport, BuiltinAgent, Json, SendHeaders, VerdictCache},
+    model::{AgentId, AgentTransport, BuiltinAgent, Json, Reports, SendHeaders, VerdictCache},
     source::{Span, Spanned},
 };
 use std::path::PathBuf;
@@ -27,6 +28,7 @@ pub(crate) struct ParsedAgent {
     pub(crate) send_headers: SendHeaders,
     /// The place is that of the node.
     pub(crate) verdict_cache: Option<Spanned<VerdictCache>>,
+    pub(crate) reports: Reports,
     pub(crate) config: Option<Json>,
     pub(crate) span: Span,
 }
@@ -70,6 +72,7 @@ pub(super) fn agent(node: &mut Node<'_>) -> Option<ParsedAgent> {
                 .one("inspect", |node| Some(inspect::inspect(node)))
                 .unwrap_or_default(),
             verdict_cache: block.one("verdict-cache", |node| Some(verdict_cache(node))),
+            reports: reports(block),
             config: block.one("config", |node| {
                 json::object(node.context(), node.take_raw())
             }),

@@ -9,6 +9,7 @@ mod inspect;
 mod listener;
 mod observability;
 mod place;
+mod reports;
 mod route;
 mod secret;
 mod shadow;
@@ -36,6 +37,7 @@ pub use observability::{
     RecentRequests, VerdictTrace,
 };
 pub use place::Place;
+pub use reports::Reports;
 pub use route::{Action, Route, RouteTimeouts};
 pub use secret::Secret;
 pub use shadow::{Fallback, Ramp, Shadow};
