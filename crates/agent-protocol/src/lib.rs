@@ -27,6 +27,7 @@ mod decision;
 mod dialect;
 mod error;
 mod event;
+mod guardrail;
 mod header_op;
 pub mod server;
 mod transport;
@@ -48,6 +49,9 @@ pub use dialect::v2_uds::{
 pub use error::{CallError, ConfigureError, ConnectError, ProtocolError};
 pub use event::{
     BodyChunk, Event, RequestComplete, RequestHeaders, RequestMetadata, ResponseHeaders,
+};
+pub use guardrail::{
+    Detection, GuardrailInspect, GuardrailResult, InspectionType, Severity, TextSpan,
 };
 pub use header_op::HeaderOp;
 pub use verdict_ttl::{KeyPart, MAX_VERDICT_TTL, VerdictTtl};

@@ -16,12 +16,13 @@ use portcullis_agent_protocol::{
 use serde_json::Value;
 
 /// The kinds of events that can be decoded.
-const EVENTS: [EventKind; 6] = [
+const EVENTS: [EventKind; 7] = [
     EventKind::RequestHeaders,
     EventKind::RequestBodyChunk,
     EventKind::ResponseHeaders,
     EventKind::ResponseBodyChunk,
     EventKind::WebSocketFrame,
+    EventKind::GuardrailInspect,
     EventKind::RequestComplete,
 ];
 
@@ -166,6 +167,12 @@ fn assert_alike(json: &Event<'_>, binary: &Event<'_>) {
             assert_eq!(but_trailers(json), but_trailers(binary));
         }
         (Event::WebSocketFrame(json), Event::WebSocketFrame(binary)) => assert_eq!(json, binary),
+        (Event::GuardrailInspect(json), Event::GuardrailInspect(binary)) => {
+            // Of members that are there twice, JSON has the last.
+            let mut json = json.clone();
+            json.metadata = binary.metadata;
+            assert_eq!(&json, binary);
+        }
         (Event::RequestComplete(json), Event::RequestComplete(binary)) => {
             let milliseconds = binary.duration.as_millis();
             assert_eq!(json.duration.as_millis(), milliseconds);

@@ -168,6 +168,7 @@ impl<A: Agent + ?Sized> Session<A> {
         capabilities.features.streaming_body |= capabilities.supports(EventKind::RequestBodyChunk)
             || capabilities.supports(EventKind::ResponseBodyChunk);
         capabilities.features.websocket |= capabilities.supports(EventKind::WebSocketFrame);
+        capabilities.features.guardrails |= capabilities.supports(EventKind::GuardrailInspect);
         let max_concurrency = &mut capabilities.limits.max_concurrency;
         // There is always a number, because legacy proxies may take 0 for one.
         if *max_concurrency == 0 {
@@ -288,13 +289,12 @@ impl<A: Agent + ?Sized> Session<A> {
     fn takes(&self, kind: EventKind) -> bool {
         match kind {
             EventKind::Configure => true,
-            // There is nothing in an agent that could be asked.
-            EventKind::GuardrailInspect => false,
             EventKind::RequestHeaders
             | EventKind::RequestBodyChunk
             | EventKind::ResponseHeaders
             | EventKind::ResponseBodyChunk
             | EventKind::WebSocketFrame
+            | EventKind::GuardrailInspect
             | EventKind::RequestComplete => self.supported_events.contains(&(kind as u32)),
         }
     }

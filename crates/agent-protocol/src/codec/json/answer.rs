@@ -11,11 +11,15 @@ use serde_json::{Map, Value};
 use super::base64::{AsBase64, Base64};
 use super::find_event_id;
 use super::frame_decision::{self, WireFrameDecision, WireFrameDecisionOut};
+use super::guardrail;
 use crate::codec::answer::{in_words_of, whole_milliseconds};
 use crate::codec::{Answer, BadMessage, EventId, NoDecision};
 use crate::{Audit, Decision, Extensions, HeaderOp, ProtocolError, Verdict, VerdictTtl};
 
 const VERSION: u32 = 2;
+
+/// Where an answer has what a guardrail found.
+const GUARDRAIL: &str = "guardrail_response";
 
 /// Reads the payload of an answer, legacy or extended.
 ///
@@ -60,6 +64,11 @@ pub fn decode_answer(
     let ttl = wire.ttl_ms.filter(|_| extensions.verdict_ttl);
     let ignored = wire.vary_ignores.iter().map(String::as_str);
     let ttl = ttl.and_then(|milliseconds| VerdictTtl::read(milliseconds, ignored));
+    let guardrail = match wire.routing_metadata.get(GUARDRAIL) {
+        None | Some(Value::Null) => None,
+        Some(Value::String(text)) => Some(guardrail::read_result(text).map_err(|it| bad(&it))?),
+        Some(_) => return Err(bad(&"guardrail_response is no text")),
+    };
     let audit = Audit::from(wire.audit);
     // Numbers beyond 32 bits of floating point are read as infinite.
     if audit.confidence.is_some_and(|it| !it.is_finite()) {
@@ -74,6 +83,7 @@ pub fn decode_answer(
         request_body: wire.request_body_mutation.and_then(WireMutation::body),
         response_body: wire.response_body_mutation.and_then(WireMutation::body),
         websocket,
+        guardrail: guardrail.map(Box::new),
         ttl: ttl.map(Box::new),
     };
     Ok((id, Ok(decision)))
@@ -147,6 +157,8 @@ pub fn encode_answer(
     };
     let ttl = decision.ttl.as_deref().filter(|_| extensions.verdict_ttl);
     let ttl = ttl.and_then(|ttl| Some((ttl.milliseconds()?, ttl)));
+    let guardrail = decision.guardrail.as_deref();
+    let guardrail_response = guardrail.map(guardrail::write_result).transpose()?;
     let nothing = Audit::default();
     let audit = decision.audit.as_deref().unwrap_or(&nothing);
     serde_json::to_writer(
@@ -157,7 +169,7 @@ pub fn encode_answer(
             decision: wire_verdict,
             request_headers: &decision.request_headers,
             response_headers: &decision.response_headers,
-            routing_metadata: Map::new(),
+            routing_metadata: WireRoutingOut { guardrail_response },
             audit: WireAuditOut {
                 tags: &audit.tags,
                 rule_ids: &audit.rule_ids,
@@ -193,6 +205,8 @@ struct WireAnswer {
     request_headers: Vec<HeaderOp>,
     #[serde(default, deserialize_with = "null_as_default")]
     response_headers: Vec<HeaderOp>,
+    #[serde(default)]
+    routing_metadata: Value,
     #[serde(default, deserialize_with = "null_as_default")]
     audit: WireAudit,
     #[serde(default, deserialize_with = "null_as_default")]
@@ -329,7 +343,7 @@ struct WireAnswerOut<'a> {
     decision: WireVerdictOut<'a>,
     request_headers: &'a [HeaderOp],
     response_headers: &'a [HeaderOp],
-    routing_metadata: Map<String, Value>,
+    routing_metadata: WireRoutingOut,
     audit: WireAuditOut<'a>,
     needs_more: bool,
     request_body_mutation: Option<WireMutationOut<'a>>,
@@ -339,6 +353,12 @@ struct WireAnswerOut<'a> {
     ttl_ms: Option<u64>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     vary_ignores: Vec<&'static str>,
+}
+
+#[derive(Serialize)]
+struct WireRoutingOut {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    guardrail_response: Option<String>,
 }
 
 #[derive(Serialize)]

@@ -18,6 +18,7 @@ mod cancel;
 mod control;
 mod event;
 mod frame_decision;
+mod guardrail;
 mod headers;
 mod id;
 mod report;
