@@ -9,6 +9,7 @@
 mod harness;
 
 mod abuse;
+mod agent_reports;
 mod agents;
 mod bodies;
 mod client_address;

@@ -274,7 +274,8 @@ impl TestAgent {
         self
     }
 
-    /// Says something without being asked, on every connection: a state of health, `pause` or `resume`.
+    /// Says something without being asked, on every connection: a state of health, `pause` or `resume`; `reload` by the
+    /// library; `metrics` or `update` and JSON by hand.
     pub(crate) fn says(&self, word: &str) {
         super::agent_process::append(&self.script.says, &format!("{word}\n"));
     }

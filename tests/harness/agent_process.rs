@@ -8,8 +8,8 @@ use super::{
 use async_trait::async_trait;
 use http::HeaderMap;
 use portcullis_agent_protocol::{
-    BodyChunk, Capabilities, Decision, EventKind, Extensions, HealthState, RequestComplete,
-    RequestHeaders, ResponseHeaders, WebSocketFrame,
+    BodyChunk, Capabilities, Decision, EventKind, Extensions, HealthState, Metric, MetricValue,
+    MetricsReport, RequestComplete, RequestHeaders, ResponseHeaders, WebSocketFrame,
     server::{self, Agent, AgentError, Reporter, ServeOptions},
 };
 use serde_json::{Map, Value, json};
@@ -73,6 +73,8 @@ async fn report(says: PathBuf, reporter: Reporter) {
                 "pause" => reporter.pause(),
                 "resume" => reporter.resume(),
                 "purge" => reporter.purge_verdicts(),
+                "reload" => reporter.request_reload(),
+                "metrics" => reporter.metrics(some_metrics()),
                 "degraded" => reporter.health(HealthState::Degraded),
                 "draining" => reporter.health(HealthState::Draining),
                 "unhealthy" => reporter.health(HealthState::Unhealthy),
@@ -80,6 +82,22 @@ async fn report(says: PathBuf, reporter: Reporter) {
             }
         }
         tokio::time::sleep(POLL).await;
+    }
+}
+
+/// What an agent may report of itself.
+fn some_metrics() -> MetricsReport {
+    let value = MetricValue::Counter(7.0);
+    let labels = vec![("rule".to_owned(), "a".to_owned())];
+    MetricsReport {
+        metrics: vec![Metric {
+            name: "hits_total".to_owned(),
+            help: "Rules that matched".to_owned(),
+            labels,
+            value,
+        }],
+        interval: Some(Duration::from_secs(10)),
+        unreadable: 0,
     }
 }
 

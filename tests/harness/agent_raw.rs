@@ -25,6 +25,8 @@ const WEBSOCKET_FRAME: u8 = 0x15;
 const CONFIGURE: u8 = 0x17;
 const AGENT_RESPONSE: u8 = 0x20;
 const HEALTH: u8 = 0x30;
+const METRICS_REPORT: u8 = 0x31;
+const CONFIG_UPDATE_REQUEST: u8 = 0x32;
 const FLOW_CONTROL: u8 = 0x33;
 const PING: u8 = 0x41;
 const PONG: u8 = 0x42;
@@ -93,6 +95,13 @@ fn report(script: &Script, mut stream: UnixStream) {
 
 /// Both shapes are in use.
 fn report_frame(script: &Script, word: &str) -> (u8, Value) {
+    if let Some((kind, json)) = word.split_once(' ') {
+        let kind = match kind {
+            "metrics" => METRICS_REPORT,
+            _ => CONFIG_UPDATE_REQUEST,
+        };
+        return (kind, serde_json::from_str(json).unwrap());
+    }
     let number = |words: &[&str]| {
         words
             .iter()

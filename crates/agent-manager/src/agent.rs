@@ -4,15 +4,17 @@
 use crate::{
     breaker::{BreakerSettings, SharedBreaker},
     cache::{CacheSettings, VerdictCache},
+    completions::CompletionSettings,
     headers::HeaderRules,
     observer::AgentObserver,
     permits::Permits,
     quota::{OverloadSettings, Quota},
+    reports::{ReportSettings, Reports},
     status::{AgentState, AgentStatus},
 };
 use http::HeaderMap;
 use portcullis_agent_protocol::{
-    AnyConnection, Condition, ConnectOptions, EventKind, Extensions, HealthState, Target,
+    AnyConnection, Condition, ConnectOptions, EventKind, Extensions, HealthState, Metric, Target,
 };
 use portcullis_config::AgentId;
 use serde_json::Value;
@@ -57,15 +59,8 @@ pub struct AgentSettings {
     pub completions: Option<CompletionSettings>,
     /// How its verdicts about the heads of requests are kept; `None`: they are not.
     pub verdict_cache: Option<CacheSettings>,
-}
-
-/// How an agent is told that requests are over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CompletionSettings {
-    /// Events of each worker that may wait; what comes when there are as many is dropped and counted.
-    pub queue: usize,
-    /// The agent has this long to take one of them.
-    pub timeout: Duration,
+    /// What it may say of itself, and have done.
+    pub reports: ReportSettings,
 }
 
 impl AgentSettings {
@@ -86,6 +81,7 @@ impl AgentSettings {
             headers: HeaderRules::default(),
             completions: None,
             verdict_cache: None,
+            reports: ReportSettings::default(),
         }
     }
 }
@@ -115,6 +111,7 @@ pub(crate) struct Agent {
     pub(crate) quota: Arc<Quota>,
     /// What it has said and may be used again.
     pub(crate) verdicts: Option<Arc<VerdictCache>>,
+    pub(crate) reports: Arc<Reports>,
     wanted: AtomicUsize,
     connected: AtomicUsize,
     connections: AtomicUsize,
@@ -173,15 +170,16 @@ impl Agent {
     ) -> Self {
         let cache = settings.verdict_cache.as_ref();
         let verdicts = cache.map(|cache| Arc::new(VerdictCache::new(cache)));
+        let reports = Reports::new(settings.id.clone(), settings.reports, observer.clone());
+        let reports = Arc::new(reports);
+        let cache_hears = verdicts.as_ref().map(|it| it.on_control(&settings.id));
         let connect = ConnectOptions {
             extensions: Extensions {
                 // Nobody would make use of it.
                 verdict_ttl: verdicts.is_some(),
                 ..Extensions::ALL
             },
-            on_control: verdicts
-                .as_ref()
-                .map(|verdicts| verdicts.on_control(&settings.id)),
+            on_control: Some(reports.hearing(cache_hears)),
             proxy_id: proxy_id.to_owned(),
             config: settings.config.clone(),
             handshake_timeout: settings.handshake_timeout,
@@ -194,6 +192,7 @@ impl Agent {
             reconnects: AtomicU64::new(0),
             quota,
             verdicts,
+            reports,
             degraded: AtomicUsize::new(0),
             draining: AtomicUsize::new(0),
             unhealthy: AtomicUsize::new(0),
@@ -219,6 +218,7 @@ impl Agent {
     }
 
     pub(crate) fn status(&self) -> AgentStatus {
+        let (reported, config_update) = self.reports.status();
         let mut status = AgentStatus {
             id: self.id().clone(),
             state: AgentState::Starting,
@@ -234,6 +234,8 @@ impl Agent {
             rejected: self.rejected.load(Relaxed),
             last_error: self.trouble().error.clone(),
             verdict_cache: self.verdicts.as_ref().map(|verdicts| verdicts.status()),
+            reported,
+            config_update,
         };
         status.state = self.state(&status);
         status
@@ -327,13 +329,29 @@ impl Agent {
     pub(crate) fn connected(self: &Arc<Self>, wanted: bool) -> Connected {
         *self.trouble() = Trouble::default();
         let connected = Connected {
-            _up: CountGuard::new(self.clone(), |agent| &agent.connections),
+            _up: self.up(),
             _wanted: wanted.then(|| CountGuard::new(self.clone(), |agent| &agent.connected)),
         };
         if self.status().is_connected() {
             self.was_ready.store(true, Relaxed);
         }
         connected
+    }
+
+    /// Counts a connection. Behind the first, there may be another process than the one that was there before.
+    fn up(self: &Arc<Self>) -> CountGuard {
+        if self.connections.load(Relaxed) == 0 {
+            self.reports.forget_metrics();
+        }
+        CountGuard::new(self.clone(), |agent| &agent.connections)
+    }
+
+    /// The metrics that the agent has reported, while it is there.
+    pub(crate) fn reported(&self) -> Vec<Metric> {
+        match self.connections.load(Relaxed) {
+            0 => Vec::new(),
+            _ => self.reports.reported(),
+        }
     }
 
     /// Counts what the agent says of a connection, for as long as it is so.
@@ -379,7 +397,7 @@ impl Agent {
 
     /// Counts a connection to an agent that does not take events that it is needed for. It does not make the agent ready.
     pub(crate) fn connected_in_vain(self: &Arc<Self>, why: String) -> Connected {
-        let up = CountGuard::new(self.clone(), |agent| &agent.connections);
+        let up = self.up();
         self.record_error(&why, true);
         Connected {
             _up: up,

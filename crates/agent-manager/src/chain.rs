@@ -13,7 +13,9 @@ use crate::{
 };
 use bytes::Bytes;
 use futures::{StreamExt, stream::FuturesUnordered};
-use portcullis_agent_protocol::{Audit, Decision, Event, FrameDecision, HeaderOp, Verdict};
+use portcullis_agent_protocol::{
+    Audit, Decision, Event, FrameDecision, GuardrailResult, HeaderOp, Verdict,
+};
 use portcullis_config::AgentId;
 use smallvec::SmallVec;
 use std::{
@@ -47,6 +49,8 @@ pub struct Changes {
     pub pieces: SmallVec<[(usize, Bytes); 1]>,
     /// The frame that was shown does not go on.
     pub drops_frame: bool,
+    /// What was found in the text that was shown. None: nothing, or nobody has looked at it.
+    pub found: Option<Box<GuardrailResult>>,
 }
 
 /// What the proxy has to do after a step of the chain.
@@ -160,7 +164,7 @@ pub(crate) async fn ask_parallel(
         for (ask, changes) in asks.iter().zip(&allowed) {
             if let Some(changes) = changes {
                 let id = links.pool(ask.used.agent).agent.id();
-                let phase = Phase::of(ask.event.kind());
+                let phase = Phase::of(ask.event);
                 conversation.note_changes(changed::of_changes(id, phase, changes));
             }
         }
@@ -232,7 +236,7 @@ impl<'a> Asked<'a> {
     fn note_changes(&self, position: usize, answer: &Answer) {
         let ask = &self.asks[position];
         let id = self.links.pool(ask.used.agent).agent.id();
-        let phase = Phase::of(ask.event.kind());
+        let phase = Phase::of(ask.event);
         self.conversation
             .note_changes(changed::of_answer(id, phase, answer));
     }
@@ -249,7 +253,7 @@ impl<'a> Asked<'a> {
             self.conversation.give_up(ask.used.agent);
             self.conversation.note(Record {
                 agent: self.links.pool(ask.used.agent).agent.id().clone(),
-                phase: Phase::of(ask.event.kind()),
+                phase: Phase::of(ask.event),
                 verdict,
                 reason: None,
                 tags: Vec::new(),
@@ -284,7 +288,7 @@ fn conclude(
     let mode = ask.used.failure_mode;
     let record = |verdict, reason, tags| Record {
         agent: id.clone(),
-        phase: Phase::of(ask.event.kind()),
+        phase: Phase::of(ask.event),
         verdict,
         reason,
         tags,
@@ -313,6 +317,10 @@ fn conclude(
         }
     };
     let (reason, tags) = decision.audit.map(|audit| said(*audit)).unwrap_or_default();
+    if matches!(ask.event, Event::GuardrailInspect(_)) {
+        let (verdict, changes, reason) = about_text(decision.verdict, decision.guardrail, reason);
+        return (record(verdict, reason, tags), Answer::Continue(changes));
+    }
     if let (Verdict::Allow, Some(frame)) = (&decision.verdict, decision.websocket) {
         let (verdict, answer) = about_frame(id, *frame, position, reason.clone());
         return (record(verdict, reason, tags), answer);
@@ -332,6 +340,7 @@ fn conclude(
             response: decision.response_headers,
             pieces: piece.map(|piece| (position, piece)).into_iter().collect(),
             drops_frame: false,
+            found: None,
         })
     } else {
         Answer::Final {
@@ -376,6 +385,34 @@ fn about_frame(
             (RecordedVerdict::Close, answer)
         }
     }
+}
+
+/// What an agent has found in a text. Whatever it would do about it, that is not its decision.
+fn about_text(
+    verdict: Verdict,
+    result: Option<Box<GuardrailResult>>,
+    reason: Option<String>,
+) -> (RecordedVerdict, Changes, Option<String>) {
+    let refuses = verdict != Verdict::Allow;
+    let found = result.unwrap_or_default();
+    if !found.detected && !refuses {
+        return (RecordedVerdict::Allow, Changes::default(), reason);
+    }
+    let reason = reason.or_else(|| {
+        let mut categories: Vec<&str> = Vec::new();
+        for detection in &found.detections {
+            let category = detection.category.as_str();
+            if categories.len() < MOST_TAGS && !categories.contains(&category) {
+                categories.push(category);
+            }
+        }
+        (!categories.is_empty()).then(|| shortened(categories.join(",")))
+    });
+    let changes = Changes {
+        found: Some(found),
+        ..Changes::default()
+    };
+    (RecordedVerdict::Detected, changes, reason)
 }
 
 /// More of an agent's audit data than this is not kept.

@@ -18,6 +18,15 @@ use std::{
 };
 use tokio::sync::mpsc;
 
+/// How an agent is told that requests are over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CompletionSettings {
+    /// Events of each worker that may wait; what comes when there are as many is dropped and counted.
+    pub queue: usize,
+    /// The agent has this long to take one of them.
+    pub timeout: Duration,
+}
+
 /// An agent works on so many of these events of a worker at once.
 const AT_ONCE: usize = 32;
 

@@ -7,6 +7,7 @@
 #![warn(missing_docs)]
 
 mod agent;
+mod allowance;
 mod breaker;
 mod cache;
 mod call;
@@ -25,15 +26,16 @@ mod permits;
 mod pool;
 mod quota;
 mod record;
+mod reports;
 mod status;
 pub mod supervise;
 
-pub use agent::{AgentEnd, AgentSettings, CompletionSettings, PoolSettings};
+pub use agent::{AgentEnd, AgentSettings, PoolSettings};
 pub use breaker::{BreakerSettings, BreakerState};
 pub use cache::{CacheSettings, CacheStatus, KeyContext};
 pub use chain::{Answer, Ask, Changes, Refusal};
 pub use changed::HeaderChange;
-pub use completions::Completed;
+pub use completions::{Completed, CompletionSettings};
 pub use conversation::Conversation;
 pub use failure::FailureReason;
 pub use headers::{HeaderRules, OwnedHeaders, SendHeaders};
@@ -42,4 +44,5 @@ pub use observer::AgentObserver;
 pub use pool::Links;
 pub use quota::OverloadSettings;
 pub use record::{Phase, Record, RecordedVerdict, Told};
+pub use reports::{ConfigUpdateStatus, Granted, ReportSettings, ReportedStatus};
 pub use status::{AgentState, AgentStatus};

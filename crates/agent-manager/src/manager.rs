@@ -13,7 +13,7 @@ use crate::{
     quota::Quota,
     status::AgentStatus,
 };
-use portcullis_agent_protocol::Event;
+use portcullis_agent_protocol::{Event, Metric};
 use portcullis_config::{AgentId, FailureMode};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout_at};
@@ -218,6 +218,16 @@ impl AgentManager {
     /// How the agents are doing, in the order of the configuration.
     pub fn status(&self) -> Vec<AgentStatus> {
         self.agents.iter().map(|agent| agent.status()).collect()
+    }
+
+    /// The metrics that agents have reported of themselves, as they hold now, in the order of the configuration. Names and
+    /// labels are such that they can be shown.
+    pub fn reported(&self) -> Vec<(AgentId, Vec<Metric>)> {
+        let agents = self.agents.iter();
+        let reported = agents.map(|agent| (agent.id().clone(), agent.reported()));
+        reported
+            .filter(|(_, metrics)| !metrics.is_empty())
+            .collect()
     }
 
     /// What resolves when nobody uses the agent of this name any more: no worker has a connection to it and no request

@@ -39,8 +39,15 @@ pub(crate) fn validate_answer(
     foreign: &OwnedHeaders,
 ) -> Result<(), String> {
     validate(decision, event.kind(), foreign)?;
-    match (&decision.websocket, event) {
-        (Some(change), Event::WebSocketFrame(frame)) => change.validate(frame.opcode),
+    match event {
+        Event::WebSocketFrame(frame) => {
+            let change = decision.websocket.as_ref();
+            change.map_or(Ok(()), |change| change.validate(frame.opcode))
+        }
+        Event::GuardrailInspect(text) => {
+            let found = decision.guardrail.as_ref();
+            found.map_or(Ok(()), |found| found.validate(text.content))
+        }
         _ => Ok(()),
     }
 }
@@ -83,7 +90,9 @@ fn validate(decision: &Decision, kind: EventKind, foreign: &OwnedHeaders) -> Res
 
 /// What was not shown cannot be changed, and what has gone on its way cannot either.
 fn validate_phase(decision: &Decision, kind: EventKind) -> Result<(), String> {
-    use EventKind::{RequestBodyChunk, ResponseBodyChunk, ResponseHeaders, WebSocketFrame};
+    use EventKind::{
+        GuardrailInspect, RequestBodyChunk, ResponseBodyChunk, ResponseHeaders, WebSocketFrame,
+    };
     if decision.request_body.is_some() && kind != RequestBodyChunk {
         return Err("a change of the request's body, which was not asked about".into());
     }
@@ -93,8 +102,16 @@ fn validate_phase(decision: &Decision, kind: EventKind) -> Result<(), String> {
     if decision.websocket.is_some() && kind != WebSocketFrame {
         return Err("a change of a WebSocket frame, which was not asked about".into());
     }
+    if decision.guardrail.is_some() && kind != GuardrailInspect {
+        return Err("a finding about a text, which was not asked about".into());
+    }
     if kind == WebSocketFrame {
         return validate_socket(decision);
+    }
+    let changes_heads =
+        !decision.request_headers.is_empty() || !decision.response_headers.is_empty();
+    if kind == GuardrailInspect && changes_heads {
+        return Err("a change of headers in the answer to a text".into());
     }
     let is_response = matches!(kind, ResponseHeaders | ResponseBodyChunk);
     if is_response && !decision.request_headers.is_empty() {
@@ -226,7 +243,7 @@ fn validate_redirect(url: &str, status: u16) -> Result<(), String> {
 mod tests {
     use super::*;
     use bytes::Bytes;
-    use portcullis_agent_protocol::{FrameOpcode, WebSocketFrame};
+    use portcullis_agent_protocol::{FrameOpcode, GuardrailResult, WebSocketFrame};
 
     fn validate_head(decision: &Decision, foreign: &OwnedHeaders) -> Result<(), String> {
         validate(decision, EventKind::RequestHeaders, foreign)
@@ -235,33 +252,37 @@ mod tests {
     #[test]
     fn only_what_was_shown_can_be_changed() {
         use EventKind::{
-            RequestBodyChunk, RequestComplete, RequestHeaders, ResponseBodyChunk, ResponseHeaders,
-            WebSocketFrame,
+            GuardrailInspect, RequestBodyChunk, RequestComplete, RequestHeaders, ResponseBodyChunk,
+            ResponseHeaders, WebSocketFrame,
         };
         let table = [
             (
                 Decision::allow().replace_request_body("x"),
-                [false, true, false, false, false, false],
+                [false, true, false, false, false, false, false],
             ),
             (
                 Decision::allow().replace_response_body("x"),
-                [false, false, false, true, false, false],
+                [false, false, false, true, false, false, false],
             ),
             (
                 Decision::allow().set_request_header("x", "1"),
-                [true, true, false, false, true, false],
+                [true, true, false, false, true, false, false],
             ),
             (
                 Decision::allow().set_response_header("x", "1"),
-                [true, true, true, true, true, false],
+                [true, true, true, true, true, false, false],
             ),
             (
                 Decision::allow().drop_frame(),
-                [false, false, false, false, false, true],
+                [false, false, false, false, false, true, false],
             ),
-            (Decision::block(403), [true; 6]),
-            (Decision::redirect("/"), [true; 6]),
-            (Decision::challenge("captcha"), [true; 6]),
+            (
+                Decision::allow().with_guardrail(GuardrailResult::clean()),
+                [false, false, false, false, false, false, true],
+            ),
+            (Decision::block(403), [true; 7]),
+            (Decision::redirect("/"), [true; 7]),
+            (Decision::challenge("captcha"), [true; 7]),
         ];
         let kinds = [
             RequestHeaders,
@@ -270,6 +291,7 @@ mod tests {
             ResponseBodyChunk,
             RequestComplete,
             WebSocketFrame,
+            GuardrailInspect,
         ];
         for (decision, expected) in table {
             let valid =

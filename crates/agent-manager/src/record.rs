@@ -1,7 +1,7 @@
 //! What is written down about each question to an agent; the access log, the metrics and the trace read it.
 
 use crate::failure::FailureReason;
-use portcullis_agent_protocol::EventKind;
+use portcullis_agent_protocol::Event;
 use portcullis_config::{AgentId, FailureMode};
 use std::time::Duration;
 
@@ -16,6 +16,10 @@ pub enum Phase {
     ResponseHeaders,
     /// The body of the response, or a piece of it.
     ResponseBody,
+    /// Texts out of the body of the request.
+    RequestGuardrail,
+    /// Texts out of the body of the response.
+    ResponseGuardrail,
     /// The frames of the WebSocket that the request became, in both directions.
     WebSocketFrames,
     /// The request is over.
@@ -24,26 +28,30 @@ pub enum Phase {
 
 impl Phase {
     /// Every phase, for tables in metrics and documents.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::RequestHeaders,
         Self::RequestBody,
         Self::ResponseHeaders,
         Self::ResponseBody,
+        Self::RequestGuardrail,
+        Self::ResponseGuardrail,
         Self::WebSocketFrames,
         Self::RequestComplete,
     ];
 
     /// The phase that an event belongs to.
-    pub(crate) const fn of(kind: EventKind) -> Self {
-        match kind {
-            EventKind::RequestBodyChunk => Self::RequestBody,
-            EventKind::ResponseHeaders => Self::ResponseHeaders,
-            EventKind::ResponseBodyChunk => Self::ResponseBody,
-            EventKind::WebSocketFrame => Self::WebSocketFrames,
-            EventKind::RequestComplete => Self::RequestComplete,
-            EventKind::RequestHeaders | EventKind::GuardrailInspect | EventKind::Configure => {
-                Self::RequestHeaders
-            }
+    pub(crate) const fn of(event: &Event<'_>) -> Self {
+        match event {
+            Event::RequestHeaders(_) => Self::RequestHeaders,
+            Event::RequestBodyChunk(_) => Self::RequestBody,
+            Event::ResponseHeaders(_) => Self::ResponseHeaders,
+            Event::ResponseBodyChunk(_) => Self::ResponseBody,
+            Event::GuardrailInspect(text) => match text.is_response {
+                false => Self::RequestGuardrail,
+                true => Self::ResponseGuardrail,
+            },
+            Event::WebSocketFrame(_) => Self::WebSocketFrames,
+            Event::RequestComplete(_) => Self::RequestComplete,
         }
     }
 
@@ -54,6 +62,8 @@ impl Phase {
             Self::RequestBody => "request_body",
             Self::ResponseHeaders => "response_headers",
             Self::ResponseBody => "response_body",
+            Self::RequestGuardrail => "request_guardrail",
+            Self::ResponseGuardrail => "response_guardrail",
             Self::WebSocketFrames => "websocket_frames",
             Self::RequestComplete => "request_complete",
         }
@@ -61,13 +71,20 @@ impl Phase {
 
     /// Whether it is about what comes from the upstream.
     pub const fn is_response(self) -> bool {
-        matches!(self, Self::ResponseHeaders | Self::ResponseBody)
+        matches!(
+            self,
+            Self::ResponseHeaders | Self::ResponseBody | Self::ResponseGuardrail
+        )
     }
 
     const fn has_pieces(self) -> bool {
         matches!(
             self,
-            Self::RequestBody | Self::ResponseBody | Self::WebSocketFrames
+            Self::RequestBody
+                | Self::ResponseBody
+                | Self::RequestGuardrail
+                | Self::ResponseGuardrail
+                | Self::WebSocketFrames
         )
     }
 }
@@ -83,6 +100,8 @@ pub enum RecordedVerdict {
     Redirect,
     /// The agent wants the client to prove something first.
     Challenge,
+    /// The agent found something in a text. What becomes of the message is the route's to say.
+    Detected,
     /// The agent let the frame of a WebSocket not go on.
     Drop,
     /// The agent closed the WebSocket.
@@ -112,6 +131,7 @@ impl RecordedVerdict {
             Self::Block => "block",
             Self::Redirect => "redirect",
             Self::Challenge => "challenge",
+            Self::Detected => "detected",
             Self::Drop => "drop",
             Self::Close => "close",
             Self::Cancelled => "cancelled",
@@ -128,6 +148,7 @@ impl RecordedVerdict {
             | Self::Block
             | Self::Redirect
             | Self::Challenge
+            | Self::Detected
             | Self::Drop
             | Self::Close => true,
             Self::Cancelled
@@ -236,20 +257,6 @@ impl Record {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_kind_of_event_is_in_its_phase() {
-        let phases = [
-            EventKind::RequestHeaders,
-            EventKind::RequestBodyChunk,
-            EventKind::ResponseHeaders,
-            EventKind::ResponseBodyChunk,
-            EventKind::WebSocketFrame,
-            EventKind::RequestComplete,
-        ]
-        .map(Phase::of);
-        assert_eq!(phases, Phase::ALL);
-    }
 
     #[test]
     fn what_went_wrong_is_told_beside_that_it_did() {

@@ -1,6 +1,10 @@
 //! How an agent is doing, for probes, metrics and the admin listener.
 
-use crate::{breaker::BreakerState, cache::CacheStatus};
+use crate::{
+    breaker::BreakerState,
+    cache::CacheStatus,
+    reports::{ConfigUpdateStatus, ReportedStatus},
+};
 use portcullis_config::AgentId;
 
 /// Where an agent is in its life.
@@ -75,6 +79,10 @@ pub struct AgentStatus {
     pub last_error: Option<String>,
     /// Its verdicts that are kept; `None` when none are.
     pub verdict_cache: Option<CacheStatus>,
+    /// What became of the metrics that it has reported.
+    pub reported: ReportedStatus,
+    /// What it wanted last to happen to the configuration; `None`: nothing yet.
+    pub config_update: Option<ConfigUpdateStatus>,
 }
 
 impl AgentStatus {

@@ -1,6 +1,12 @@
 //! Control messages: what an agent says without being asked.
 
-use serde_json::Value;
+mod config_update;
+mod log;
+mod metrics;
+
+pub use config_update::{ConfigChange, ConfigUpdate};
+pub use log::{LogEntry, LogLevel};
+pub use metrics::{Metric, MetricValue, MetricsReport};
 
 /// A message of an agent that is not an answer to an event.
 ///
@@ -15,10 +21,12 @@ pub enum ControlMessage {
     /// None of the agent's verdicts holds any longer that were to hold for a
     /// while. Comes only from agents that have agreed to `verdict-ttl`.
     PurgeVerdicts,
-    /// The agent's own metrics, as they came.
-    Metrics(Value),
-    /// The agent wants its configuration changed, as it came.
-    ConfigUpdate(Value),
+    /// The agent's own metrics.
+    Metrics(MetricsReport),
+    /// The agent wants its configuration changed.
+    ConfigUpdate(ConfigUpdate),
+    /// The agent wants something to stand in the log.
+    Log(LogEntry),
     /// The answer to a ping.
     Pong {
         /// The number of the ping.
@@ -76,6 +84,7 @@ impl Condition {
             | ControlMessage::PurgeVerdicts
             | ControlMessage::Metrics(_)
             | ControlMessage::ConfigUpdate(_)
+            | ControlMessage::Log(_)
             | ControlMessage::Pong { .. } => return false,
             ControlMessage::Health(health) => (*health, self.paused),
             ControlMessage::FlowControl(FlowAction::Pause) => (self.health, true),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
-use crate::{FrameDecision, HeaderOp, KeyPart, VerdictTtl};
+use crate::{FrameDecision, GuardrailResult, HeaderOp, KeyPart, VerdictTtl};
 
 /// Whether the request may go on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +60,9 @@ pub struct Decision {
     /// What becomes of the frame that was asked about; `None` lets it pass as
     /// it is. In a box because most decisions have none and all are moved.
     pub websocket: Option<Box<FrameDecision>>,
+    /// What a guardrail found in the text that it was asked about. Without it,
+    /// any verdict but allow means that it found something. In a box as above.
+    pub guardrail: Option<Box<GuardrailResult>>,
     /// For how long and for which other requests the verdict holds; `None`
     /// for this one alone. Goes over the wire only between peers that have
     /// agreed to `verdict-ttl`.
@@ -111,6 +114,7 @@ impl From<Verdict> for Decision {
             request_body: None,
             response_body: None,
             websocket: None,
+            guardrail: None,
             ttl: None,
         }
     }
@@ -292,6 +296,14 @@ impl Decision {
     pub fn close_websocket(mut self, code: u16, reason: impl Into<String>) -> Self {
         let reason = reason.into();
         self.websocket = Some(Box::new(FrameDecision::Close { code, reason }));
+        self
+    }
+
+    /// Says what was found in the text that was asked about. What becomes of
+    /// the message is the proxy's to decide.
+    #[must_use]
+    pub fn with_guardrail(mut self, result: GuardrailResult) -> Self {
+        self.guardrail = Some(Box::new(result));
         self
     }
 

@@ -6,7 +6,8 @@
 //!
 //! The events of one request come in the order of [`Event`]'s variants, except
 //! that the pieces of the two bodies may overlap, and so may the frames of the
-//! two directions of a WebSocket. An agent gets those that it has announced,
+//! two directions of a WebSocket, and that the texts of a body come when that
+//! would. An agent gets those that it has announced,
 //! and has at most one of a request to answer at a time.
 
 use std::net::IpAddr;
@@ -15,7 +16,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use http::HeaderMap;
 
-use crate::{EventKind, WebSocketFrame};
+use crate::{EventKind, GuardrailInspect, WebSocketFrame};
 
 /// Something that an agent is asked about or told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub enum Event<'a> {
     ResponseBodyChunk(BodyChunk<'a>),
     /// A frame of the WebSocket that the request became.
     WebSocketFrame(WebSocketFrame<'a>),
+    /// A text out of the body of the request or of the response.
+    GuardrailInspect(GuardrailInspect<'a>),
     /// The end of a request.
     RequestComplete(RequestComplete<'a>),
 }
@@ -44,6 +47,7 @@ impl Event<'_> {
             Self::ResponseHeaders(_) => EventKind::ResponseHeaders,
             Self::ResponseBodyChunk(_) => EventKind::ResponseBodyChunk,
             Self::WebSocketFrame(_) => EventKind::WebSocketFrame,
+            Self::GuardrailInspect(_) => EventKind::GuardrailInspect,
             Self::RequestComplete(_) => EventKind::RequestComplete,
         }
     }
@@ -56,6 +60,7 @@ impl Event<'_> {
             Self::RequestBodyChunk(event) | Self::ResponseBodyChunk(event) => event.correlation_id,
             Self::ResponseHeaders(event) => event.correlation_id,
             Self::WebSocketFrame(event) => event.correlation_id,
+            Self::GuardrailInspect(event) => event.correlation_id,
             Self::RequestComplete(event) => event.correlation_id,
         }
     }
@@ -71,6 +76,7 @@ impl Event<'_> {
             }
             Self::ResponseHeaders(event) => event.budget_left = left,
             Self::WebSocketFrame(event) => event.budget_left = left,
+            Self::GuardrailInspect(event) => event.budget_left = left,
             Self::RequestComplete(_) => {}
         }
         self

@@ -28,6 +28,7 @@ mod decision;
 mod dialect;
 mod error;
 mod event;
+mod guardrail;
 mod header_op;
 pub mod server;
 mod transport;
@@ -38,7 +39,10 @@ pub use call_guard::CallGuard;
 pub use cancel::CancelReason;
 pub use capability::{AgentLimits, Capabilities, EventKind, Extensions, Features};
 pub use connection::{AnyAnswer, AnyConnection, AnyDriver, AnyPong, Target};
-pub use control::{Condition, ControlMessage, FlowAction, HealthState};
+pub use control::{
+    Condition, ConfigChange, ConfigUpdate, ControlMessage, FlowAction, HealthState, LogEntry,
+    LogLevel, Metric, MetricValue, MetricsReport,
+};
 pub use decision::{Audit, Decision, Verdict};
 pub use dialect::channel::{GrpcEndpoint, TlsFiles};
 pub use dialect::http_client::HttpEndpoint;
@@ -49,6 +53,9 @@ pub use dialect::v2_uds::{
 pub use error::{CallError, ConfigureError, ConnectError, ProtocolError};
 pub use event::{
     BodyChunk, Event, RequestComplete, RequestHeaders, RequestMetadata, ResponseHeaders,
+};
+pub use guardrail::{
+    Detection, GuardrailInspect, GuardrailResult, InspectionType, Severity, TextSpan,
 };
 pub use header_op::HeaderOp;
 pub use verdict_ttl::{KeyPart, MAX_VERDICT_TTL, VerdictTtl};

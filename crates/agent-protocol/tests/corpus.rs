@@ -18,8 +18,8 @@ use http::{HeaderMap, HeaderValue};
 use portcullis_agent_protocol::codec::frame::{self, MAX_FRAME_BYTES, MessageType};
 use portcullis_agent_protocol::codec::{Answer, EventId, NoDecision, binary, json};
 use portcullis_agent_protocol::{
-    BodyChunk, Decision, Event, Extensions, FrameOpcode, KeyPart, RequestHeaders, RequestMetadata,
-    WebSocketFrame,
+    BodyChunk, Decision, Event, Extensions, FrameOpcode, GuardrailResult, KeyPart, RequestHeaders,
+    RequestMetadata, WebSocketFrame,
 };
 
 #[path = "../fuzz/src/lib.rs"]
@@ -58,6 +58,8 @@ const TARGETS: [(&str, Decoder, &[&str]); 8] = [
             "response-body-chunk",
             "response-body-chunk-event-id",
             "websocket-frame",
+            "guardrail-inspect",
+            "guardrail-inspect-event-id",
             "request-complete",
         ],
     ),
@@ -69,6 +71,7 @@ const TARGETS: [(&str, Decoder, &[&str]); 8] = [
             "answer-body",
             "answer-close",
             "answer-frame",
+            "answer-guardrail",
             "answer-ttl",
             "answer-event-id",
             "answer-error",
@@ -85,6 +88,8 @@ const TARGETS: [(&str, Decoder, &[&str]); 8] = [
             "health",
             "flow-control",
             "verdict-purge",
+            "metrics-report",
+            "config-update-request",
         ],
     ),
     (
@@ -96,6 +101,7 @@ const TARGETS: [(&str, Decoder, &[&str]); 8] = [
             "binary-body-chunk-last",
             "binary-response-headers",
             "binary-websocket-frame",
+            "binary-guardrail-inspect",
             "binary-request-complete",
         ],
     ),
@@ -112,6 +118,7 @@ const TARGETS: [(&str, Decoder, &[&str]); 8] = [
             "binary-frame-replace",
             "binary-frame-close",
             "binary-ttl",
+            "binary-guardrail",
         ],
     ),
 ];
@@ -219,7 +226,7 @@ const TEXTS: [(&str, &str, &str); 22] = [
 ];
 
 /// One answer of each kind.
-fn answers() -> [(&'static str, Answer); 13] {
+fn answers() -> [(&'static str, Answer); 14] {
     let block = Decision::block(403)
         .with_body("no")
         .with_header("x-why", "waf")
@@ -260,6 +267,14 @@ fn answers() -> [(&'static str, Answer); 13] {
             Ok(Decision::allow().close_websocket(4999, "é")),
         ),
         ("ttl", Ok(ttl)),
+        (
+            "guardrail",
+            Ok(Decision::block(403).with_guardrail(
+                GuardrailResult::found_at("é", "", 0..usize::MAX)
+                    .and("x", "y", None)
+                    .with_redacted_content("\u{0}"),
+            )),
+        ),
         ("overload-bare", overloaded(None)),
         ("overload-far", overloaded(Some(Duration::MAX))),
     ]

@@ -147,6 +147,7 @@ fn agent(written: ParsedAgent, defaults: &Defaults, sources: &Sources) -> Option
             .collect(),
         send_headers: written.send_headers,
         verdict_cache: written.verdict_cache.map(|cache| cache.value),
+        reports: written.reports,
         config: written.config,
         place: sources.place(written.span),
     })

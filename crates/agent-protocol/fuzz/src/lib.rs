@@ -10,16 +10,19 @@ use bytes::{Bytes, BytesMut};
 use portcullis_agent_protocol::codec::frame::{self, HEADER_BYTES, MessageType};
 use portcullis_agent_protocol::codec::handshake::{self, Agreement};
 use portcullis_agent_protocol::codec::{Answer, EventId, binary, json};
-use portcullis_agent_protocol::{BodyChunk, Event, EventKind, Extensions};
+use portcullis_agent_protocol::{
+    BodyChunk, ControlMessage, Event, EventKind, Extensions, Metric, MetricValue, MetricsReport,
+};
 use serde_json::Value;
 
 /// The kinds of events that can be decoded.
-const EVENTS: [EventKind; 6] = [
+const EVENTS: [EventKind; 7] = [
     EventKind::RequestHeaders,
     EventKind::RequestBodyChunk,
     EventKind::ResponseHeaders,
     EventKind::ResponseBodyChunk,
     EventKind::WebSocketFrame,
+    EventKind::GuardrailInspect,
     EventKind::RequestComplete,
 ];
 
@@ -164,6 +167,12 @@ fn assert_alike(json: &Event<'_>, binary: &Event<'_>) {
             assert_eq!(but_trailers(json), but_trailers(binary));
         }
         (Event::WebSocketFrame(json), Event::WebSocketFrame(binary)) => assert_eq!(json, binary),
+        (Event::GuardrailInspect(json), Event::GuardrailInspect(binary)) => {
+            // Of members that are there twice, JSON has the last.
+            let mut json = json.clone();
+            json.metadata = binary.metadata;
+            assert_eq!(&json, binary);
+        }
         (Event::RequestComplete(json), Event::RequestComplete(binary)) => {
             let milliseconds = binary.duration.as_millis();
             assert_eq!(json.duration.as_millis(), milliseconds);
@@ -236,7 +245,9 @@ pub fn binary_answer(bytes: &[u8]) {
 /// Everything that is neither an event nor an answer, from both sides.
 pub fn json_control(bytes: &[u8]) {
     for kind in MessageType::ALL {
-        drop(json::decode_control(kind, bytes));
+        if let Ok(ControlMessage::Metrics(report)) = json::decode_control(kind, bytes) {
+            metrics(&report);
+        }
     }
     if let Ok((sequence, timestamp_ms)) = json::decode_ping(bytes) {
         let mut out = Vec::new();
@@ -256,6 +267,25 @@ pub fn json_control(bytes: &[u8]) {
         json::encode_cancel(&mut out, number(&id), correlation_id, reason, 0);
         assert_eq!(json::decode_cancel(&out, by_number), Ok((id, Some(reason))));
     }
+}
+
+// Numbers may come back in their last place different, which can undo the
+// order of bounds.
+fn metrics(report: &MetricsReport) {
+    let names = |report: &MetricsReport| {
+        let is_plain = |metric: &&Metric| !matches!(metric.value, MetricValue::Histogram { .. });
+        let metrics = report.metrics.iter().filter(is_plain);
+        metrics
+            .map(|metric| (metric.name.clone(), metric.labels.clone()))
+            .collect::<Vec<_>>()
+    };
+    let mut out = Vec::new();
+    json::encode_metrics(&mut out, "", report, 0).expect("what was read can be written");
+    let again = json::decode_control(MessageType::MetricsReport, &out);
+    let Ok(ControlMessage::Metrics(again)) = again else {
+        panic!("what was written can be read");
+    };
+    assert_eq!(names(&again), names(report));
 }
 
 fn number(id: &EventId) -> Option<u64> {

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use http::HeaderMap;
 
 use crate::{
-    BodyChunk, Event, FrameOpcode, ProtocolError, RequestComplete, RequestHeaders, RequestMetadata,
-    ResponseHeaders, WebSocketFrame,
+    BodyChunk, Event, FrameOpcode, GuardrailInspect, InspectionType, ProtocolError,
+    RequestComplete, RequestHeaders, RequestMetadata, ResponseHeaders, WebSocketFrame,
 };
 
 /// What an answer names its event by.
@@ -44,6 +44,7 @@ pub enum DecodedEvent<'a> {
     ResponseHeaders(DecodedResponseHeaders<'a>),
     ResponseBodyChunk(DecodedBodyChunk<'a>),
     WebSocketFrame(DecodedWebSocketFrame<'a>),
+    GuardrailInspect(DecodedGuardrailInspect<'a>),
     RequestComplete(DecodedRequestComplete<'a>),
 }
 
@@ -57,6 +58,7 @@ impl DecodedEvent<'_> {
             Self::ResponseHeaders(event) => Event::ResponseHeaders(event.view()),
             Self::ResponseBodyChunk(event) => Event::ResponseBodyChunk(event.view()),
             Self::WebSocketFrame(event) => Event::WebSocketFrame(event.view()),
+            Self::GuardrailInspect(event) => Event::GuardrailInspect(event.view()),
             Self::RequestComplete(event) => Event::RequestComplete(event.view()),
         }
     }
@@ -214,6 +216,42 @@ impl DecodedWebSocketFrame<'_> {
             fin: self.fin,
             route_id: self.route_id.as_deref(),
             client_ip: self.client_ip,
+            budget_left: self.budget_left,
+        }
+    }
+}
+
+/// A text for a guardrail as it came off the wire.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    missing_docs,
+    reason = "each is the field of the same name in the view"
+)]
+pub struct DecodedGuardrailInspect<'a> {
+    pub correlation_id: Cow<'a, str>,
+    pub inspection_type: InspectionType,
+    pub content: Cow<'a, str>,
+    pub model: Option<Cow<'a, str>>,
+    pub categories: Vec<String>,
+    pub route_id: Option<Cow<'a, str>>,
+    pub is_response: bool,
+    pub metadata: Vec<(String, String)>,
+    pub budget_left: Option<Duration>,
+}
+
+impl DecodedGuardrailInspect<'_> {
+    /// The view that agents get.
+    #[must_use]
+    pub fn view(&self) -> GuardrailInspect<'_> {
+        GuardrailInspect {
+            correlation_id: &self.correlation_id,
+            inspection_type: self.inspection_type,
+            content: &self.content,
+            model: self.model.as_deref(),
+            categories: &self.categories,
+            route_id: self.route_id.as_deref(),
+            is_response: self.is_response,
+            metadata: &self.metadata,
             budget_left: self.budget_left,
         }
     }

@@ -11,8 +11,8 @@ pub mod v1;
 
 pub use answer::{Answer, MAX_RETRY_AFTER, NoDecision};
 pub use decoded::{
-    BadMessage, DecodedBodyChunk, DecodedEvent, DecodedRequestComplete, DecodedRequestHeaders,
-    DecodedResponseHeaders, DecodedWebSocketFrame, EventId,
+    BadMessage, DecodedBodyChunk, DecodedEvent, DecodedGuardrailInspect, DecodedRequestComplete,
+    DecodedRequestHeaders, DecodedResponseHeaders, DecodedWebSocketFrame, EventId,
 };
 
 /// The time left of a budget and the like, as both encodings have it.

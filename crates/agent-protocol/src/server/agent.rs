@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use crate::codec::NoDecision;
 use crate::{
-    BodyChunk, Capabilities, Decision, RequestComplete, RequestHeaders, ResponseHeaders,
-    WebSocketFrame,
+    BodyChunk, Capabilities, Decision, GuardrailInspect, RequestComplete, RequestHeaders,
+    ResponseHeaders, WebSocketFrame,
 };
 
 /// An agent: it is asked about requests and decides.
@@ -110,6 +110,22 @@ pub trait Agent: Send + Sync + 'static {
     /// # Errors
     /// When the agent cannot decide.
     async fn websocket_frame(&self, event: &WebSocketFrame<'_>) -> Result<Decision, AgentError> {
+        let _ = event;
+        Ok(Decision::allow())
+    }
+
+    /// Looks into a text out of a body and says [what is in
+    /// it](Decision::with_guardrail). What becomes of the message then, whether
+    /// it is refused, goes on without what was found or goes on as it is, is
+    /// decided by the proxy. A decision that says nothing about it means that
+    /// something was found unless it is an allow.
+    ///
+    /// # Errors
+    /// When the agent cannot decide.
+    async fn guardrail_inspect(
+        &self,
+        event: &GuardrailInspect<'_>,
+    ) -> Result<Decision, AgentError> {
         let _ = event;
         Ok(Decision::allow())
     }

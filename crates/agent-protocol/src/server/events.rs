@@ -40,8 +40,9 @@ pub(super) fn event_id(kind: EventKind, payload: &[u8], extensions: Extensions) 
         | EventKind::ResponseHeaders
         | EventKind::ResponseBodyChunk
         | EventKind::WebSocketFrame
+        | EventKind::GuardrailInspect
         | EventKind::RequestComplete => !extensions.binary,
-        EventKind::GuardrailInspect | EventKind::Configure => true,
+        EventKind::Configure => true,
     };
     match is_json {
         true => json::find_event_id(payload, extensions.event_id),
@@ -85,6 +86,7 @@ pub(super) async fn event<A: Agent + ?Sized>(
             Event::RequestHeaders(_)
             | Event::ResponseHeaders(_)
             | Event::WebSocketFrame(_)
+            | Event::GuardrailInspect(_)
             | Event::RequestComplete(_) => 0,
         },
         answer,
@@ -98,6 +100,7 @@ async fn decide<A: Agent + ?Sized>(agent: &A, event: &Event<'_>) -> Result<Decis
         Event::ResponseHeaders(event) => agent.response_headers(event).await,
         Event::ResponseBodyChunk(event) => agent.response_body_chunk(event).await,
         Event::WebSocketFrame(event) => agent.websocket_frame(event).await,
+        Event::GuardrailInspect(event) => agent.guardrail_inspect(event).await,
         Event::RequestComplete(event) => {
             agent.request_complete(event).await;
             Ok(Decision::allow())

@@ -1,13 +1,15 @@
 //! What an agent says without being asked: how it is, whether it wants events,
-//! and that what it said before holds no longer.
+//! that what it said before holds no longer, its metrics, and that the proxy
+//! should read its configuration again.
 
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use tokio::sync::watch;
 
-use crate::{FlowAction, HealthState};
+use crate::{FlowAction, HealthState, MetricsReport};
 
 /// Tells all proxies how the agent is, on the connections that they have and
 /// on those that they will make. Clones tell the same. A proxy that has been
@@ -60,21 +62,44 @@ impl Reporter {
         self.change(|report| report.purges += 1);
     }
 
+    /// Reports the agent's own metrics, as they have been counted since it
+    /// began; to be called every few seconds. A proxy that connects later is
+    /// told the last report. It shows a limited number of series, and none
+    /// that it was not told of for some minutes.
+    pub fn metrics(&self, report: MetricsReport) {
+        let report = Arc::new(report);
+        self.change(|present| {
+            let version = present.metrics.as_ref().map_or(0, |(version, _)| *version);
+            present.metrics = Some((version + 1, report));
+        });
+    }
+
+    /// Asks the proxies that are connected now to read their configuration
+    /// again. A proxy does so only where its configuration lets the agent, and
+    /// not too often; there is no answer.
+    pub fn request_reload(&self) {
+        self.change(|report| report.reloads += 1);
+    }
+
     fn change(&self, change: impl FnOnce(&mut Report)) {
         self.present.send_if_modified(|present| {
-            let before = *present;
+            let before = present.clone();
             change(present);
             *present != before
         });
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 struct Report {
     health: HealthState,
     paused: bool,
     /// How many times all verdicts were taken back.
     purges: u64,
+    /// The last report, and how many there were.
+    metrics: Option<(u64, Arc<MetricsReport>)>,
+    /// How many times a reload was asked for.
+    reloads: u64,
 }
 
 impl Report {
@@ -83,6 +108,8 @@ impl Report {
         health: HealthState::Healthy,
         paused: false,
         purges: 0,
+        metrics: None,
+        reloads: 0,
     };
 }
 
@@ -98,11 +125,14 @@ pub(super) enum Stop {
 }
 
 /// Something that a proxy has to be told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) enum News {
     Purge,
     Health(HealthState),
     Flow(FlowAction),
+    /// A reload is asked for, for the time of this number.
+    Reload(u64),
+    Metrics(Arc<MetricsReport>),
 }
 
 /// What a session is told by its server and its agent, and what of it its
@@ -118,13 +148,18 @@ pub(super) struct Signals {
 impl Signals {
     pub(super) fn new(stop: watch::Receiver<Stop>, reporter: &Reporter) -> Self {
         let reports = reporter.present.subscribe();
-        let (present, stopping) = (*reports.borrow(), *stop.borrow());
+        let (present, stopping) = (reports.borrow().clone(), *stop.borrow());
+        // What was asked for before concerns those who were there then.
+        let reloads = present.reloads;
         Self {
             stop: stopping,
             stops: values(stop),
             present,
             reports: values(reports),
-            told: Report::WELL,
+            told: Report {
+                reloads,
+                ..Report::WELL
+            },
         }
     }
 
@@ -160,22 +195,32 @@ impl Signals {
             return Some(News::Health(health));
         }
         let paused = self.present.paused;
-        if paused == self.told.paused {
+        if paused != self.told.paused {
+            self.told.paused = paused;
+            return Some(News::Flow(match paused {
+                true => FlowAction::Pause,
+                false => FlowAction::Resume,
+            }));
+        }
+        if self.present.reloads != self.told.reloads {
+            self.told.reloads = self.present.reloads;
+            return Some(News::Reload(self.told.reloads));
+        }
+        let version = |report: &Report| report.metrics.as_ref().map(|(version, _)| *version);
+        if version(&self.present) == version(&self.told) {
             return None;
         }
-        self.told.paused = paused;
-        Some(News::Flow(match paused {
-            true => FlowAction::Pause,
-            false => FlowAction::Resume,
-        }))
+        self.told.metrics.clone_from(&self.present.metrics);
+        let (_, report) = self.told.metrics.as_ref()?;
+        Some(News::Metrics(Arc::clone(report)))
     }
 }
 
 // The values that follow the present one, until the sender is gone.
-fn values<T: Copy + Send + Sync + 'static>(receiver: watch::Receiver<T>) -> BoxStream<'static, T> {
+fn values<T: Clone + Send + Sync + 'static>(receiver: watch::Receiver<T>) -> BoxStream<'static, T> {
     let next = |mut receiver: watch::Receiver<T>| async move {
         receiver.changed().await.ok()?;
-        let value = *receiver.borrow_and_update();
+        let value = receiver.borrow_and_update().clone();
         Some((value, receiver))
     };
     stream::unfold(receiver, next).fuse().boxed()
@@ -196,11 +241,11 @@ mod tests {
             let stop = signals.poll(&mut Context::from_waker(Waker::noop()));
             (stop, [(); 3].map(|()| signals.news()))
         };
-        assert_eq!(told(), (Stop::Not, [None; 3]));
+        assert_eq!(told(), (Stop::Not, [const { None }; 3]));
         reporter.pause();
         reporter.resume();
         reporter.health(HealthState::Unknown);
-        assert_eq!(told(), (Stop::Not, [None; 3]));
+        assert_eq!(told(), (Stop::Not, [const { None }; 3]));
         reporter.pause();
         reporter.health(HealthState::Degraded);
         let degraded = Some(News::Health(HealthState::Degraded));
@@ -218,8 +263,8 @@ mod tests {
         let expected = [draining, Some(News::Flow(FlowAction::Resume)), None];
         assert_eq!(told(), (Stop::Announced, expected));
         drop(stop);
-        assert_eq!(told(), (Stop::Now, [None; 3]));
-        assert_eq!(told(), (Stop::Now, [None; 3]));
+        assert_eq!(told(), (Stop::Now, [const { None }; 3]));
+        assert_eq!(told(), (Stop::Now, [const { None }; 3]));
     }
 
     #[test]
@@ -238,6 +283,28 @@ mod tests {
         // The proxy may have kept what it heard on an earlier connection.
         let mut later = Signals::new(stopping, &reporter);
         assert_eq!(later.news(), Some(News::Purge));
+    }
+
+    #[test]
+    fn metrics_are_told_each_time_and_reloads_to_those_who_are_there() {
+        let reporter = Reporter::default();
+        let (_stop, stopping) = watch::channel(Stop::Not);
+        let mut signals = Signals::new(stopping.clone(), &reporter);
+        let mut context = Context::from_waker(Waker::noop());
+        let report = Arc::new(MetricsReport::default());
+        for _ in 0..2 {
+            reporter.metrics(MetricsReport::default());
+            assert_eq!(signals.poll(&mut context), Stop::Not);
+            assert_eq!(signals.news(), Some(News::Metrics(Arc::clone(&report))));
+            assert_eq!(signals.news(), None);
+        }
+        reporter.request_reload();
+        assert_eq!(signals.poll(&mut context), Stop::Not);
+        assert_eq!(signals.news(), Some(News::Reload(1)));
+        assert_eq!(signals.news(), None);
+        let mut later = Signals::new(stopping, &reporter);
+        assert_eq!(later.news(), Some(News::Metrics(report)));
+        assert_eq!(later.news(), None);
     }
 
     #[test]

@@ -168,6 +168,7 @@ impl<A: Agent + ?Sized> Session<A> {
         capabilities.features.streaming_body |= capabilities.supports(EventKind::RequestBodyChunk)
             || capabilities.supports(EventKind::ResponseBodyChunk);
         capabilities.features.websocket |= capabilities.supports(EventKind::WebSocketFrame);
+        capabilities.features.guardrails |= capabilities.supports(EventKind::GuardrailInspect);
         let max_concurrency = &mut capabilities.limits.max_concurrency;
         // There is always a number, because legacy proxies may take 0 for one.
         if *max_concurrency == 0 {
@@ -222,7 +223,7 @@ impl<A: Agent + ?Sized> Session<A> {
             }
             tracing::debug!(?news, "the proxy is told");
             let agent_id = Arc::clone(&self.agent_id);
-            match news {
+            let queued = match news {
                 News::Purge => self.queue(MessageType::VerdictPurge, |out| {
                     json::encode_purge(out, &agent_id, now_ms());
                     Ok(())
@@ -235,7 +236,26 @@ impl<A: Agent + ?Sized> Session<A> {
                     json::encode_flow(out, action, now_ms());
                     Ok(())
                 }),
-            }?;
+                News::Reload(number) => self.queue(MessageType::ConfigUpdateRequest, |out| {
+                    // The same on all connections of this process, for those
+                    // who hear it on several.
+                    let id = format!("{agent_id}-{}-{number}", std::process::id());
+                    json::encode_reload_request(out, &id, now_ms())
+                }),
+                News::Metrics(report) => self.queue(MessageType::MetricsReport, |out| {
+                    json::encode_metrics(out, &agent_id, &report, now_ms())
+                }),
+            };
+            match queued {
+                // Of all that is told, only metrics have any length.
+                Err(SessionError::Unwritable(detail)) => {
+                    tracing::error!(
+                        detail,
+                        "something that the proxy is to be told cannot be sent"
+                    );
+                }
+                queued => queued?,
+            }
         }
         Ok(())
     }
@@ -269,13 +289,12 @@ impl<A: Agent + ?Sized> Session<A> {
     fn takes(&self, kind: EventKind) -> bool {
         match kind {
             EventKind::Configure => true,
-            // There is nothing in an agent that could be asked.
-            EventKind::GuardrailInspect => false,
             EventKind::RequestHeaders
             | EventKind::RequestBodyChunk
             | EventKind::ResponseHeaders
             | EventKind::ResponseBodyChunk
             | EventKind::WebSocketFrame
+            | EventKind::GuardrailInspect
             | EventKind::RequestComplete => self.supported_events.contains(&(kind as u32)),
         }
     }

@@ -21,13 +21,15 @@ use proptest::option;
 use proptest::prelude::*;
 use serde_json::Value;
 
+use crate::guardrail;
+
 const BY_NUMBER: Extensions = Extensions {
     binary: false,
     ..Extensions::ALL
 };
 const LEGACY: Extensions = Extensions::NONE;
 
-fn text() -> impl Strategy<Value = String> {
+pub(crate) fn text() -> impl Strategy<Value = String> {
     prop_oneof![4 => "[ -~]{0,20}", 1 => any::<String>()]
 }
 
@@ -207,6 +209,7 @@ fn event(any_bytes: bool) -> impl Strategy<Value = DecodedEvent<'static>> {
         response_headers(any_bytes).prop_map(DecodedEvent::ResponseHeaders),
         chunk(any_bytes).prop_map(DecodedEvent::ResponseBodyChunk),
         websocket_frame().prop_map(DecodedEvent::WebSocketFrame),
+        guardrail::events().prop_map(DecodedEvent::GuardrailInspect),
         request_complete().prop_map(DecodedEvent::RequestComplete),
     ]
 }
@@ -291,7 +294,7 @@ fn decision() -> impl Strategy<Value = Decision> {
         option::of(audit()),
         any::<bool>(),
         (option::of(body()), option::of(body())),
-        (frame_decision(), ttl()),
+        (frame_decision(), ttl(), guardrail::results()),
     )
         .prop_map(|(verdict, ops, audit, needs_more, bodies, rare)| Decision {
             verdict,
@@ -303,6 +306,7 @@ fn decision() -> impl Strategy<Value = Decision> {
             response_body: bodies.1,
             websocket: rare.0,
             ttl: rare.1,
+            guardrail: rare.2,
         })
 }
 

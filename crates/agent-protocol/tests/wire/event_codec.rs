@@ -43,7 +43,7 @@ fn binary_bodies_are_not_copied() {
 
 #[test]
 fn binary_events_that_are_refused_but_have_an_id() {
-    use EventKind::{RequestBodyChunk, RequestComplete, ResponseHeaders};
+    use EventKind::{GuardrailInspect, RequestBodyChunk, RequestComplete, ResponseHeaders};
     let request = "010000000700000003632d31";
     let table = [
         (RequestBodyChunk, "", "the request is missing"),
@@ -51,6 +51,12 @@ fn binary_events_that_are_refused_but_have_an_id() {
         (RequestBodyChunk, request, "the piece is missing"),
         (ResponseHeaders, request, "the status is missing"),
         (RequestComplete, request, "the outcome is missing"),
+        (GuardrailInspect, request, "the text is missing"),
+        (
+            GuardrailInspect,
+            &format!("{request}020000000103"),
+            "the inspection type is not known",
+        ),
     ];
     for (kind, sections, expected) in table {
         let payload = Bytes::from(unhex(&format!("0000000000000007{sections}")));
@@ -64,16 +70,15 @@ fn binary_events_that_are_refused_but_have_an_id() {
     let payload = Bytes::from(unhex(&appended));
     let (_, decoded) = binary::decode_event(ResponseHeaders, &payload).unwrap();
     assert!(matches!(decoded.view(), Event::ResponseHeaders(event) if event.status == 404));
-    for kind in [EventKind::GuardrailInspect, EventKind::Configure] {
-        assert!(binary::decode_event(kind, &payload).is_err());
-        let bad = json::decode_event(kind, br#"{"event_id":7}"#, true);
-        assert_eq!(bad.map(drop).unwrap_err().id, Some(EventId::Number(7)));
-    }
+    let kind = EventKind::Configure;
+    assert!(binary::decode_event(kind, &payload).is_err());
+    let bad = json::decode_event(kind, br#"{"event_id":7}"#, true);
+    assert_eq!(bad.map(drop).unwrap_err().id, Some(EventId::Number(7)));
 }
 
 #[test]
 fn json_events_that_are_refused_but_have_an_id() {
-    use EventKind::{RequestBodyChunk, RequestComplete, ResponseHeaders};
+    use EventKind::{GuardrailInspect, RequestBodyChunk, RequestComplete, ResponseHeaders};
     let table = [
         (RequestBodyChunk, json!({"is_last": true})),
         (RequestBodyChunk, json!({"data": ""})),
@@ -96,6 +101,18 @@ fn json_events_that_are_refused_but_have_an_id() {
         ),
         (RequestComplete, json!({"duration_ms": 1})),
         (RequestComplete, json!({"status": 200, "error": 1})),
+        (
+            GuardrailInspect,
+            json!({"inspection_type": "pii_detection"}),
+        ),
+        (
+            GuardrailInspect,
+            json!({"inspection_type": "mood", "content": ""}),
+        ),
+        (
+            GuardrailInspect,
+            json!({"inspection_type": "pii_detection", "content": "", "metadata": {"a": 1}}),
+        ),
     ];
     for (kind, mut message) in table {
         message["correlation_id"] = json!("c-1");

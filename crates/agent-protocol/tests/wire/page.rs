@@ -15,13 +15,13 @@ use portcullis_agent_protocol::codec::{
     DecodedWebSocketFrame, EventId, NoDecision, binary, json,
 };
 use portcullis_agent_protocol::{
-    CancelReason, Capabilities, ControlMessage, Decision, Extensions, FlowAction, FrameOpcode,
-    HealthState, KeyPart, RequestHeaders,
+    CancelReason, Capabilities, Decision, Extensions, FrameOpcode, KeyPart, RequestHeaders,
 };
 use serde::Serialize;
 use serde_json::{Value, json as value};
 
 use crate::support::Request;
+use crate::{page_control, page_guardrail};
 
 #[path = "../protocol_page/mod.rs"]
 mod protocol_page;
@@ -43,13 +43,19 @@ fn written() -> BTreeMap<&'static str, Vec<u8>> {
     add("configure", configure(None, None));
     add("configure-event-id", configure(None, Some(0)));
     add("configure-later", configure(Some("7"), Some(NUMBER)));
-    for (name, event) in json_events() {
+    for (name, event) in json_events()
+        .into_iter()
+        .chain(page_guardrail::json_events())
+    {
         let mut out = Vec::new();
         let number = name.ends_with("event-id").then_some(NUMBER);
         json::encode_event(&mut out, number, &event.view());
         add(name, out);
     }
-    for (name, event) in binary_events() {
+    for (name, event) in binary_events()
+        .into_iter()
+        .chain(page_guardrail::binary_events())
+    {
         let mut out = Vec::new();
         binary::encode_event(&mut out, NUMBER, &event.view());
         add(name, out);
@@ -73,18 +79,9 @@ fn written() -> BTreeMap<&'static str, Vec<u8>> {
     add("frame-allow", allow);
     add("cancel", cancel(None));
     add("cancel-event-id", cancel(Some(NUMBER)));
-    let mut ping = Vec::new();
-    json::encode_ping(&mut ping, 1, 1_700_000_000_000);
-    add("ping", ping);
-    let mut health = Vec::new();
-    json::encode_health(&mut health, "waf", HealthState::Draining, 1_700_000_000_000);
-    add("health", health);
-    let mut flow = Vec::new();
-    json::encode_flow(&mut flow, FlowAction::Pause, 1_700_000_000_000);
-    add("flow-control", flow);
-    let mut purge = Vec::new();
-    json::encode_purge(&mut purge, "waf", 1_700_000_000_000);
-    add("verdict-purge", purge);
+    for (name, payload) in page_control::written() {
+        add(name, payload);
+    }
     written
 }
 
@@ -332,7 +329,7 @@ fn binary_events() -> [(&'static str, DecodedEvent<'static>); 5] {
     ]
 }
 
-fn json_answers() -> [(&'static str, EventId, Answer, Extensions); 8] {
+fn json_answers() -> [(&'static str, EventId, Answer, Extensions); 9] {
     let allow = Decision::allow()
         .set_request_header("x-a", "1")
         .add_request_header("x-b", "2")
@@ -357,6 +354,12 @@ fn json_answers() -> [(&'static str, EventId, Answer, Extensions); 8] {
             "answer-body",
             correlation.clone(),
             Ok(replace),
+            Extensions::NONE,
+        ),
+        (
+            "answer-guardrail",
+            correlation.clone(),
+            Ok(page_guardrail::answer()),
             Extensions::NONE,
         ),
         ("answer-close", correlation, Ok(close), Extensions::NONE),
@@ -384,7 +387,7 @@ fn overloaded() -> Answer {
     Err(NoDecision::Overloaded { retry_after })
 }
 
-fn binary_answers() -> [(&'static str, Answer); 9] {
+fn binary_answers() -> [(&'static str, Answer); 10] {
     let block = Decision::block(403).with_body("no").reason("r");
     let redirect = Decision::redirect("/x").set_request_header("a", "b");
     let replace = Decision::allow().replace_request_body("WORLD");
@@ -405,6 +408,7 @@ fn binary_answers() -> [(&'static str, Answer); 9] {
             Ok(Decision::allow().close_websocket(1008, "policy")),
         ),
         ("binary-ttl", Ok(held())),
+        ("binary-guardrail", Ok(page_guardrail::answer())),
     ]
 }
 
@@ -446,7 +450,10 @@ fn the_examples_can_be_read() {
         let decoded = binary::decode_answer(&page[name], Extensions::ALL);
         assert_eq!(decoded, Ok((EventId::Number(7), answer)), "{name}");
     }
-    for (name, event) in json_events() {
+    for (name, event) in json_events()
+        .into_iter()
+        .chain(page_guardrail::json_events())
+    {
         let by_number = name.ends_with("event-id");
         let id = match by_number {
             true => EventId::Number(NUMBER),
@@ -455,7 +462,10 @@ fn the_examples_can_be_read() {
         let decoded = json::decode_event(event.view().kind(), &page[name], by_number);
         assert_eq!(decoded, Ok((id, event)), "{name}");
     }
-    for (name, event) in binary_events() {
+    for (name, event) in binary_events()
+        .into_iter()
+        .chain(page_guardrail::binary_events())
+    {
         let payload = Bytes::from(page[name].clone());
         let decoded = binary::decode_event(event.view().kind(), &payload);
         assert_eq!(decoded, Ok((EventId::Number(NUMBER), event)), "{name}");
@@ -478,15 +488,7 @@ fn the_examples_can_be_read() {
     assert_eq!(cancelled, Ok((legacy, reason)));
     let cancelled = json::decode_cancel(&page["cancel-event-id"], true);
     assert_eq!(cancelled, Ok((EventId::Number(NUMBER), reason)));
-    assert_eq!(json::decode_ping(&page["ping"]), Ok((1, 1_700_000_000_000)));
-    let pong = json::decode_control(MessageType::Pong, &page["ping"]);
-    assert_eq!(pong, Ok(ControlMessage::Pong { sequence: 1 }));
-    let health = json::decode_control(MessageType::HealthStatus, &page["health"]);
-    assert_eq!(health, Ok(ControlMessage::Health(HealthState::Draining)));
-    let flow = json::decode_control(MessageType::FlowControl, &page["flow-control"]);
-    assert_eq!(flow, Ok(ControlMessage::FlowControl(FlowAction::Pause)));
-    let purge = json::decode_control(MessageType::VerdictPurge, &page["verdict-purge"]);
-    assert_eq!(purge, Ok(ControlMessage::PurgeVerdicts));
+    page_control::check(&page);
     let configure = handshake::decode_configure(&page["configure-event-id"]).unwrap();
     let level: &Value = &configure.config["level"];
     assert_eq!((level, configure.event_id), (&value!(2), Some(0)));

@@ -366,13 +366,13 @@ async fn d08_what_an_agent_has_not_announced_is_a_failure() {
 }
 
 #[tokio::test]
-async fn what_has_no_binary_form_is_refused_by_its_id_too() {
+async fn what_was_not_announced_is_refused_by_its_id() {
     let served = Scribe::served(Extensions::ALL);
     let mut proxy = RawPeer::connect(&served.path).await;
     let request = json!({"supported_versions": [2], "extensions": Extensions::ALL.names()});
     proxy.greet(&request).await;
-    let event = json!({"correlation_id": "c-1", "event_id": 7});
-    proxy.send_json(MessageType::GuardrailInspect, &event).await;
+    let event = 7_u64.to_be_bytes();
+    proxy.send(MessageType::GuardrailInspect, &event).await;
     let (_, payload) = proxy.receive().await;
     let (id, answer) = binary::decode_answer(&payload, Extensions::ALL).unwrap();
     assert_eq!(id, EventId::Number(7));

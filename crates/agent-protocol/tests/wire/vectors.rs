@@ -340,7 +340,7 @@ fn legacy_answers_are_read() {
             {"remove": {"name": "x-c"}}],
         "response_headers": [{"set": {"name": "x-d", "value": "3"}}, {"add": {"name": "x-e", "value": "4"}},
             {"remove": {"name": "x-f"}}],
-        "routing_metadata": {"guardrail_response": "{}"},
+        "routing_metadata": {"upstream": "b"},
         "audit": {"tags": [], "rule_ids": [], "confidence": null, "reason_codes": [],
             "custom": {"correlation_id": "c-1"}},
         "needs_more": true, "request_body_mutation": {"data": "", "chunk_index": 0},

@@ -7,14 +7,15 @@ use super::{
     header, header_span,
     inspect::{self, ParsedInspect},
     json,
+    reports::reports,
     value::Value,
     verdict_cache::verdict_cache,
 };
 use crate::{
     diagnostic::{Diagnostic, code},
     model::{
-        AgentEndpoint, AgentId, AgentTls, AgentTransport, BuiltinAgent, Dialect, Json, SendHeaders,
-        VerdictCache,
+        AgentEndpoint, AgentId, AgentTls, AgentTransport, BuiltinAgent, Dialect, Json, Reports,
+        SendHeaders, VerdictCache,
     },
     source::{Span, Spanned},
 };
@@ -32,6 +33,7 @@ pub(crate) struct ParsedAgent {
     pub(crate) send_headers: SendHeaders,
     /// The place is that of the node.
     pub(crate) verdict_cache: Option<Spanned<VerdictCache>>,
+    pub(crate) reports: Reports,
     pub(crate) config: Option<Json>,
     pub(crate) span: Span,
 }
@@ -70,6 +72,7 @@ pub(super) fn agent(node: &mut Node<'_>) -> Option<ParsedAgent> {
                 .one("inspect", |node| Some(inspect::inspect(node)))
                 .unwrap_or_default(),
             verdict_cache: block.one("verdict-cache", |node| Some(verdict_cache(node))),
+            reports: reports(block),
             config: block.one("config", |node| {
                 json::object(node.context(), node.take_raw())
             }),

@@ -18,6 +18,7 @@ mod json;
 mod later;
 mod listener;
 mod observability;
+mod reports;
 mod route;
 mod shadow;
 mod system;

@@ -1,6 +1,6 @@
 //! `agents { agent "ID" { … } }`: the processes that are asked for verdicts.
 
-use super::{AgentEndpoint, AgentId, Dialect, Inspect, Place, VerdictCache};
+use super::{AgentEndpoint, AgentId, Dialect, Inspect, Place, Reports, VerdictCache};
 use std::{path::PathBuf, time::Duration};
 
 /// What an agent is configured with, handed to it as it is.
@@ -39,6 +39,8 @@ pub struct Agent {
     pub send_headers: SendHeaders,
     /// How its verdicts are kept and used again. None, the default: they are not.
     pub verdict_cache: Option<VerdictCache>,
+    /// What it may say unasked.
+    pub reports: Reports,
     /// Its `config` block as JSON, always an object. None: it has no such block.
     pub config: Option<Json>,
     /// Where it is written.

@@ -10,6 +10,7 @@ mod inspect;
 mod listener;
 mod observability;
 mod place;
+mod reports;
 mod route;
 mod secret;
 mod shadow;
@@ -38,6 +39,7 @@ pub use observability::{
     RecentRequests, VerdictTrace,
 };
 pub use place::Place;
+pub use reports::Reports;
 pub use route::{Action, Route, RouteTimeouts};
 pub use secret::Secret;
 pub use shadow::{Fallback, Ramp, Shadow};

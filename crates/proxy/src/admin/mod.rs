@@ -132,6 +132,12 @@ impl Health {
         let held = serving
             .as_ref()
             .map_or(0, |serving| serving.snapshot.buffer_memory.used());
+        let reported = serving
+            .as_ref()
+            .map(|serving| serving.snapshot.agents.reported());
+        self.telemetry
+            .metrics
+            .show_reported(reported.unwrap_or_default());
         self.telemetry.metrics.encode(&self.agents(), held)
     }
 
@@ -260,6 +266,23 @@ fn agent_status(status: &AgentStatus, process: Option<&ProcessStatus>) -> serde_
             "purges": cache.purged,
         })
     });
+    let reported = status.reported;
+    let metrics = (reported.reports > 0).then(|| {
+        json!({
+            "reports": reported.reports,
+            "series": reported.series,
+            "over_limit": reported.over_limit,
+            "invalid": reported.invalid,
+        })
+    });
+    let config_update = status.config_update.as_ref().map(|update| {
+        json!({
+            "kind": update.kind,
+            "detail": update.detail,
+            "outcome": update.granted.name(),
+            "seconds_ago": update.at.elapsed().unwrap_or_default().as_secs(),
+        })
+    });
     json!({
         "name": status.id.as_str(),
         "state": status.state.name(),
@@ -275,6 +298,8 @@ fn agent_status(status: &AgentStatus, process: Option<&ProcessStatus>) -> serde_
         "rejected_mutations": status.rejected,
         "last_error": status.last_error,
         "verdict_cache": verdict_cache,
+        "reported_metrics": metrics,
+        "last_config_update": config_update,
         "process": process,
     })
 }

@@ -3,7 +3,7 @@
 use super::bytes;
 use portcullis_agent_manager::{
     AgentSettings, BreakerSettings, CacheSettings, CompletionSettings, HeaderRules,
-    OverloadSettings, OwnedHeaders, PoolSettings, SendHeaders, supervise::Launch,
+    OverloadSettings, OwnedHeaders, PoolSettings, ReportSettings, SendHeaders, supervise::Launch,
 };
 use portcullis_agent_protocol::{EventKind, Target};
 use portcullis_config::{AgentId, AgentTransport, Config, FailureMode, Inspect};
@@ -96,6 +96,10 @@ fn agent_settings(agent: &portcullis_config::Agent, target: Target) -> AgentSett
             max_ttl: cache.max_ttl,
             may_ignore: cache.may_ignore.clone(),
         }),
+        reports: ReportSettings {
+            max_series: agent.reports.max_series,
+            reload_interval: agent.reports.allow_reload,
+        },
         // An agent that takes its time over an answer may be silent for as long.
         ping_interval: PING_INTERVAL.max(agent.timeout * 2),
         max_concurrent_calls: agent.max_concurrent_calls,

@@ -30,6 +30,7 @@ use portcullis_config::{AgentId, Config, System};
 use private_dir::PrivateDir;
 use signals::{End, Signals, Wanted};
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use tokio::sync::Notify;
 use worker::Shared;
 use workers::Workers;
 
@@ -92,8 +93,9 @@ pub(crate) fn serve(start: Start) -> Result<(), ServeError> {
 
 /// Everything that is not a request: runs on the main thread, which lives as long as the process.
 async fn control(start: Start) -> Result<(), ServeError> {
-    let mut signals = Signals::listen()?;
-    let mut process = Process::start(start).await?;
+    let reload_asked = Arc::new(Notify::new());
+    let mut signals = Signals::listen(reload_asked.clone())?;
+    let mut process = Process::start(start, reload_asked).await?;
     notify::ready();
     let end = loop {
         match signals.next().await {
@@ -131,10 +133,12 @@ struct Process {
     snapshot: Arc<Snapshot>,
     buffer_memory: Arc<BufferMemory>,
     sockets: Arc<Sockets>,
+    /// Told by agents that want the configuration to be read again and may have that.
+    reload_asked: Arc<Notify>,
 }
 
 impl Process {
-    async fn start(start: Start) -> Result<Self, ServeError> {
+    async fn start(start: Start, reload_asked: Arc<Notify>) -> Result<Self, ServeError> {
         let Start { config, load, log } = start;
         let private = PrivateDir::create().map_err(ServeError::PrivateDir)?;
         let executable = std::env::current_exe()?;
@@ -154,7 +158,7 @@ impl Process {
         admin::serve_unix(&echo, Arc::new(echo::EchoOrigin), Bounds::INTERNAL)?;
         // From here on nothing fails that an operator could have mistaken.
         let settings = agents::settings(&config, &executable, |launch| supervisor.run(launch));
-        let manager = manager(settings, None, &telemetry);
+        let manager = manager(settings, None, &telemetry, &reload_asked);
         let buffer_memory = Arc::new(BufferMemory::new(bytes(config.system.buffer_memory)));
         let sockets = Arc::new(Sockets::new(telemetry.metrics.open_sockets()));
         let parts = Parts {
@@ -195,6 +199,7 @@ impl Process {
             snapshot,
             buffer_memory,
             sockets,
+            reload_asked,
         })
     }
 
@@ -285,8 +290,9 @@ fn manager(
     settings: Vec<portcullis_agent_manager::AgentSettings>,
     previous: Option<&AgentManager>,
     telemetry: &Telemetry,
+    reload_asked: &Arc<Notify>,
 ) -> Arc<AgentManager> {
-    let observer = |agent: &AgentId| Some(telemetry.metrics.agent_observer(agent));
+    let observer = |agent: &AgentId| Some(telemetry.metrics.agent_observer(agent, reload_asked));
     Arc::new(AgentManager::new(settings, previous, &proxy_id(), observer))
 }
 

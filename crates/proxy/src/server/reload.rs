@@ -97,7 +97,12 @@ impl Process {
         let supervisor = &mut self.supervisor;
         let settings = agents::settings(config, &self.executable, |launch| supervisor.run(launch));
         let old = &self.snapshot;
-        let manager = manager(settings, Some(&old.agents), &self.telemetry);
+        let manager = manager(
+            settings,
+            Some(&old.agents),
+            &self.telemetry,
+            &self.reload_asked,
+        );
         let echo = self.echo_socket();
         let parts = Parts {
             agents: manager,

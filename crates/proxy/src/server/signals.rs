@@ -1,18 +1,21 @@
 //! The signals that the process obeys.
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
 
 /// Several requests to reload within this time are one.
 const DEBOUNCE: Duration = Duration::from_millis(50);
 
-/// Listens from the moment it is made. SIGPIPE is ignored by every Rust program.
+/// Listens from the moment it is made. An agent that may ask for a reload is heard like a signal. SIGPIPE is ignored by every Rust program.
 pub(super) struct Signals {
     terminate: Signal,
     quit: Signal,
     interrupt: Signal,
     hangup: Signal,
     reopen: Signal,
+    /// What agents tell.
+    asked: Arc<Notify>,
 }
 
 /// How a signal wants the process to end.
@@ -34,13 +37,14 @@ pub(super) enum Wanted {
 }
 
 impl Signals {
-    pub(super) fn listen() -> io::Result<Self> {
+    pub(super) fn listen(asked: Arc<Notify>) -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             quit: signal(SignalKind::quit())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
             reopen: signal(SignalKind::user_defined1())?,
+            asked,
         })
     }
 
@@ -53,6 +57,7 @@ impl Signals {
             _ = self.quit.recv() => Wanted::End(End::InOrder),
             _ = self.reopen.recv() => Wanted::Reopen,
             _ = self.hangup.recv() => Wanted::Reload,
+            () = self.asked.notified() => Wanted::Reload,
         }
     }
 

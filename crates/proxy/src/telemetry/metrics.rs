@@ -5,6 +5,7 @@
 
 mod agents;
 mod config;
+mod reported;
 mod shadow;
 mod sockets;
 mod verdict_cache;
@@ -12,6 +13,7 @@ mod verdict_cache;
 pub(crate) use agents::AgentMetrics;
 use agents::{AgentCalls, Observer};
 pub(crate) use config::ConfigMetrics;
+use reported::Reported;
 use shadow::ShadowFamilies;
 pub(crate) use shadow::ShadowMetrics;
 use sockets::SocketFamilies;
@@ -21,6 +23,7 @@ use verdict_cache::VerdictCaches;
 use super::Refused;
 use crate::server::limits::Rejection;
 use portcullis_agent_manager::{AgentObserver, AgentStatus, BreakerState};
+use portcullis_agent_protocol::Metric;
 use portcullis_config::{AgentId, ListenerId};
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -31,6 +34,7 @@ use std::sync::{
     Arc, Mutex, PoisonError,
     atomic::{AtomicU64, Ordering::Relaxed},
 };
+use tokio::sync::Notify;
 
 /// The buckets that OpenTelemetry advises for HTTP, in seconds.
 const REQUEST_SECONDS: [f64; 14] = [
@@ -94,6 +98,7 @@ pub(crate) struct Metrics {
     agent_rejected: Family<AgentLabel, Counter>,
     completions_dropped: Family<AgentLabel, Counter>,
     verdict_caches: VerdictCaches,
+    reported: Reported,
     buffer_memory: Gauge,
     socket_families: SocketFamilies,
     pub(crate) access_log_dropped: Counter,
@@ -131,6 +136,7 @@ impl Metrics {
             agent_rejected: Family::default(),
             completions_dropped: Family::default(),
             verdict_caches: VerdictCaches::default(),
+            reported: Reported::default(),
             buffer_memory: Gauge::default(),
             socket_families: SocketFamilies::default(),
             access_log_dropped: Counter::default(),
@@ -217,6 +223,7 @@ impl Metrics {
             metrics.completions_dropped.clone(),
         );
         metrics.verdict_caches.register(&mut registry);
+        metrics.reported.register(&mut registry);
         registry.register_with_unit(
             "buffer_memory_used",
             "Bodies that are held for agents",
@@ -257,8 +264,12 @@ impl Metrics {
         self.socket_families.open.clone()
     }
 
-    /// What is told of an agent's calls that no request sees.
-    pub(crate) fn agent_observer(&self, agent: &AgentId) -> Arc<dyn AgentObserver> {
+    /// What is told of an agent that no request sees. An agent that may have the configuration read again tells `reload`.
+    pub(crate) fn agent_observer(
+        &self,
+        agent: &AgentId,
+        reload: &Arc<Notify>,
+    ) -> Arc<dyn AgentObserver> {
         let label = AgentLabel {
             agent: agent.to_string(),
         };
@@ -266,6 +277,8 @@ impl Metrics {
             agent: self.agent(agent),
             waited: self.agent_wait_seconds.get_or_create_owned(&label),
             dropped: self.completions_dropped.get_or_create_owned(&label),
+            reported: self.reported.clone(),
+            reload: reload.clone(),
         })
     }
 
@@ -324,6 +337,11 @@ impl Metrics {
             .inc();
     }
 
+    /// What agents report of themselves now, for the next text.
+    pub(crate) fn show_reported(&self, reported: Vec<(AgentId, Vec<Metric>)>) {
+        self.reported.show(reported);
+    }
+
     /// The text that Prometheus reads, with gauges of agents as they are now, and of the bytes that are held for them.
     pub(crate) fn encode(&self, agents: &[AgentStatus], held: usize) -> String {
         self.buffer_memory
@@ -358,6 +376,7 @@ impl Metrics {
             gauges.remove(&label);
         }
         self.verdict_caches.forget(&label);
+        self.reported.forget(&label);
     }
 
     fn show_agent(&self, status: &AgentStatus) {
@@ -391,6 +410,7 @@ impl Metrics {
             Some(cache) => self.verdict_caches.show(&label, cache),
             None => self.verdict_caches.forget(&label),
         }
+        self.reported.show_status(&label, status);
     }
 }
 

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde_json::Map;
 
 use super::read::{Malformed, Reader};
-use super::write;
+use super::{guardrail, write};
 use crate::codec::answer::{in_words_of, whole_milliseconds};
 use crate::codec::{Answer, BadMessage, EventId, NoDecision};
 use crate::{
@@ -19,6 +19,7 @@ const REQUEST_BODY: u8 = 5;
 const RESPONSE_BODY: u8 = 6;
 const FRAME: u8 = 7;
 const TTL: u8 = 8;
+const GUARDRAIL: u8 = 9;
 
 const ALLOW: u8 = 0;
 const BLOCK: u8 = 1;
@@ -83,6 +84,9 @@ pub fn encode_answer(
         && let Some(ttl) = &decision.ttl
     {
         encode_ttl(out, ttl);
+    }
+    if let Some(result) = &decision.guardrail {
+        write::section(out, GUARDRAIL, |out| guardrail::encode_result(out, result));
     }
     Ok(())
 }
@@ -265,6 +269,7 @@ fn decode(payload: &[u8], extensions: Extensions, body: Body<'_>) -> Result<Answ
         response_body,
         frame,
         ttl,
+        guardrail,
     ] = reader.sections()?;
     let details = details.ok_or("the details of the verdict are missing");
     let verdict = match verdict {
@@ -301,6 +306,9 @@ fn decode(payload: &[u8], extensions: Extensions, body: Body<'_>) -> Result<Answ
             Some(frame) => Some(Box::new(decode_frame(frame, extensions, body)?)),
             None => None,
         },
+        guardrail: guardrail
+            .map(|section| guardrail::decode_result(section).map(Box::new))
+            .transpose()?,
         ttl: match ttl.filter(|_| extensions.verdict_ttl) {
             Some(ttl) => decode_ttl(ttl)?.map(Box::new),
             None => None,
@@ -377,7 +385,7 @@ fn decode_ops(mut reader: Reader<'_>) -> Result<Vec<HeaderOp>, Malformed> {
     })
 }
 
-fn decode_confidence(bits: u32) -> Result<f32, Malformed> {
+pub(super) fn decode_confidence(bits: u32) -> Result<f32, Malformed> {
     let confidence = f32::from_bits(bits);
     match confidence.is_finite() {
         true => Ok(confidence),

@@ -7,7 +7,8 @@ use bytes::Bytes;
 
 use super::read::{Malformed, Reader};
 use super::{
-    body_chunk, request_complete, request_headers, response_headers, websocket_frame, write,
+    body_chunk, guardrail, request_complete, request_headers, response_headers, websocket_frame,
+    write,
 };
 use crate::codec::{BadMessage, DecodedEvent, EventId, whole_microseconds};
 use crate::{Event, EventKind, ProtocolError};
@@ -34,6 +35,7 @@ pub fn encode_event(out: &mut Vec<u8>, event_id: u64, event: &Event<'_>) {
         }
         Event::ResponseHeaders(event) => response_headers::encode(out, event_id, event),
         Event::WebSocketFrame(event) => websocket_frame::encode(out, event_id, event),
+        Event::GuardrailInspect(event) => guardrail::encode(out, event_id, event),
         Event::RequestComplete(event) => request_complete::encode(out, event_id, event),
     }
 }
@@ -100,9 +102,11 @@ pub fn decode_event(
             let (id, event) = read(payload, "websocket-frame event", websocket_frame::decode)?;
             Ok((id, DecodedEvent::WebSocketFrame(event)))
         }
-        EventKind::GuardrailInspect | EventKind::Configure => {
-            Err(bad(payload, kind.name(), "it is not read here"))
+        EventKind::GuardrailInspect => {
+            let (id, event) = read(payload, "guardrail-inspect event", guardrail::decode)?;
+            Ok((id, DecodedEvent::GuardrailInspect(event)))
         }
+        EventKind::Configure => Err(bad(payload, kind.name(), "it is not read here")),
     }
 }
 

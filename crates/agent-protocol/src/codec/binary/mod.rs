@@ -1,6 +1,6 @@
 //! The binary encoding: events and answers between peers that agreed to it.
 //!
-//! The frame header is the same, and only events (`0x10` to `0x15`) and
+//! The frame header is the same, and only events (`0x10` to `0x16`) and
 //! answers (`0x20`) have a binary payload. Everything else stays JSON.
 //! Integers are big-endian.
 //!
@@ -50,6 +50,14 @@
 //!                   optional route id, bytes data
 //!   4 time left     as above
 //!
+//! 0x16 guardrail inspect  u64 event id, then sections
+//!   1 request       string correlation id
+//!   2 text          u8 1 prompt injection or 2 personal data, u8 flags (bit
+//!                   0: from a response; the others are zero), optional
+//!                   model, optional route id, list of strings: categories,
+//!                   list of (string, string): metadata, string content
+//!   4 time left     as above
+//!
 //! 0x20 answer   u64 event id, u8 verdict, u8 flags, then sections
 //!   verdict         0 allow, 1 block, 2 redirect, 3 challenge, 4 error,
 //!                   5 overloaded
@@ -73,6 +81,10 @@
 //!   8 ttl           u64 milliseconds for which the verdict holds, list of
 //!                   strings: what it does not depend on (only with
 //!                   `verdict-ttl` agreed)
+//!   9 guardrail     u8 1 detected or 0; u8 1 and f32 confidence or u8 0;
+//!                   optional redacted content; list of detections: strings
+//!                   category, description, severity, u8 1 and f32 confidence
+//!                   or u8 0, u8 1 and u64 start and u64 end or u8 0
 //!   operation       u8 1 set, 2 add, 3 remove; string name;
 //!                   string value unless it is remove
 //! ```
@@ -88,6 +100,7 @@
 mod answer;
 mod body_chunk;
 mod event;
+mod guardrail;
 mod read;
 mod request_complete;
 mod request_headers;

@@ -11,11 +11,15 @@ use serde_json::{Map, Value};
 use super::base64::{AsBase64, Base64};
 use super::find_event_id;
 use super::frame_decision::{self, WireFrameDecision, WireFrameDecisionOut};
+use super::guardrail;
 use crate::codec::answer::{in_words_of, whole_milliseconds};
 use crate::codec::{Answer, BadMessage, EventId, NoDecision};
 use crate::{Audit, Decision, Extensions, HeaderOp, ProtocolError, Verdict, VerdictTtl};
 
 const VERSION: u32 = 2;
+
+/// Where an answer has what a guardrail found.
+const GUARDRAIL: &str = "guardrail_response";
 
 /// Reads the payload of an answer, legacy or extended.
 ///
@@ -86,6 +90,11 @@ impl WireAnswer {
         let ttl = self.ttl_ms.filter(|_| extensions.verdict_ttl);
         let ignored = self.vary_ignores.iter().map(String::as_str);
         let ttl = ttl.and_then(|milliseconds| VerdictTtl::read(milliseconds, ignored));
+        let guardrail = match self.routing_metadata.get(GUARDRAIL) {
+            None | Some(Value::Null) => None,
+            Some(Value::String(text)) => Some(guardrail::read_result(text).map_err(malformed)?),
+            Some(_) => return Err(malformed("guardrail_response is no text")),
+        };
         let audit = Audit::from(self.audit);
         // Numbers beyond 32 bits of floating point are read as infinite.
         if audit.confidence.is_some_and(|it| !it.is_finite()) {
@@ -100,6 +109,7 @@ impl WireAnswer {
             request_body: self.request_body_mutation.and_then(WireMutation::body),
             response_body: self.response_body_mutation.and_then(WireMutation::body),
             websocket,
+            guardrail: guardrail.map(Box::new),
             ttl: ttl.map(Box::new),
         }))
     }
@@ -173,6 +183,8 @@ pub fn encode_answer(
     };
     let ttl = decision.ttl.as_deref().filter(|_| extensions.verdict_ttl);
     let ttl = ttl.and_then(|ttl| Some((ttl.milliseconds()?, ttl)));
+    let guardrail = decision.guardrail.as_deref();
+    let guardrail_response = guardrail.map(guardrail::write_result).transpose()?;
     let nothing = Audit::default();
     let audit = decision.audit.as_deref().unwrap_or(&nothing);
     serde_json::to_writer(
@@ -183,7 +195,7 @@ pub fn encode_answer(
             decision: wire_verdict,
             request_headers: &decision.request_headers,
             response_headers: &decision.response_headers,
-            routing_metadata: Map::new(),
+            routing_metadata: WireRoutingOut { guardrail_response },
             audit: WireAuditOut {
                 tags: &audit.tags,
                 rule_ids: &audit.rule_ids,
@@ -219,6 +231,8 @@ struct WireAnswer {
     request_headers: Vec<HeaderOp>,
     #[serde(default, deserialize_with = "null_as_default")]
     response_headers: Vec<HeaderOp>,
+    #[serde(default)]
+    routing_metadata: Value,
     #[serde(default, deserialize_with = "null_as_default")]
     audit: WireAudit,
     #[serde(default, deserialize_with = "null_as_default")]
@@ -355,7 +369,7 @@ struct WireAnswerOut<'a> {
     decision: WireVerdictOut<'a>,
     request_headers: &'a [HeaderOp],
     response_headers: &'a [HeaderOp],
-    routing_metadata: Map<String, Value>,
+    routing_metadata: WireRoutingOut,
     audit: WireAuditOut<'a>,
     needs_more: bool,
     request_body_mutation: Option<WireMutationOut<'a>>,
@@ -365,6 +379,12 @@ struct WireAnswerOut<'a> {
     ttl_ms: Option<u64>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     vary_ignores: Vec<&'static str>,
+}
+
+#[derive(Serialize)]
+struct WireRoutingOut {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    guardrail_response: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -433,7 +453,10 @@ impl<'a> From<&'a Verdict> for WireVerdictOut<'a> {
     }
 }
 
-fn as_object<S: Serializer>(pairs: &&[(String, String)], serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn as_object<S: Serializer>(
+    pairs: &&[(String, String)],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     serializer.collect_map(pairs.iter().map(|(name, value)| (name, value)))
 }
 

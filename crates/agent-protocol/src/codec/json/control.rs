@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::write;
+use super::{report, write};
 use crate::codec::frame::MessageType;
 use crate::{ControlMessage, FlowAction, HealthState, ProtocolError};
 
@@ -16,8 +16,10 @@ pub fn decode_control(kind: MessageType, payload: &[u8]) -> Result<ControlMessag
         MessageType::HealthStatus => Ok(ControlMessage::Health(health_state(&body))),
         MessageType::FlowControl => Ok(ControlMessage::FlowControl(flow_action(&body))),
         MessageType::VerdictPurge => Ok(ControlMessage::PurgeVerdicts),
-        MessageType::MetricsReport => Ok(ControlMessage::Metrics(body)),
-        MessageType::ConfigUpdateRequest => Ok(ControlMessage::ConfigUpdate(body)),
+        MessageType::MetricsReport => Ok(ControlMessage::Metrics(report::metrics(&body))),
+        MessageType::ConfigUpdateRequest => {
+            Ok(ControlMessage::ConfigUpdate(report::config_update(&body)))
+        }
         MessageType::Pong => Ok(ControlMessage::Pong {
             sequence: sequence(&body, "pong")?,
         }),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::{
-    body_chunk, find_event_id, request_complete, request_headers, response_headers,
+    body_chunk, find_event_id, guardrail, request_complete, request_headers, response_headers,
     websocket_frame, write,
 };
 use crate::codec::{BadMessage, DecodedEvent, EventId, whole_microseconds};
@@ -28,6 +28,7 @@ pub fn encode_event(out: &mut Vec<u8>, event_number: Option<u64>, event: &Event<
             body_chunk::encode(out, event_number, event, body_chunk::SENT);
         }
         Event::WebSocketFrame(event) => websocket_frame::encode(out, event_number, event),
+        Event::GuardrailInspect(event) => guardrail::encode(out, event_number, event),
         Event::RequestComplete(event) => request_complete::encode(out, event_number, event),
     }
 }
@@ -67,9 +68,11 @@ pub fn decode_event(
             let (id, event) = websocket_frame::decode(payload, by_number)?;
             Ok((id, DecodedEvent::WebSocketFrame(event)))
         }
-        EventKind::GuardrailInspect | EventKind::Configure => {
-            Err(bad(payload, by_number, kind.name(), "it is not read here"))
+        EventKind::GuardrailInspect => {
+            let (id, event) = guardrail::decode(payload, by_number)?;
+            Ok((id, DecodedEvent::GuardrailInspect(event)))
         }
+        EventKind::Configure => Err(bad(payload, by_number, kind.name(), "it is not read here")),
     }
 }
 

@@ -18,8 +18,10 @@ mod cancel;
 mod control;
 mod event;
 mod frame_decision;
+mod guardrail;
 mod headers;
 mod id;
+mod report;
 mod request_complete;
 mod request_headers;
 mod response_headers;
@@ -34,4 +36,5 @@ pub use control::{
 };
 pub use event::{decode_event, encode_event};
 pub use id::find_event_id;
+pub use report::{encode_metrics, encode_reload_request};
 pub use request_headers::{decode_request_headers, encode_request_headers};

@@ -1,7 +1,8 @@
 //! Metrics of questions to agents.
 
-use super::{AGENT_SECONDS, CounterCache, Durations};
-use portcullis_agent_manager::{AgentObserver, Record, RecordedVerdict};
+use super::{AGENT_SECONDS, CounterCache, Durations, reported::Reported};
+use portcullis_agent_manager::{AgentObserver, Granted, Record, RecordedVerdict};
+use portcullis_agent_protocol::ConfigChange;
 use portcullis_config::AgentId;
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -9,9 +10,10 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
+use tokio::sync::Notify;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CallLabels {
@@ -169,6 +171,9 @@ pub(super) struct Observer {
     pub(super) agent: AgentMetrics,
     pub(super) waited: Histogram,
     pub(super) dropped: Counter,
+    pub(super) reported: Reported,
+    /// Told when the configuration is to be read again.
+    pub(super) reload: Arc<Notify>,
 }
 
 impl AgentObserver for Observer {
@@ -182,5 +187,13 @@ impl AgentObserver for Observer {
 
     fn completion_dropped(&self) {
         self.dropped.inc();
+    }
+
+    fn config_update(&self, wanted: &ConfigChange, granted: Granted) {
+        self.reported
+            .count_update(&self.agent.agent, wanted, granted);
+        if granted == Granted::Yes {
+            self.reload.notify_one();
+        }
     }
 }
