@@ -73,7 +73,7 @@ pub struct AgentStatus {
     pub paused: usize,
     /// The state of its circuit breaker.
     pub breaker: BreakerState,
-    /// Answers that were thrown away because of a change that agents may not make.
+    /// Answers that were thrown away because of a change that agents may not make; where single changes are ignored, these.
     pub rejected: u64,
     /// Why the last attempt to connect failed; `None` while connected.
     pub last_error: Option<String>,

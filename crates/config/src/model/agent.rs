@@ -15,6 +15,9 @@ pub struct Agent {
     pub transport: AgentTransport,
     /// What it speaks.
     pub dialect: Dialect,
+    /// One change of a header that agents may not make is a failure. `false`: it is ignored and counted. Default `true` in
+    /// our own protocol, where it cannot be otherwise, and `false` in the dialects of others.
+    pub strict: bool,
     /// For one answer, waiting for a permit included. Default 50 ms. A route may override it.
     pub timeout: Duration,
     /// What a failure means. Default closed. A route may override it.
