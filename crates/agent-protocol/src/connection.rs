@@ -9,7 +9,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use crate::dialect::exchanges::{Dialect, Exchanges, PendingExchange};
+use crate::dialect::channel::GrpcEndpoint;
+use crate::dialect::exchanges::{Dialect, Exchanges, MoreTime, PendingExchange};
+use crate::dialect::ext_proc::{ExtProc, ExtProcOptions};
 use crate::{
     CallError, CallGuard, CancelReason, Capabilities, CloseReason, Condition, ConnectError,
     ConnectOptions, Connection, ConnectionDriver, Decision, Event, EventKind, PendingAnswer,
@@ -21,12 +23,45 @@ use crate::{
 pub enum Target {
     /// Protocol version 2 over the Unix socket at this path.
     UnixSocket(PathBuf),
+    /// Envoy's external processing over gRPC.
+    ExtProc(Box<ExtProcTarget>),
+}
+
+/// An agent that speaks Envoy's external processing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExtProcTarget {
+    /// Where it is.
+    pub endpoint: GrpcEndpoint,
+    /// How it is spoken to.
+    pub options: ExtProcOptions,
+}
+
+impl Target {
+    /// Whether a body of this kind of event has to be shown in one piece.
+    #[must_use]
+    pub fn takes_whole(&self, kind: EventKind) -> bool {
+        match self {
+            Self::UnixSocket(_) => false,
+            Self::ExtProc(agent) => agent.options.is_whole(kind),
+        }
+    }
+
+    /// How long an answer may take at most when the agent asks for more time;
+    /// zero where it cannot.
+    #[must_use]
+    pub fn most_time(&self) -> Duration {
+        match self {
+            Self::UnixSocket(_) => Duration::ZERO,
+            Self::ExtProc(agent) => agent.options.max_message_timeout.unwrap_or_default(),
+        }
+    }
 }
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::UnixSocket(path) => path.display().fmt(f),
+            Self::ExtProc(agent) => agent.endpoint.url.fmt(f),
         }
     }
 }
@@ -58,10 +93,17 @@ impl AnyConnection {
                 let (connection, driver) = Connection::connect(path, options).await?;
                 Ok((connection.into(), AnyDriver(Driver::V2(Box::new(driver)))))
             }
+            Target::ExtProc(agent) => {
+                let ExtProcTarget {
+                    endpoint,
+                    options: spoken,
+                } = &**agent;
+                let (agent, capabilities) = ExtProc::connect(endpoint, spoken, options).await?;
+                Ok(Self::exchanging(agent, capabilities))
+            }
         }
     }
 
-    #[expect(dead_code, reason = "until there is a dialect of this kind")]
     fn exchanging(dialect: impl Dialect, capabilities: Capabilities) -> (Self, AnyDriver) {
         let exchanges = Exchanges::new(dialect, capabilities);
         let driver = AnyDriver(Driver::Exchanges(exchanges.driver()));
@@ -273,6 +315,15 @@ enum Answer {
 }
 
 impl AnyAnswer {
+    /// Where agents may ask for more time: what they were granted.
+    #[must_use]
+    pub fn more_time(&self) -> Option<&MoreTime> {
+        match &self.0 {
+            Answer::V2(_) => None,
+            Answer::Exchange(answer) => answer.more_time(),
+        }
+    }
+
     /// Drops it, and tells an agent that understands it why.
     pub fn cancel(self, reason: CancelReason) {
         match self.0 {

@@ -2,4 +2,5 @@
 
 pub(crate) mod channel;
 pub(crate) mod exchanges;
+pub(crate) mod ext_proc;
 pub(crate) mod v2_uds;

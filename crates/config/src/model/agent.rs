@@ -1,6 +1,6 @@
 //! `agents { agent "ID" { … } }`: the processes that are asked for verdicts.
 
-use super::{AgentEndpoint, AgentId, Dialect, Inspect, Place, VerdictCache};
+use super::{AgentEndpoint, AgentId, Dialect, ExtProc, Inspect, Place, VerdictCache};
 use std::{path::PathBuf, time::Duration};
 
 /// What an agent is configured with, handed to it as it is.
@@ -15,6 +15,8 @@ pub struct Agent {
     pub transport: AgentTransport,
     /// What it speaks.
     pub dialect: Dialect,
+    /// How it is spoken to when that is [`Dialect::ExtProc`]; else the default, which means nothing.
+    pub ext_proc: ExtProc,
     /// For one answer, waiting for a permit included. Default 50 ms. A route may override it.
     pub timeout: Duration,
     /// What a failure means. Default closed. A route may override it.
