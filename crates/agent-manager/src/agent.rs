@@ -6,6 +6,7 @@ use crate::{
     cache::{CacheSettings, VerdictCache},
     headers::HeaderRules,
     observer::AgentObserver,
+    operations::Dropped,
     permits::Permits,
     quota::{OverloadSettings, Quota},
     status::{AgentState, AgentStatus},
@@ -53,6 +54,9 @@ pub struct AgentSettings {
     pub overload: OverloadSettings,
     /// Which headers only this agent may set, and which it is told.
     pub headers: HeaderRules,
+    /// A change of a header that agents may not make is left out of its answer and counted. `false`, as in the native
+    /// protocol: its whole answer is a failure.
+    pub ignores_bad_operations: bool,
     /// How it is told that requests are over; `None`: it is not.
     pub completions: Option<CompletionSettings>,
     /// How its verdicts about the heads of requests are kept; `None`: they are not.
@@ -84,6 +88,7 @@ impl AgentSettings {
             pool: PoolSettings::default(),
             overload: OverloadSettings::default(),
             headers: HeaderRules::default(),
+            ignores_bad_operations: false,
             completions: None,
             verdict_cache: None,
         }
@@ -399,6 +404,16 @@ impl Agent {
 
     pub(crate) fn count_rejected(&self) {
         self.rejected.fetch_add(1, Relaxed);
+    }
+
+    /// Operations of an answer that was obeyed without them. The first is news, those that follow most likely are the same.
+    pub(crate) fn count_ignored(&self, dropped: &Dropped, correlation_id: &str) {
+        let Dropped { count, first } = dropped;
+        if self.rejected.fetch_add(*count, Relaxed) == 0 {
+            tracing::warn!(agent = %self.id(), correlation_id, count, first, "agent changes headers that it may not change, which is ignored; further ones are counted");
+        } else {
+            tracing::debug!(agent = %self.id(), correlation_id, count, first, "changes of headers are ignored");
+        }
     }
 
     pub(crate) fn observe_wait(&self, waited: Duration) {

@@ -3,6 +3,7 @@
 //! In this order: the request's budget, the agent's breaker, a permit (with a bounded queue), a connection, the answer. One
 //! timer covers all the waiting: it is set to the agent's timeout or to what is left of the budget, whichever is less.
 
+mod checked;
 mod progress;
 
 use crate::{
@@ -12,7 +13,6 @@ use crate::{
     clock,
     conversation::Conversation,
     failure::{Failure, FailureReason},
-    operations,
     permits::QueueFull,
     pool::{Link, Look, Pool, Waits},
 };
@@ -229,12 +229,7 @@ pub(crate) async fn call(
     let ended = Instant::now();
     let give_up = result.is_none() && progress.stage() == Stage::LegacyAnswer;
     let result = match result {
-        Some(Ok(decision)) => operations::validate_answer(&decision, ask.event, &link.foreign)
-            .map(|()| decision)
-            .map_err(|problem| {
-                agent.count_rejected();
-                Failure::new(FailureReason::ProtocolError, problem)
-            }),
+        Some(Ok(decision)) => checked::checked(agent, decision, ask.event, &link.foreign),
         Some(Err(failure)) => Err(failure),
         None => Err(out_of_time(progress.stage(), limits)),
     };

@@ -45,6 +45,43 @@ pub(crate) fn validate_answer(
     }
 }
 
+/// What was taken out of an answer.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Dropped {
+    /// How many operations.
+    pub(crate) count: u64,
+    /// What is wrong with the first of them, for the log.
+    pub(crate) first: String,
+}
+
+/// Takes out of an answer each operation on headers for which [`validate_answer`] would find all of it invalid, as the
+/// servers of some dialects expect. What else can be wrong with an answer stays.
+pub(crate) fn drop_bad_operations(
+    decision: &mut Decision,
+    foreign: &OwnedHeaders,
+) -> Option<Dropped> {
+    let mut dropped = None;
+    let mut is_good = |checked: Result<(), String>| {
+        let Err(problem) = checked else { return true };
+        let dropped = dropped.get_or_insert(Dropped {
+            count: 0,
+            first: problem,
+        });
+        dropped.count += 1;
+        false
+    };
+    decision.request_headers.retain(|operation| {
+        is_good(validate_operation(operation).and_then(|()| validate_owner(operation, foreign)))
+    });
+    decision
+        .response_headers
+        .retain(|operation| is_good(validate_operation(operation)));
+    if let Verdict::Block { headers, .. } = &mut decision.verdict {
+        headers.retain(|(name, value)| is_good(validate_header(name, value)));
+    }
+    dropped
+}
+
 /// Checks everything in a decision that could break a message, whatever the event of this kind holds.
 fn validate(decision: &Decision, kind: EventKind, foreign: &OwnedHeaders) -> Result<(), String> {
     validate_size(decision)?;
@@ -322,6 +359,38 @@ mod tests {
         let large = Decision::allow().replace_frame(vec![0; 126]);
         assert_eq!(validated(&large, FrameOpcode::Binary), Ok(()));
         assert!(validated(&large, FrameOpcode::Pong).is_err());
+    }
+
+    #[test]
+    fn what_is_bad_is_dropped_alone() {
+        let foreign = OwnedHeaders::new(["x-user"]);
+        let allow = Decision::allow()
+            .set_request_header("x-a", "1")
+            .set_request_header("host", "evil")
+            .remove_request_header("X_User")
+            .add_request_header("x-b", "2\r\nx-c: 3")
+            .set_response_header("x-d", "4")
+            .set_response_header("x-user", "for the client")
+            .add_response_header("content-length", "0");
+        let good = Decision::allow()
+            .set_request_header("x-a", "1")
+            .set_response_header("x-d", "4")
+            .set_response_header("x-user", "for the client");
+        let block = Decision::block(403)
+            .with_header("x-why", "no")
+            .with_header("transfer-encoding", "chunked");
+        let table = [
+            (allow, 4, good),
+            (block, 1, Decision::block(403).with_header("x-why", "no")),
+        ];
+        for (mut decision, count, left) in table {
+            assert!(validate_head(&decision, &foreign).is_err());
+            let dropped = drop_bad_operations(&mut decision, &foreign).unwrap();
+            assert_eq!((dropped.count, &decision), (count, &left));
+            assert_eq!(validate_head(&decision, &foreign), Ok(()));
+            assert_eq!(drop_bad_operations(&mut decision, &foreign), None);
+            assert_eq!(decision, left);
+        }
     }
 
     #[test]

@@ -69,7 +69,7 @@ pub struct AgentStatus {
     pub paused: usize,
     /// The state of its circuit breaker.
     pub breaker: BreakerState,
-    /// Answers that were thrown away because of a change that agents may not make.
+    /// Answers that were thrown away because of a change that agents may not make; where single changes are ignored, these.
     pub rejected: u64,
     /// Streams of requests that are open, in dialects that have them.
     pub streams: usize,

@@ -136,6 +136,7 @@ fn agent(written: ParsedAgent, defaults: &Defaults, sources: &Sources) -> Option
             .ext_proc
             .map(|written| written.settings)
             .unwrap_or_default(),
+        strict: written.strict || !written.dialect.ignores_bad_operations(),
         timeout: policy.timeout.unwrap_or(AGENT_TIMEOUT),
         failure_mode: policy.failure_mode.unwrap_or_default(),
         inspect: written.inspect.into_model(),

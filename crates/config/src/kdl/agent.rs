@@ -27,6 +27,7 @@ pub(crate) struct ParsedAgent {
     /// None: it was reported as wrong already.
     pub(crate) transport: Option<AgentTransport>,
     pub(crate) dialect: Dialect,
+    pub(crate) strict: bool,
     pub(crate) policy: AgentPolicy,
     pub(crate) inspect: ParsedInspect,
     pub(crate) owns_headers: Vec<Spanned<String>>,
@@ -70,6 +71,7 @@ pub(super) fn agent(node: &mut Node<'_>) -> Option<ParsedAgent> {
         Some(ParsedAgent {
             transport,
             dialect,
+            strict: strict(block, dialect),
             policy: agent_policy::policy(block),
             owns_headers: block
                 .one("owns-headers", |node| Some(header::owned(node)))
@@ -170,6 +172,29 @@ fn dialect(block: &mut Block<'_>, transport: Option<&AgentTransport>, agent: Spa
         block.report(problem);
     }
     dialect
+}
+
+/// Whether one bad change of a header is a failure.
+fn strict(block: &mut Block<'_>, dialect: Dialect) -> bool {
+    let written = block.one("strict", |node| Some((node.flag()?, node.span())));
+    let Some((strict, span)) = written else {
+        return false;
+    };
+    let name = dialect.name();
+    let problem = match dialect {
+        Dialect::ExtProc | Dialect::ExtAuthz => return strict,
+        Dialect::V2 | Dialect::V1 => "is always strict",
+        Dialect::ForwardAuth => "has nothing to be strict about: what is copied is in your lists",
+    };
+    block.report(
+        Diagnostic::error(
+            code::CONTRADICTION,
+            span,
+            format!("`strict` has no effect: `{name}` {problem}"),
+        )
+        .help("remove it"),
+    );
+    false
 }
 
 /// With the node of `tls`, which means something only over a network and with `https`.

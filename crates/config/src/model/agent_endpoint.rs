@@ -29,6 +29,14 @@ impl Dialect {
         Self::ForwardAuth,
     ];
 
+    /// Whether servers of the dialect expect that single changes of headers are ignored when they are not allowed.
+    pub const fn ignores_bad_operations(self) -> bool {
+        match self {
+            Self::V2 | Self::V1 => false,
+            Self::ExtProc | Self::ExtAuthz | Self::ForwardAuth => true,
+        }
+    }
+
     /// The name as it is written in the configuration.
     pub const fn name(self) -> &'static str {
         match self {

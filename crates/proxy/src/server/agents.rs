@@ -177,6 +177,7 @@ fn agent_settings(agent: &portcullis_config::Agent, target: Target) -> AgentSett
                 portcullis_config::SendHeaders::Only(list) => SendHeaders::Only(patterns(list)),
             },
         },
+        ignores_bad_operations: !agent.strict,
         ..AgentSettings::new(agent.id.clone(), target)
     }
 }

@@ -1,0 +1,30 @@
+//! What is made of an answer before anybody sees it.
+
+use crate::{
+    agent::Agent,
+    failure::{Failure, FailureReason},
+    headers::OwnedHeaders,
+    operations,
+};
+use portcullis_agent_protocol::{Decision, Event};
+
+/// The answer, if agents may do what it says. An agent whose dialect has it so loses single operations instead of all of it.
+pub(super) fn checked(
+    agent: &Agent,
+    mut decision: Decision,
+    event: &Event<'_>,
+    foreign: &OwnedHeaders,
+) -> Result<Decision, Failure> {
+    if agent.settings.ignores_bad_operations
+        && let Some(dropped) = operations::drop_bad_operations(&mut decision, foreign)
+    {
+        agent.count_ignored(&dropped, event.correlation_id());
+    }
+    match operations::validate_answer(&decision, event, foreign) {
+        Ok(()) => Ok(decision),
+        Err(problem) => {
+            agent.count_rejected();
+            Err(Failure::new(FailureReason::ProtocolError, problem))
+        }
+    }
+}
