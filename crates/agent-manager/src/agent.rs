@@ -237,6 +237,8 @@ impl Agent {
             paused: self.paused.load(Relaxed),
             breaker: self.breaker.state(),
             rejected: self.rejected.load(Relaxed),
+            streams: self.connect.streams.open.load(Relaxed),
+            refused: self.connect.streams.refused.load(Relaxed),
             last_error: self.trouble().error.clone(),
             verdict_cache: self.verdicts.as_ref().map(|verdicts| verdicts.status()),
             reported,
@@ -377,9 +379,12 @@ impl Agent {
         }
     }
 
-    /// The most bytes of a body that the agent is shown at a time.
-    pub(crate) fn preferred_chunk(&self) -> usize {
-        self.preferred_chunk.load(Relaxed)
+    /// The most bytes of a body that the agent is shown at a time with this kind of event.
+    pub(crate) fn preferred_chunk(&self, kind: EventKind) -> usize {
+        match self.settings.target.takes_whole(kind) {
+            true => usize::MAX,
+            false => self.preferred_chunk.load(Relaxed),
+        }
     }
 
     /// Obeys what the agent announces: it has no more calls at once than it says it bears, and no larger pieces of bodies than

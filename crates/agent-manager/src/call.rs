@@ -213,11 +213,10 @@ pub(crate) async fn call(
         return refused(FailureReason::BreakerOpen, "it failed too often");
     };
     let progress = Progress::new();
-    let deadline = limits.deadline();
     let asking = Asking {
         limits,
         now,
-        deadline,
+        deadline: limits.deadline(),
         ask,
         conversation,
         decided,
@@ -225,7 +224,7 @@ pub(crate) async fn call(
     };
     // Pinned here, because it is large and would be copied on its way into the timer.
     let answer = pin!(try_on(pool, &asking));
-    let result = clock::until(now, deadline, answer).await;
+    let result = in_time(answer, now, &mut limits, &progress).await;
     let ended = Instant::now();
     let give_up = result.is_none() && progress.stage() == Stage::LegacyAnswer;
     let result = match result {
@@ -246,6 +245,21 @@ pub(crate) async fn call(
         is_current: progress.is_current(),
         is_agents_fault: matches!(outcome, Outcome::Failed | Outcome::Lost),
     }
+}
+
+/// The answer, unless the time is up. Agents that may ask for more time get it here.
+async fn in_time<F: Future>(
+    mut answer: Pin<&mut F>,
+    now: Instant,
+    limits: &mut Limits,
+    progress: &Progress,
+) -> Option<F::Output> {
+    let answered = clock::until(now, limits.deadline(), answer.as_mut()).await;
+    if answered.is_some() {
+        return answered;
+    }
+    limits.own = progress.granted()?;
+    clock::until(Instant::now(), limits.deadline(), answer).await
 }
 
 /// What the breaker learns from a call.
@@ -360,8 +374,10 @@ async fn ask_once(
     let told = event
         .clone()
         .with_budget_left(asking.limits.budget.map(left));
+    let answer = send(&connection, agent, &told, CallGuard::new(permit))?;
+    asking.progress.note_more_time(answer.more_time());
     let answer = Awaited {
-        answer: Some(send(&connection, agent, &told, CallGuard::new(permit))?),
+        answer: Some(answer),
         deadline: asking.deadline,
         decided: asking.decided,
     };
@@ -465,7 +481,9 @@ fn out_of_time(stage: Stage, limits: Limits) -> Failure {
 
 fn failure(error: CallError) -> Failure {
     let reason = match &error {
-        CallError::Closed | CallError::Lost => FailureReason::Unreachable,
+        CallError::Closed | CallError::Lost | CallError::Unavailable(_) => {
+            FailureReason::Unreachable
+        }
         CallError::OutboundFull => FailureReason::Saturated,
         // Seen to before; here it would be one of a kind of call that is not tried again.
         CallError::Overloaded { .. } => FailureReason::Overloaded,

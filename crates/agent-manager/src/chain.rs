@@ -269,7 +269,17 @@ impl Drop for Asked<'_> {
     fn drop(&mut self) {
         self.abandon(RecordedVerdict::ClientGone);
         // By how much a timer is late is not taken off the time of the agents that follow.
-        let most = self.asks.iter().map(|ask| ask.used.timeout).max();
+        let most = self.asks.iter().map(|ask| {
+            let granted = self
+                .links
+                .pool(ask.used.agent)
+                .agent
+                .settings
+                .target
+                .most_time();
+            ask.used.timeout.max(granted)
+        });
+        let most = most.max();
         let spent = self.ended.saturating_duration_since(self.started);
         let spent = spent.min(most.unwrap_or_default());
         let streamed = self.asks.iter().all(|ask| ask.streamed);

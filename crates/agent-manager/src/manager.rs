@@ -13,7 +13,7 @@ use crate::{
     quota::Quota,
     status::AgentStatus,
 };
-use portcullis_agent_protocol::{Event, Metric};
+use portcullis_agent_protocol::{Event, EventKind, Metric};
 use portcullis_config::{AgentId, FailureMode};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout_at};
@@ -197,9 +197,9 @@ impl AgentManager {
         self.agents[agent].verdicts.is_some()
     }
 
-    /// The most bytes of a body that the agent at this position is shown at a time.
-    pub fn preferred_chunk(&self, agent: usize) -> usize {
-        self.agents[agent].preferred_chunk()
+    /// The most bytes of a body that the agent at this position is shown at a time with this kind of event.
+    pub fn preferred_chunk(&self, agent: usize, kind: EventKind) -> usize {
+        self.agents[agent].preferred_chunk(kind)
     }
 
     /// The name of the agent at this position.

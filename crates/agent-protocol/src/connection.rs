@@ -9,7 +9,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use crate::dialect::exchanges::{Dialect, Exchanges, PendingExchange};
+use crate::dialect::channel::GrpcEndpoint;
+use crate::dialect::exchanges::{Dialect, Exchanges, MoreTime, PendingExchange};
+use crate::dialect::ext_proc::{ExtProc, ExtProcOptions};
 use crate::dialect::v1;
 use crate::{
     CallError, CallGuard, CancelReason, Capabilities, CloseReason, Condition, ConnectError,
@@ -26,6 +28,38 @@ pub enum Target {
     V1UnixSocket(PathBuf),
     /// Version 1 over HTTP.
     V1Http(HttpEndpoint),
+    /// Envoy's external processing over gRPC.
+    ExtProc(Box<ExtProcTarget>),
+}
+
+/// An agent that speaks Envoy's external processing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExtProcTarget {
+    /// Where it is.
+    pub endpoint: GrpcEndpoint,
+    /// How it is spoken to.
+    pub options: ExtProcOptions,
+}
+
+impl Target {
+    /// Whether a body of this kind of event has to be shown in one piece.
+    #[must_use]
+    pub fn takes_whole(&self, kind: EventKind) -> bool {
+        match self {
+            Self::ExtProc(agent) => agent.options.is_whole(kind),
+            _ => false,
+        }
+    }
+
+    /// How long an answer may take at most when the agent asks for more time;
+    /// zero where it cannot.
+    #[must_use]
+    pub fn most_time(&self) -> Duration {
+        match self {
+            Self::ExtProc(agent) => agent.options.max_message_timeout.unwrap_or_default(),
+            _ => Duration::ZERO,
+        }
+    }
 }
 
 impl fmt::Display for Target {
@@ -33,6 +67,7 @@ impl fmt::Display for Target {
         match self {
             Self::UnixSocket(path) | Self::V1UnixSocket(path) => path.display().fmt(f),
             Self::V1Http(endpoint) => endpoint.fmt(f),
+            Self::ExtProc(agent) => agent.endpoint.url.fmt(f),
         }
     }
 }
@@ -70,6 +105,14 @@ impl AnyConnection {
             }
             Target::V1Http(endpoint) => {
                 let (agent, capabilities) = v1::HttpAgent::connect(endpoint, options).await?;
+                Ok(Self::exchanging(agent, capabilities))
+            }
+            Target::ExtProc(agent) => {
+                let ExtProcTarget {
+                    endpoint,
+                    options: spoken,
+                } = &**agent;
+                let (agent, capabilities) = ExtProc::connect(endpoint, spoken, options).await?;
                 Ok(Self::exchanging(agent, capabilities))
             }
         }
@@ -306,6 +349,15 @@ enum Answer {
 }
 
 impl AnyAnswer {
+    /// Where agents may ask for more time: what they were granted.
+    #[must_use]
+    pub fn more_time(&self) -> Option<&MoreTime> {
+        match &self.0 {
+            Answer::V2(_) => None,
+            Answer::Exchange(answer) => answer.more_time(),
+        }
+    }
+
     /// Drops it, and tells an agent that understands it why.
     pub fn cancel(self, reason: CancelReason) {
         match self.0 {

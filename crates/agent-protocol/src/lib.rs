@@ -38,14 +38,19 @@ mod websocket;
 pub use call_guard::CallGuard;
 pub use cancel::CancelReason;
 pub use capability::{AgentLimits, Capabilities, EventKind, Extensions, Features};
-pub use connection::{AnyAnswer, AnyConnection, AnyDriver, AnyPong, Target};
+pub use connection::{AnyAnswer, AnyConnection, AnyDriver, AnyPong, ExtProcTarget, Target};
 pub use control::{
     Condition, ConfigChange, ConfigUpdate, ControlMessage, FlowAction, HealthState, LogEntry,
     LogLevel, Metric, MetricValue, MetricsReport,
 };
 pub use decision::{Audit, Decision, Verdict};
 pub use dialect::channel::{GrpcEndpoint, TlsFiles};
+pub use dialect::exchanges::MoreTime;
 pub use dialect::http_client::HttpEndpoint;
+/// What is spoken with agents that Envoy calls external processors.
+pub mod ext_proc {
+    pub use crate::dialect::ext_proc::{BodyMode, ExtProcOptions, Parts, StreamCounters, messages};
+}
 pub use dialect::v2_uds::{
     CloseReason, ConnectOptions, Connection, ConnectionDriver, ControlHandler, Limits,
     PendingAnswer, PendingConfiguration, PendingPong,

@@ -7,6 +7,7 @@ mod addresses;
 mod agents;
 mod chains;
 mod conditions;
+mod ext_proc;
 mod identity;
 mod inspect;
 mod observability;
@@ -40,6 +41,7 @@ const ERRORS: &[Check] = &[
     websocket::frames_without_sockets,
     websocket::useless_settings,
     verdict_cache::phases,
+    ext_proc::useless_settings,
     addresses::listeners,
     routes::actions,
     routes::useless_settings,
@@ -54,6 +56,7 @@ const WARNINGS: &[Check] = &[
     inspect::never_asked,
     websocket::frames_never_asked,
     verdict_cache::shared_identities,
+    ext_proc::closing_allows,
     precedence::file_order,
     addresses::loops,
     observability::nobody_to_ask,

@@ -132,6 +132,10 @@ fn agent(written: ParsedAgent, defaults: &Defaults, sources: &Sources) -> Option
         id: written.id.value,
         transport: written.transport?,
         dialect: written.dialect,
+        ext_proc: written
+            .ext_proc
+            .map(|written| written.settings)
+            .unwrap_or_default(),
         strict: written.strict || !written.dialect.ignores_bad_operations(),
         timeout: policy.timeout.unwrap_or(AGENT_TIMEOUT),
         failure_mode: policy.failure_mode.unwrap_or_default(),
@@ -216,7 +220,9 @@ impl Filters<'_> {
     fn default_budget(&self, filters: &[Filter]) -> Duration {
         let timeout = |used: &AgentUse| {
             let agent = self.agents.get(used.agent.as_str())?;
-            Some(used.timeout.saturating_mul(agent.inspect.phases()))
+            let most = agent.ext_proc.max_message_timeout.unwrap_or_default();
+            let most = used.timeout.max(most);
+            Some(most.saturating_mul(agent.inspect.phases()))
         };
         filters
             .iter()

@@ -1,6 +1,13 @@
 //! What a call has come to, seen by whoever ends it.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
+use portcullis_agent_protocol::MoreTime;
+use std::{
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, AtomicU8, Ordering::Relaxed},
+    },
+    time::Instant,
+};
 
 /// How far a call has come; decides what the end of its time means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +30,8 @@ pub(super) struct Progress {
     stage: AtomicU8,
     /// See [`Called::is_current`](super::Called::is_current).
     is_current: AtomicBool,
+    /// Where the agent may ask for more time.
+    more_time: OnceLock<MoreTime>,
 }
 
 impl Progress {
@@ -30,7 +39,20 @@ impl Progress {
         Self {
             stage: AtomicU8::new(Stage::Permit as u8),
             is_current: AtomicBool::new(false),
+            more_time: OnceLock::new(),
         }
+    }
+
+    pub(super) fn note_more_time(&self, more_time: Option<&MoreTime>) {
+        if let Some(more_time) = more_time {
+            // Agents that may ask for it are asked once in a call.
+            let _ = self.more_time.set(more_time.clone());
+        }
+    }
+
+    /// Until when the answer may take, when the agent has asked for more time.
+    pub(super) fn granted(&self) -> Option<Instant> {
+        self.more_time.get()?.until()
     }
 
     pub(super) fn reach(&self, stage: Stage) {

@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
+use std::sync::OnceLock;
 use std::sync::PoisonError;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -28,6 +29,16 @@ pub(crate) trait Dialect: Send + Sync + fmt::Debug + 'static {
     /// Asks about an event. [`CallError::Closed`] means that the agent cannot
     /// be reached any more: the connection ends with it.
     fn ask(&self, event: &Event<'_>) -> Exchange<Decision>;
+
+    /// The same; the agent may ask for more time while it is waited for.
+    fn ask_granting(&self, event: &Event<'_>, _granted: Option<MoreTime>) -> Exchange<Decision> {
+        self.ask(event)
+    }
+
+    /// Whether agents may ask for more time here.
+    fn grants_time(&self) -> bool {
+        false
+    }
 
     /// Finds out whether the agent is there.
     fn ping(&self) -> Exchange<()>;
@@ -56,6 +67,25 @@ pub(crate) trait Dialect: Send + Sync + fmt::Debug + 'static {
     /// seen.
     fn lost(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(std::future::pending())
+    }
+}
+
+/// More time for an answer, when the agent has asked for it and may have it:
+/// once for each event. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct MoreTime(Arc<OnceLock<Instant>>);
+
+impl MoreTime {
+    /// The answer may take this long from now on.
+    pub(crate) fn grant(&self, time: Duration) {
+        // Only the first counts.
+        let _ = self.0.set(Instant::now() + time);
+    }
+
+    /// Until when the answer may take, if the agent has asked for it.
+    #[must_use]
+    pub fn until(&self) -> Option<Instant> {
+        self.0.get().copied()
     }
 }
 
@@ -178,11 +208,11 @@ impl Exchanges {
         if !self.is_open() {
             return Err(CallError::Closed);
         }
-        Ok(PendingExchange::new(
-            shared,
-            shared.dialect.ask(event),
-            guard,
-        ))
+        let granted = shared.dialect.grants_time().then(MoreTime::default);
+        let exchange = shared.dialect.ask_granting(event, granted.clone());
+        let mut pending = PendingExchange::new(shared, exchange, guard);
+        pending.granted = granted;
+        Ok(pending)
     }
 
     pub(crate) fn ping(&self) -> PendingExchange<()> {
@@ -260,6 +290,7 @@ pub(crate) struct PendingExchange<T> {
     /// `None` after its end.
     exchange: Option<Exchange<T>>,
     guard: CallGuard,
+    granted: Option<MoreTime>,
 }
 
 impl<T> PendingExchange<T> {
@@ -270,6 +301,7 @@ impl<T> PendingExchange<T> {
             started: Instant::now(),
             exchange: Some(exchange),
             guard,
+            granted: None,
         }
     }
 
@@ -282,6 +314,11 @@ impl<T> PendingExchange<T> {
 }
 
 impl<T> PendingExchange<T> {
+    /// Where the agent may ask for more time.
+    pub(crate) fn more_time(&self) -> Option<&MoreTime> {
+        self.granted.as_ref()
+    }
+
     /// How long it has taken so far.
     pub(crate) fn elapsed(&self) -> Duration {
         self.started.elapsed()

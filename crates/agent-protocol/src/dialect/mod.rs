@@ -2,6 +2,7 @@
 
 pub(crate) mod channel;
 pub(crate) mod exchanges;
+pub(crate) mod ext_proc;
 pub(crate) mod http_client;
 pub(crate) mod v1;
 pub(crate) mod v2_uds;

@@ -103,6 +103,8 @@ codes! {
     NEVER_ASKED = "never-asked";
     /// Warning: a verdict about one client may be used for another.
     SHARED_VERDICTS = "shared-verdicts";
+    /// Warning: requests pass by an agent that must not be passed by.
+    PASSED_BY = "passed-by";
     /// Warning: everybody is believed.
     TRUSTS_EVERYBODY = "trusts-everybody";
     /// Warning: an upstream target is one of our own listeners.

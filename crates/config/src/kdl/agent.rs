@@ -4,6 +4,7 @@ use super::{
     agent_endpoint::{self, Over},
     agent_policy::{self, AgentPolicy},
     cursor::{Block, Later, Node},
+    ext_proc::{self, ParsedExtProc},
     header, header_span,
     inspect::{self, ParsedInspect},
     json,
@@ -34,8 +35,11 @@ pub(crate) struct ParsedAgent {
     pub(crate) send_headers: SendHeaders,
     /// The place is that of the node.
     pub(crate) verdict_cache: Option<Spanned<VerdictCache>>,
+    pub(crate) ext_proc: Option<ParsedExtProc>,
     pub(crate) reports: Reports,
     pub(crate) config: Option<Json>,
+    /// Where that is written.
+    pub(crate) config_span: Option<Span>,
     pub(crate) span: Span,
 }
 
@@ -61,6 +65,11 @@ pub(super) fn agent(node: &mut Node<'_>) -> Option<ParsedAgent> {
         block.later(LATER);
         let transport = transport(block, span);
         let dialect = dialect(block, transport.as_ref(), span);
+        let config = block.one("config", |node| {
+            let span = node.span();
+            Some((json::object(node.context(), node.take_raw()), span))
+        });
+        let config_span = config.as_ref().map(|(_, span)| *span);
         Some(ParsedAgent {
             transport,
             dialect,
@@ -75,9 +84,9 @@ pub(super) fn agent(node: &mut Node<'_>) -> Option<ParsedAgent> {
                 .unwrap_or_default(),
             verdict_cache: block.one("verdict-cache", |node| Some(verdict_cache(node))),
             reports: reports(block),
-            config: block.one("config", |node| {
-                json::object(node.context(), node.take_raw())
-            }),
+            ext_proc: block.one("ext-proc", |node| Some(ext_proc::ext_proc(node))),
+            config: config.and_then(|(config, _)| config),
+            config_span,
             id: id?,
             span,
         })

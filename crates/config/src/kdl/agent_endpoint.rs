@@ -20,7 +20,7 @@ pub(super) enum Over {
 const SPOKEN: &[(Dialect, &[Over])] = &[
     (Dialect::V2, &[Over::Socket]),
     (Dialect::V1, &[]),
-    (Dialect::ExtProc, &[]),
+    (Dialect::ExtProc, &[Over::Grpc]),
     (Dialect::ExtAuthz, &[]),
     (Dialect::ForwardAuth, &[]),
 ];

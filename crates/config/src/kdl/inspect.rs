@@ -129,16 +129,13 @@ fn switch(block: &mut Block<'_>, name: &'static str, switched_off: &mut Vec<Span
 /// What is wrongly written is as if it were not written, so that the agent still inspects the body for those who look
 /// at the whole.
 fn body(node: &mut Node<'_>) -> Spanned<BodyInspection> {
-    let modes = [("buffer", BodyMode::Buffer), ("stream", BodyMode::Stream)];
     let oversize = [
         ("fail", OnOversize::Fail),
         ("truncate", OnOversize::Truncate),
         ("skip", OnOversize::Skip),
     ];
     let encodings = [("decode", BodyEncoding::Decode), ("raw", BodyEncoding::Raw)];
-    let mode = node
-        .argument("\"buffer\" or \"stream\"")
-        .and_then(|value| value.choice(&modes, &[]));
+    let mode = node.argument("\"buffer\" or \"stream\"").and_then(mode);
     let written = Written {
         limit: node.property("limit"),
         on_oversize: node.property("on-oversize"),
@@ -173,6 +170,23 @@ fn body(node: &mut Node<'_>) -> Spanned<BodyInspection> {
         value,
         span: node.span(),
     }
+}
+
+fn mode(value: Value<'_>) -> Option<BodyMode> {
+    let modes = [("buffer", BodyMode::Buffer), ("stream", BodyMode::Stream)];
+    let letters = |text: &str| text.to_ascii_lowercase().replace(['-', '_'], "");
+    let text = value.raw().as_string().unwrap_or_default();
+    if letters(text).starts_with("fullduplex") {
+        // Envoy's agents may answer there whenever and as often as they like, so that no answer could be late or missing.
+        value.report(
+            value
+                .error(code::INVALID_VALUE, "full-duplex streaming is not spoken")
+                .label("no piece would have an answer of its own")
+                .help("write \"stream\", with an agent that answers each piece, or \"buffer\""),
+        );
+        return None;
+    }
+    value.choice(&modes, &[])
 }
 
 /// The properties of a body.

@@ -4,6 +4,7 @@ mod admin;
 mod agent;
 mod agent_endpoint;
 mod condition;
+mod ext_proc;
 mod filter;
 mod id;
 mod inspect;
@@ -30,6 +31,7 @@ pub use agent_endpoint::{AgentEndpoint, AgentTls, AgentUrl, Dialect};
 pub use condition::{
     HeaderCondition, HeaderConditionKind, HostPattern, Match, PathPattern, QueryCondition,
 };
+pub use ext_proc::{ExtProc, HeaderEncoding, OnClose, Overridable};
 pub use filter::{AgentUse, Filter, HeaderEdit};
 pub use id::{AgentId, ListenerId, RouteId, UpstreamId};
 pub use inspect::{BodyEncoding, BodyInspection, BodyMode, Completions, Inspect, OnOversize};

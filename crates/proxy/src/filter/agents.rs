@@ -156,8 +156,9 @@ async fn ask_about(
             response,
             reason,
         } => {
+            let own_code = grpc_status(&verdict);
             let mut reply = reply(verdict, &response);
-            let code = if reply.status == 401 { 16 } else { 7 };
+            let code = own_code.unwrap_or(if reply.status == 401 { 16 } else { 7 });
             let message = reason.clone().unwrap_or_else(|| "refused".to_owned());
             reply = reply.with_grpc(code, message);
             run.change_response(position, response);
@@ -301,6 +302,7 @@ fn reply(verdict: Verdict, response: &[HeaderOp]) -> Reply {
             let mut reply = Reply::status(status);
             reply.headers = headers
                 .iter()
+                .filter(|(name, _)| !name.eq_ignore_ascii_case(GRPC_STATUS))
                 .filter_map(|(name, value)| header_line(name, value))
                 .collect();
             reply.body = body;
@@ -316,6 +318,19 @@ fn reply(verdict: Verdict, response: &[HeaderOp]) -> Reply {
         }
         Verdict::Challenge { params, .. } => challenge(&params, response),
     }
+}
+
+/// Among the headers of a block: with which status a gRPC call ends. Nobody else gets it.
+const GRPC_STATUS: &str = "grpc-status";
+
+/// That status, if the agent has chosen one of those that refuse (<https://grpc.io/docs/guides/status-codes/>).
+fn grpc_status(verdict: &Verdict) -> Option<u8> {
+    let Verdict::Block { headers, .. } = verdict else {
+        return None;
+    };
+    let mut headers = headers.iter();
+    let (_, code) = headers.find(|(name, _)| name.eq_ignore_ascii_case(GRPC_STATUS))?;
+    code.parse().ok().filter(|code| (1..=16).contains(code))
 }
 
 fn challenge(params: &[(String, String)], response: &[HeaderOp]) -> Reply {
@@ -368,6 +383,21 @@ mod tests {
             },
             response,
         )
+    }
+
+    #[test]
+    fn a_block_can_choose_how_a_grpc_call_ends() {
+        for (written, read) in [("9", Some(9)), ("0", None), ("17", None), ("x", None)] {
+            let headers = vec![("Grpc-Status".to_owned(), written.to_owned())];
+            let verdict = Verdict::Block {
+                status: 403,
+                body: None,
+                headers,
+            };
+            assert_eq!(grpc_status(&verdict), read, "{written}");
+            assert!(reply(verdict, &[]).headers.is_empty());
+        }
+        assert_eq!(grpc_status(&Verdict::Allow), None);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use portcullis_agent_manager::{
     Ask, Completed, FailureReason, Phase, Record, RecordedVerdict, Refusal,
 };
-use portcullis_agent_protocol::{BodyChunk, Event, HeaderOp};
+use portcullis_agent_protocol::{BodyChunk, Event, EventKind, HeaderOp};
 use portcullis_config::FailureMode;
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -36,6 +36,14 @@ impl Direction {
         match self {
             Self::Request => Phase::RequestBody,
             Self::Response => Phase::ResponseBody,
+        }
+    }
+
+    /// What agents are told of its pieces.
+    pub(super) const fn event(self) -> EventKind {
+        match self {
+            Self::Request => EventKind::RequestBodyChunk,
+            Self::Response => EventKind::ResponseBodyChunk,
         }
     }
 }
@@ -173,8 +181,9 @@ impl<'a> Inspectors<'a> {
 impl Agents for Inspectors<'_> {
     fn chunk(&self, step: &Step, member: usize) -> usize {
         let agents = &self.begun.snapshot().agents;
-        self.agent(step, member)
-            .map_or(usize::MAX, |agent| agents.preferred_chunk(agent.used.agent))
+        self.agent(step, member).map_or(usize::MAX, |agent| {
+            agents.preferred_chunk(agent.used.agent, self.direction.event())
+        })
     }
 
     async fn show(&self, step: &Step, pieces: &[Piece]) -> Result<Vec<(usize, Bytes)>, Reply> {

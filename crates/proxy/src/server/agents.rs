@@ -5,8 +5,14 @@ use portcullis_agent_manager::{
     AgentSettings, BreakerSettings, CacheSettings, CompletionSettings, HeaderRules,
     OverloadSettings, OwnedHeaders, PoolSettings, ReportSettings, SendHeaders, supervise::Launch,
 };
-use portcullis_agent_protocol::{EventKind, Target};
-use portcullis_config::{AgentId, AgentTransport, Config, FailureMode, Inspect};
+use portcullis_agent_protocol::{
+    EventKind, ExtProcTarget, GrpcEndpoint, Target, TlsFiles,
+    ext_proc::{BodyMode, ExtProcOptions, Parts},
+};
+use portcullis_config::{
+    AgentEndpoint, AgentId, AgentTransport, Config, FailureMode, HeaderEncoding, Inspect, OnClose,
+    Overridable,
+};
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -36,8 +42,12 @@ fn way(agent: &portcullis_config::Agent, executable: &Path) -> Way {
     };
     match &agent.transport {
         AgentTransport::UnixSocket(path) => Way::Target(Target::UnixSocket(path.clone())),
-        AgentTransport::Grpc(_) | AgentTransport::Http(_) => {
-            unreachable!("no dialect is spoken over these yet, which the configuration says")
+        AgentTransport::Grpc(endpoint) => Way::Target(Target::ExtProc(Box::new(ExtProcTarget {
+            endpoint: grpc(endpoint),
+            options: ext_proc(agent),
+        }))),
+        AgentTransport::Http(_) => {
+            unreachable!("no dialect is spoken over this yet, which the configuration says")
         }
         AgentTransport::Command {
             program,
@@ -48,6 +58,50 @@ fn way(agent: &portcullis_config::Agent, executable: &Path) -> Way {
             let arguments = vec!["agent".to_owned(), name.name().to_owned()];
             launch(executable, arguments, env)
         }
+    }
+}
+
+/// Where an agent is called over gRPC.
+fn grpc(endpoint: &AgentEndpoint) -> GrpcEndpoint {
+    let AgentEndpoint { url, tls } = endpoint;
+    let scheme = if url.is_https { "https" } else { "http" };
+    GrpcEndpoint {
+        url: format!("{scheme}://{}", url.authority()),
+        tls: TlsFiles {
+            ca: tls.ca.clone(),
+            server_name: tls.server_name.clone(),
+            identity: tls.identity.clone(),
+        },
+        keep_alive: None,
+    }
+}
+
+/// How an agent is spoken to that speaks ext-proc.
+fn ext_proc(agent: &portcullis_config::Agent) -> ExtProcOptions {
+    let mode = |body: Option<portcullis_config::BodyInspection>| match body.map(|body| body.mode) {
+        None => BodyMode::None,
+        Some(portcullis_config::BodyMode::Stream) => BodyMode::Streamed,
+        Some(portcullis_config::BodyMode::Buffer) => BodyMode::Buffered,
+    };
+    let (inspect, settings) = (&agent.inspect, &agent.ext_proc);
+    let may = |part| settings.may_leave_out.contains(&part);
+    ExtProcOptions {
+        request_headers: inspect.request_headers,
+        request_body: mode(inspect.request_body),
+        response_headers: inspect.response_headers,
+        response_body: mode(inspect.response_body),
+        response_trailers: settings.response_trailers,
+        headers_as_text: settings.header_encoding == HeaderEncoding::String,
+        strict: settings.strict,
+        close_allows: settings.on_close == OnClose::Allow,
+        may_leave_out: Parts {
+            request_body: may(Overridable::RequestBody),
+            response_headers: may(Overridable::ResponseHeaders),
+            response_body: may(Overridable::ResponseBody),
+            response_trailers: may(Overridable::ResponseTrailers),
+        },
+        max_message_timeout: settings.max_message_timeout,
+        observability: settings.observability,
     }
 }
 

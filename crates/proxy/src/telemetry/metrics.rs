@@ -96,6 +96,8 @@ pub(crate) struct Metrics {
     agent_connections: Family<AgentLabel, Gauge>,
     agent_reconnects: Family<AgentLabel, Counter>,
     agent_rejected: Family<AgentLabel, Counter>,
+    agent_streams: Family<AgentLabel, Gauge>,
+    agent_refused: Family<AgentLabel, Counter>,
     completions_dropped: Family<AgentLabel, Counter>,
     verdict_caches: VerdictCaches,
     reported: Reported,
@@ -134,6 +136,8 @@ impl Metrics {
             agent_connections: Family::default(),
             agent_reconnects: Family::default(),
             agent_rejected: Family::default(),
+            agent_streams: Family::default(),
+            agent_refused: Family::default(),
             completions_dropped: Family::default(),
             verdict_caches: VerdictCaches::default(),
             reported: Reported::default(),
@@ -216,6 +220,16 @@ impl Metrics {
             "agent_rejected_mutations",
             "Answers of the agent that were thrown away because of a change that agents may not make",
             metrics.agent_rejected.clone(),
+        );
+        registry.register(
+            "agent_streams",
+            "Streams of requests that are open to the agent, in dialects that have them",
+            metrics.agent_streams.clone(),
+        );
+        registry.register(
+            "agent_refused_operations",
+            "Things that the agent asked for and that were not done while the rest of its answer was",
+            metrics.agent_refused.clone(),
         );
         registry.register(
             "agent_completions_dropped",
@@ -372,6 +386,7 @@ impl Metrics {
             &self.agent_in_flight,
             &self.agent_waiting,
             &self.agent_connections,
+            &self.agent_streams,
         ] {
             gauges.remove(&label);
         }
@@ -396,6 +411,7 @@ impl Metrics {
             (&self.agent_in_flight, status.in_flight),
             (&self.agent_waiting, status.waiting),
             (&self.agent_connections, status.connections),
+            (&self.agent_streams, status.streams),
         ] {
             let value = i64::try_from(value).unwrap_or(i64::MAX);
             gauges.get_or_create(&label).set(value);
@@ -403,6 +419,7 @@ impl Metrics {
         for (counters, value) in [
             (&self.agent_reconnects, status.reconnects),
             (&self.agent_rejected, status.rejected),
+            (&self.agent_refused, status.refused),
         ] {
             counters.get_or_create(&label).inner().store(value, Relaxed);
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::codec::frame::MAX_FRAME_BYTES;
+use crate::dialect::ext_proc::StreamCounters;
 use crate::{ControlMessage, Extensions};
 
 /// Called by the driver with each control message. It must not block.
@@ -33,6 +34,9 @@ pub struct ConnectOptions {
     pub extensions: Extensions,
     /// Who gets the control messages; default nobody, they are only counted.
     pub on_control: Option<ControlHandler>,
+    /// What streams of requests are counted with, in dialects that have them;
+    /// default counters that nobody looks at.
+    pub streams: StreamCounters,
 }
 
 impl ConnectOptions {
@@ -48,6 +52,7 @@ impl ConnectOptions {
             limits: Limits::default(),
             extensions: Extensions::ALL,
             on_control: None,
+            streams: StreamCounters::default(),
         }
     }
 }

@@ -268,7 +268,7 @@ impl<'a> Viewer<'a> {
 impl Agents for Viewer<'_> {
     fn chunk(&self, _: &Step, _: usize) -> usize {
         let agents = &self.task.serving.snapshot.agents;
-        agents.preferred_chunk(self.task.shadow.used.agent)
+        agents.preferred_chunk(self.task.shadow.used.agent, self.direction.event())
     }
 
     async fn show(&self, step: &Step, pieces: &[Piece]) -> Result<Vec<(usize, Bytes)>, Reply> {
