@@ -73,7 +73,9 @@ impl Progress {
                 }
             }
             // The agent has announced none of them.
-            Event::WebSocketFrame(_) | Event::RequestComplete(_) => Some(Decision::allow()),
+            Event::WebSocketFrame(_) | Event::GuardrailInspect(_) | Event::RequestComplete(_) => {
+                Some(Decision::allow())
+            }
         }
     }
 

@@ -77,7 +77,9 @@ pub(super) fn messages(event: &Event<'_>, options: &ExtProcOptions) -> Vec<Messa
         Event::RequestBodyChunk(piece) => body(piece, true, options),
         Event::ResponseHeaders(head) => vec![response_headers(head, options)],
         Event::ResponseBodyChunk(piece) => body(piece, false, options),
-        Event::WebSocketFrame(_) | Event::RequestComplete(_) => Vec::new(),
+        Event::WebSocketFrame(_) | Event::GuardrailInspect(_) | Event::RequestComplete(_) => {
+            Vec::new()
+        }
     }
 }
 
