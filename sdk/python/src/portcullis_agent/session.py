@@ -15,7 +15,7 @@ from .codec.control import HealthState, now_ms
 from .codec.frame import EVENT_KINDS, MessageType, encode, peek, take
 from .codec.json_answers import encode_answer as encode_json_answer
 from .decision import Answer, Decision, Failed, NotNow
-from .errors import BadMessage, EventId, Overloaded, ProtocolError
+from .errors import AgentError, BadMessage, EventId, Overloaded, ProtocolError
 from .events import BodyChunk, EventKind
 from .host import Host, Stop, logger
 from .reporter import Report
@@ -295,14 +295,20 @@ class Session(asyncio.Protocol):
             result = await self._host.ask(kind, event)
             if kind is EventKind.REQUEST_COMPLETE:
                 result = Decision.allow()
-            answer = result if isinstance(result, Decision) else Failed(_no_decision(kind, result))
+            if not isinstance(result, Decision):
+                raise TypeError(f"it returned {type(result).__name__} and no Decision")
+            answer = result
         except Overloaded as overloaded:
             answer = NotNow(overloaded.retry_after)
+        except AgentError as error:
+            logger.warning("%s failed: %s", kind.name.lower(), error)
+            answer = Failed(str(error) or type(error).__name__)
         except (asyncio.CancelledError, SystemExit, Exception) as error:
             if job.cancelled:
                 raise
-            answer = Failed(f"{type(error).__name__}: {error}")
+            # What the agent did not mean to raise: where it comes from.
             logger.warning("%s failed", kind.name.lower(), exc_info=error)
+            answer = Failed(f"{type(error).__name__}: {error}")
         if not job.cancelled:
             chunk_index = event.index if isinstance(event, BodyChunk) else 0
             self._answer(event_id, answer, chunk_index)
@@ -348,10 +354,6 @@ class Session(asyncio.Protocol):
         self._work.cancel_all()
         self._transport.close()
         self._host.loop.call_later(_LINGER, self._transport.abort)
-
-
-def _no_decision(kind: EventKind, result: object) -> str:
-    return f"{kind.name.lower()} returned {type(result).__name__} and no Decision"
 
 
 class ReverseSession(Session):
