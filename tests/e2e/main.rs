@@ -25,6 +25,7 @@ mod quickstart;
 mod refusals;
 mod reload;
 mod routing;
+mod sdk_python;
 mod shadow;
 mod shutdown;
 mod trace;
