@@ -112,15 +112,6 @@ class Host:
         self.unconfigured: Optional[str] = None
         self._unlisten = options.reporter._listen(self._changed)
 
-    @property
-    def extensions(self) -> Extensions:
-        """What may be chosen. The answer to a guardrail's question has a part
-        that the binary encoding does not have."""
-        extensions = self.options.extensions
-        if EventKind.GUARDRAIL_INSPECT in self.supported:
-            return extensions.without_binary()
-        return extensions
-
     async def begin(self) -> None:
         """Gives the agent the configuration that has a default for
         everything, if there is one."""

@@ -143,7 +143,7 @@ class Session(asyncio.Protocol):
             raise ProtocolError(f"{message_type.name} comes before the handshake")
         request = control.decode_handshake_request(payload)
         refusal = request.refusal()
-        self._extensions = self._host.extensions.chosen_of(request.extensions)
+        self._extensions = self._host.options.extensions.chosen_of(request.extensions)
         response = control.encode_handshake_response(
             self._host.capabilities, self._extensions, refusal
         )
@@ -258,7 +258,7 @@ class Session(asyncio.Protocol):
             return
         if kind not in self._host.supported:
             # Never allowed without a look.
-            event_id = self._find_event_id(kind, payload)
+            event_id = self._find_event_id(payload)
             if event_id is None:
                 raise ProtocolError(f"a {kind.name.lower()} has no id")
             self._answer(event_id, Failed(f"the agent does not support {kind.name.lower()}"))
@@ -274,16 +274,13 @@ class Session(asyncio.Protocol):
         work_on = self._work_on
         self._work.add(Job(event_id, lambda job: work_on(job, kind, event_id, event), len(payload)))
 
-    def _is_binary(self, kind: EventKind) -> bool:
-        return self._extensions.binary and kind is not EventKind.GUARDRAIL_INSPECT
-
-    def _find_event_id(self, kind: EventKind, payload: bytes) -> Optional[EventId]:
-        if self._is_binary(kind):
+    def _find_event_id(self, payload: bytes) -> Optional[EventId]:
+        if self._extensions.binary:
             return binary.event_number(payload)
         return text.find_event_id(payload, self._extensions.event_id)
 
     def _decode(self, kind: EventKind, payload: bytes) -> Tuple[EventId, Any]:
-        if self._is_binary(kind):
+        if self._extensions.binary:
             return binary.decode_event(kind, payload)
         return json_events.decode_event(kind, payload, self._extensions.event_id)
 
@@ -375,7 +372,7 @@ class ReverseSession(Session):
     def _open(self) -> None:
         host = self._host
         registration = control.encode_registration(
-            self._agent_id, host.capabilities, host.extensions, self._token, self._metadata
+            self._agent_id, host.capabilities, host.options.extensions, self._token, self._metadata
         )
         self._send(MessageType.HANDSHAKE_REQUEST, registration)
 
@@ -386,7 +383,7 @@ class ReverseSession(Session):
         if self.refusal is not None:
             self._close()
             return
-        chosen = self._host.extensions.chosen_of(names)
+        chosen = self._host.options.extensions.chosen_of(names)
         unknown: List[str] = sorted(set(names) - set(chosen.names))
         if unknown:
             raise ProtocolError(f"the proxy chose what was not offered: {', '.join(unknown)}")
