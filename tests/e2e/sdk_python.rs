@@ -103,6 +103,26 @@ fn a_wrong_configuration_keeps_it_from_being_used() {
 }
 
 #[test]
+fn another_configuration_reaches_it_without_a_restart() {
+    let origin = Origin::start();
+    let program = fs::canonicalize(Path::new(SDK).join("examples/denylist.py")).unwrap();
+    let denying = |path: &str| {
+        let kdl = r#"routes { route "all" { filters { agent "python" }; upstream "origin" } }"#;
+        let config = format!("config {{ paths \"{path}\" }}");
+        Proxy::builder(kdl)
+            .origin(&origin)
+            .agent_block("python", &command(&program, &config))
+    };
+    let proxy = denying("/a").start();
+    proxy.wait_ready();
+    let process = proxy.children();
+    assert_eq!([proxy.get("/a").status, proxy.get("/b").status], [403, 200]);
+    proxy.reload(&denying("/b"));
+    assert_eq!([proxy.get("/a").status, proxy.get("/b").status], [200, 403]);
+    assert_eq!(proxy.children(), process);
+}
+
+#[test]
 fn headers_are_stamped_in_both_directions() {
     let origin = Origin::answering(|_| {
         Answer::with(200, &[("server", "secret/1.0"), ("x-kept", "1")], b"hi")
