@@ -471,6 +471,15 @@ def test_metrics_are_reported():
             assert report["counters"][0]["value"] == 3
 
 
+def test_metrics_that_cannot_be_written_harm_nothing(caplog, eventually):
+    metrics = Metrics()
+    metrics.gauge("broken").set(float("nan"))
+    options = ServeOptions(metrics=metrics, metrics_interval=0.01)
+    with running(Agent(), options=options) as proxy:
+        eventually(lambda: caplog.text.count("cannot be reported") >= 2)
+        assert proxy.ask(request_headers("/")).is_allow
+
+
 @ENCODINGS
 def test_a_guardrail_says_what_it_found(extensions):
     class Guard(Agent):

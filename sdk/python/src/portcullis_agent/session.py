@@ -50,7 +50,7 @@ class Session(asyncio.Protocol):
         self._work = Work(
             host.loop,
             host.capabilities.concurrent_requests,
-            0 if options.is_legacy else max(options.backlog, 0),
+            0 if options.is_legacy else options.backlog,
             self._pump,
         )
         #: Done when the connection is gone.
@@ -174,7 +174,10 @@ class Session(asyncio.Protocol):
         if not self._congested:
             agent_id = self._host.capabilities.name
             report = metrics.report(agent_id, now_ms(), int(interval * 1000))
-            self._send(MessageType.METRICS_REPORT, text.dumps(report).encode())
+            try:
+                self._send(MessageType.METRICS_REPORT, text.dumps(report).encode())
+            except ValueError as error:
+                logger.error("the metrics cannot be reported: %s", error)
         self._timer = self._host.loop.call_later(interval, self._report_metrics)
 
     # What comes in.
