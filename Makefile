@@ -53,7 +53,7 @@ bench: ; @scripts/ensure-tools.sh cc cmake
 	cargo run --release --package portcullis-bench -- $(BENCH)
 
 # Not part of `make test`: it compiles another project's agent library, which asks for a newer Rust than it needs.
-test-interop: build ; @scripts/ensure-tools.sh protoc
+test-interop: build ; @scripts/ensure-tools.sh protoc python
 	cargo test --manifest-path tests/interop/Cargo.toml --ignore-rust-version --locked
 
 # Each decoder of the agent protocol for FUZZ_SECONDS; what is found lands in target/fuzz, what fails in fuzz/artifacts.

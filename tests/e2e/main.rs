@@ -26,6 +26,7 @@ mod quickstart;
 mod refusals;
 mod reload;
 mod routing;
+mod sdk_python;
 mod shadow;
 mod shutdown;
 mod trace;

@@ -22,6 +22,7 @@ from portcullis_agent import (
     Metrics,
     Overloaded,
     PerRequest,
+    ServeOptions,
     bind_socket,
     read_config,
 )
@@ -183,6 +184,21 @@ def test_what_is_overridden_is_announced():
     assert Named().wanted_events() == [EventKind.WEBSOCKET_FRAME]
     assert Named().agent_name == "other"
     assert Agent().wanted_events() == [EventKind.REQUEST_HEADERS]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_frame_bytes": (16 << 20) + 1},
+        {"concurrency": 0},
+        {"threads": 0},
+        {"backlog": -1},
+        {"handshake_timeout": 0},
+    ],
+)
+def test_options_are_within_their_bounds(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        ServeOptions(**wrong)
 
 
 def test_state_of_requests_is_bounded_and_never_begins_in_the_middle():

@@ -1,8 +1,10 @@
 """Conversations over a real socket."""
 
 import asyncio
+import contextlib
 import json
 import logging
+import random
 import socket
 import threading
 from dataclasses import dataclass, field
@@ -25,12 +27,15 @@ from portcullis_agent import (
     GuardrailInspect,
     GuardrailResult,
     HealthState,
+    InspectionType,
     Metrics,
     Overloaded,
     Reporter,
     RequestComplete,
     ServeOptions,
+    Severity,
     WebSocketFrame,
+    byte_span,
 )
 from portcullis_agent.codec import control
 from portcullis_agent.codec.frame import MessageType
@@ -466,23 +471,50 @@ def test_metrics_are_reported():
             assert report["counters"][0]["value"] == 3
 
 
-def test_a_guardrail_says_what_it_found():
-    result = GuardrailResult(
-        True, 0.9, [Detection("email", "an address", "high", 0.9, (0, 4))], "[email]"
-    )
+def test_metrics_that_cannot_be_written_harm_nothing(caplog, eventually):
+    metrics = Metrics()
+    metrics.gauge("broken").set(float("nan"))
+    options = ServeOptions(metrics=metrics, metrics_interval=0.01)
+    with running(Agent(), options=options) as proxy:
+        eventually(lambda: caplog.text.count("cannot be reported") >= 2)
+        assert proxy.ask(request_headers("/")).is_allow
 
+
+@ENCODINGS
+def test_a_guardrail_says_what_it_found(extensions):
     class Guard(Agent):
         def guardrail_inspect(self, event):
-            found = "@" in event.content
-            return Decision.block(403).guardrail(result) if found else Decision.allow()
+            seen.append(event)
+            at = event.content.find("@")
+            if at < 0:
+                return Decision.allow().guardrail(GuardrailResult())
+            span = byte_span(event.content, at - 1, at + 2)
+            found = Detection("email", "an address", Severity.HIGH, 0.5, span)
+            return Decision.allow().guardrail(
+                GuardrailResult.found(found, Detection("other"), redacted_content="\u00e9 [email]")
+            )
 
-    for extensions in (LEGACY, BINARY):
-        with running(Guard(), extensions=extensions) as proxy:
-            assert not proxy.extensions.binary
-            event = GuardrailInspect("c-1", "pii_detection", "a@b.c", "gpt", ["email"], "llm")
-            assert proxy.ask(event) == Decision.block(403).guardrail(result)
-            event.content = "nothing"
-            assert proxy.ask(event) == Decision.allow()
+    seen = []
+    with running(Guard(), extensions=extensions) as proxy:
+        event = GuardrailInspect(
+            "c-1",
+            InspectionType.PII_DETECTION,
+            "\u00e9 a@b",
+            "gpt",
+            ["email"],
+            "llm",
+            True,
+            {"a": "b"},
+        )
+        detections = [
+            Detection("email", "an address", Severity.HIGH, 0.5, (3, 6)),
+            Detection("other"),
+        ]
+        expected = GuardrailResult(True, 1.0, detections, "\u00e9 [email]")
+        assert proxy.ask(event) == Decision.allow().guardrail(expected)
+        other = GuardrailInspect("c-1", InspectionType.PROMPT_INJECTION, "nothing")
+        assert proxy.ask(other) == Decision.allow().guardrail(GuardrailResult())
+        assert seen == [event, other]
 
 
 def test_the_trailers_and_the_time_left_arrive():
@@ -502,6 +534,40 @@ def test_the_trailers_and_the_time_left_arrive():
             proxy.ask(chunk, EventKind.RESPONSE_BODY_CHUNK)
     told = (chunk.trailers, chunk.budget_left, True)
     assert seen == [(None, None, True), told, told]
+
+
+@ENCODINGS
+def test_d08_whatever_comes_an_agent_that_blocks_everything_never_allows(extensions):
+    class Closed(Agent):
+        async def request_headers(self, event):
+            return Decision.block(403)
+
+        def response_body_chunk(self, event):
+            return Decision.block(403)
+
+    chance = random.Random(8)
+    (chunk,) = body_chunks(b"some bytes")
+    answers = 0
+    with served(Closed()) as path:
+        for _ in range(200):
+            with Proxy.connect(path, extensions) as proxy:
+                frames = []
+                proxy.send = lambda *frame, frames=frames: frames.append(frame)
+                for _ in range(5):
+                    proxy.begin(request_headers("/a?b", headers={"x": "y"}))
+                    proxy.begin(chunk, EventKind.RESPONSE_BODY_CHUNK)
+                del proxy.send
+                # Each has one answer, or is the end of the connection.
+                with contextlib.suppress(ConnectionError):
+                    for message_type, payload in frames:
+                        spoilt = bytearray(payload)
+                        at = chance.randrange(len(spoilt))
+                        spoilt[at : at + chance.randrange(2)] = bytes([chance.randrange(128)])
+                        proxy.send(message_type, bytes(spoilt))
+                        _, answer = proxy.answer()
+                        assert not (isinstance(answer, Decision) and answer.is_allow)
+                        answers += 1
+    assert answers > 50
 
 
 def test_a_proxy_that_does_not_read_is_not_read_from(eventually):

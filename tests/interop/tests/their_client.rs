@@ -1,8 +1,12 @@
-//! The client of the published library asks our denylist agent.
+//! The client of the published library asks our denylist agents, the builtin one and the example in Python.
 
 use portcullis_interop::{Process, accepts, portcullis};
 use serde_json::json;
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 use zentinel_agent_protocol::{
     AgentResponse, Decision, RequestHeadersEvent, RequestMetadata, v2::AgentClientV2Uds,
 };
@@ -40,15 +44,36 @@ async fn ask(client: &AgentClientV2Uds, path: &str, user_agent: &str) -> AgentRe
     client.send_request_headers(&id, &event).await.unwrap()
 }
 
+fn builtin(folder: &Path) -> (Process, PathBuf) {
+    let socket = folder.join("denylist.sock");
+    let arguments = ["agent", "denylist", "--socket", socket.to_str().unwrap()];
+    let mut agent = Process::start(&portcullis(), &arguments, folder.join("denylist.log"));
+    agent.wait_until(|| accepts(&socket));
+    (agent, socket)
+}
+
+fn in_python(folder: &Path) -> (Process, PathBuf) {
+    const SDK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../sdk/python");
+    let socket = folder.join("denylist.sock");
+    let sources = format!("PYTHONPATH={SDK}/src");
+    let example = format!("{SDK}/examples/denylist.py");
+    let arguments = [&*sources, "python3", &*example, socket.to_str().unwrap()];
+    let log = folder.join("denylist.log");
+    let mut agent = Process::start(Path::new("/usr/bin/env"), &arguments, log);
+    agent.wait_until(|| accepts(&socket));
+    (agent, socket)
+}
+
 #[tokio::test]
 async fn the_denylist_allows_and_blocks() {
-    let directory = tempfile::tempdir().unwrap();
-    let socket = directory.path().join("denylist.sock");
-    let arguments = ["agent", "denylist", "--socket", socket.to_str().unwrap()];
-    let log = directory.path().join("denylist.log");
-    let mut agent = Process::start(&portcullis(), &arguments, log);
-    agent.wait_until(|| accepts(&socket));
+    for start in [builtin, in_python] {
+        let directory = tempfile::tempdir().unwrap();
+        let (_agent, socket) = start(directory.path());
+        allows_and_blocks(&socket).await;
+    }
+}
 
+async fn allows_and_blocks(socket: &Path) {
     let mut client = AgentClientV2Uds::new("denylist", socket.to_str().unwrap(), TIMEOUT)
         .await
         .unwrap();
@@ -81,16 +106,13 @@ async fn the_denylist_allows_and_blocks() {
 
 #[tokio::test]
 async fn a_configuration_that_the_denylist_does_not_understand_is_refused() {
-    let directory = tempfile::tempdir().unwrap();
-    let socket = directory.path().join("denylist.sock");
-    let arguments = ["agent", "denylist", "--socket", socket.to_str().unwrap()];
-    let log = directory.path().join("denylist.log");
-    let mut agent = Process::start(&portcullis(), &arguments, log);
-    agent.wait_until(|| accepts(&socket));
-
-    let mut client = AgentClientV2Uds::new("denylist", socket.to_str().unwrap(), TIMEOUT)
-        .await
-        .unwrap();
-    client.set_config(Some(json!({ "pahts": ["/admin"] })));
-    assert!(client.connect().await.is_err());
+    for start in [builtin, in_python] {
+        let directory = tempfile::tempdir().unwrap();
+        let (_agent, socket) = start(directory.path());
+        let mut client = AgentClientV2Uds::new("denylist", socket.to_str().unwrap(), TIMEOUT)
+            .await
+            .unwrap();
+        client.set_config(Some(json!({ "pahts": ["/admin"] })));
+        assert!(client.connect().await.is_err());
+    }
 }

@@ -21,25 +21,27 @@ from .agent import Agent
 from .capabilities import Extensions
 from .codec.control import HealthState
 from .config import read_config
-from .decision import (
-    Decision,
-    Detection,
-    GuardrailResult,
-    KeyPart,
-)
+from .decision import Decision, KeyPart
 from .errors import AgentError, ConfigError, Overloaded, ProtocolError
 from .events import (
     BodyChunk,
     CancelReason,
     EventKind,
     FrameOpcode,
-    GuardrailInspect,
     Headers,
     RequestComplete,
     RequestHeaders,
     RequestMetadata,
     ResponseHeaders,
     WebSocketFrame,
+)
+from .guardrail import (
+    Detection,
+    GuardrailInspect,
+    GuardrailResult,
+    InspectionType,
+    Severity,
+    byte_span,
 )
 from .host import Counters, ServeOptions
 from .metrics import Metrics
@@ -67,6 +69,7 @@ __all__ = [
     "GuardrailResult",
     "Headers",
     "HealthState",
+    "InspectionType",
     "KeyPart",
     "Metrics",
     "Overloaded",
@@ -78,8 +81,10 @@ __all__ = [
     "RequestMetadata",
     "ResponseHeaders",
     "ServeOptions",
+    "Severity",
     "WebSocketFrame",
     "bind_socket",
+    "byte_span",
     "read_config",
     "serve",
     "serve_async",

@@ -10,12 +10,12 @@ from .errors import ConfigError
 from .events import (
     BodyChunk,
     EventKind,
-    GuardrailInspect,
     RequestComplete,
     RequestHeaders,
     ResponseHeaders,
     WebSocketFrame,
 )
+from .guardrail import GuardrailInspect
 
 Result = Union[Decision, Awaitable[Decision]]
 

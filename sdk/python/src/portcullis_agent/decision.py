@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Dict, List, Optional, Tuple, Union
 
+from .guardrail import GuardrailResult
+
 #: The longest that a verdict may hold: a day. A proxy takes more for that.
 MAX_VERDICT_TTL = timedelta(days=1)
 
@@ -115,31 +117,6 @@ class VerdictTtl:
 
     ttl: timedelta
     vary_ignores: List[KeyPart] = field(default_factory=list)
-
-
-@dataclass
-class Detection:
-    """Something that a guardrail found in a text."""
-
-    category: str
-    description: str
-    #: ``low``, ``medium``, ``high`` or ``critical``.
-    severity: str = "medium"
-    #: From 0 to 1.
-    confidence: float = 1.0
-    #: Where it is, from the first character to the one behind the last.
-    span: Optional[Tuple[int, int]] = None
-
-
-@dataclass
-class GuardrailResult:
-    """What a guardrail says of a text."""
-
-    detected: bool
-    confidence: float = 1.0
-    detections: List[Detection] = field(default_factory=list)
-    #: The text to use instead; ``None`` when there is none.
-    redacted_content: Optional[str] = None
 
 
 def _text(value: object, what: str) -> str:

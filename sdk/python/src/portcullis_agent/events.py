@@ -13,7 +13,9 @@ import enum
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from ipaddress import IPv4Address, IPv6Address
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple, Union
+from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Tuple, Union
+
+from .guardrail import GuardrailInspect
 
 IpAddress = Union[IPv4Address, IPv6Address]
 
@@ -259,27 +261,6 @@ class WebSocketFrame:
     client_ip: IpAddress
     #: The route that the request took.
     route_id: Optional[str] = None
-    #: As in :class:`RequestHeaders`.
-    budget_left: Optional[timedelta] = None
-
-
-@dataclass
-class GuardrailInspect:
-    """Text that goes to a model or comes from one."""
-
-    #: The id that all events of the request have.
-    correlation_id: str
-    #: What to look for: ``prompt_injection`` or ``pii_detection``.
-    inspection_type: str
-    content: str = field(repr=False)
-    #: The name of the model, when it is known.
-    model: Optional[str] = None
-    #: Which kinds of findings are wanted; empty for all.
-    categories: List[str] = field(default_factory=list)
-    #: The route that the request took.
-    route_id: Optional[str] = None
-    #: Anything else that the proxy says.
-    metadata: Dict[str, Any] = field(default_factory=dict)
     #: As in :class:`RequestHeaders`.
     budget_left: Optional[timedelta] = None
 

@@ -73,6 +73,19 @@ class ServeOptions:
     #: What is counted.
     counters: Counters = field(default_factory=Counters)
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_frame_bytes <= MAX_FRAME_BYTES:
+            raise ValueError(f"max_frame_bytes is not within 1 and {MAX_FRAME_BYTES}")
+        for name in ("concurrency", "max_connections", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} has to be at least 1")
+        for name in ("backlog", "drain_notice", "drain_timeout"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} cannot be negative")
+        for name in ("handshake_timeout", "metrics_interval"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} has to be more than nothing")
+
     @property
     def is_legacy(self) -> bool:
         """Whether the agent is to behave like a legacy one."""
@@ -111,15 +124,6 @@ class Host:
         #: Why there is no configuration yet that the agent needs.
         self.unconfigured: Optional[str] = None
         self._unlisten = options.reporter._listen(self._changed)
-
-    @property
-    def extensions(self) -> Extensions:
-        """What may be chosen. The answer to a guardrail's question has a part
-        that the binary encoding does not have."""
-        extensions = self.options.extensions
-        if EventKind.GUARDRAIL_INSPECT in self.supported:
-            return extensions.without_binary()
-        return extensions
 
     async def begin(self) -> None:
         """Gives the agent the configuration that has a default for
@@ -197,7 +201,7 @@ class Host:
 
 
 def _capabilities(agent: Agent, options: ServeOptions) -> Capabilities:
-    concurrency = 1 if options.is_legacy else max(options.concurrency, 1)
+    concurrency = 1 if options.is_legacy else options.concurrency
     return Capabilities(
         name=agent.agent_name,
         version=agent.version,
@@ -205,7 +209,7 @@ def _capabilities(agent: Agent, options: ServeOptions) -> Capabilities:
         metrics_export=options.metrics is not None,
         cancellation=not options.is_legacy,
         concurrent_requests=concurrency,
-        max_concurrency=max(options.concurrency, 1),
+        max_concurrency=options.concurrency,
         max_body_size=agent.max_body_size,
         preferred_chunk_size=agent.preferred_chunk_size,
     )

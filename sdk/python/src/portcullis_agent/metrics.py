@@ -110,13 +110,16 @@ class Metrics:
         assert isinstance(series, Gauge)
         return series
 
-    def histogram(self, name: str, help: str = "", **labels: str) -> Histogram:
-        """A series with the bounds 1 ms to 1 s, for values in seconds."""
-        series = self._of(Histogram, name, help, labels)
+    def histogram(
+        self, name: str, help: str = "", buckets: Sequence[float] = _BUCKETS, **labels: str
+    ) -> Histogram:
+        """A series with these bounds; without them 1 ms to 1 s, for values in
+        seconds."""
+        series = self._of(Histogram, name, help, labels, buckets)
         assert isinstance(series, Histogram)
         return series
 
-    def _of(self, kind: Any, name: str, help: str, labels: Dict[str, str]) -> Any:
+    def _of(self, kind: Any, name: str, help: str, labels: Dict[str, str], *more: Any) -> Any:
         if not _NAME.match(name):
             raise ValueError(f"{name!r} is no name of a metric")
         key = name, tuple(sorted(labels.items()))
@@ -125,7 +128,7 @@ class Metrics:
             if series is None:
                 if len(self._series) >= self._max_series:
                     raise ValueError(f"there are {self._max_series} series already")
-                series = kind(name, help, labels, self._lock)
+                series = kind(name, help, labels, self._lock, *more)
                 self._series[key] = series
         if type(series) is not kind:
             raise ValueError(f"{name} is a {type(series).__name__.lower()}")

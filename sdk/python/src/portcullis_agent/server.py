@@ -28,7 +28,7 @@ def serve(
 ) -> None:
     """Serves an agent until the process gets SIGTERM or SIGINT. Then it accepts
     nothing more, tells the proxies that it drains, finishes the events at hand,
-    and returns.
+    and returns. To be called from the main thread, where signals are.
 
     :param socket_path: where to listen; without it the environment says so, in
         ``PORTCULLIS_AGENT_SOCKET``, as a proxy does that starts the agent.

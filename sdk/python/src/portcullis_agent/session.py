@@ -15,7 +15,7 @@ from .codec.control import HealthState, now_ms
 from .codec.frame import EVENT_KINDS, MessageType, encode, peek, take
 from .codec.json_answers import encode_answer as encode_json_answer
 from .decision import Answer, Decision, Failed, NotNow
-from .errors import BadMessage, EventId, Overloaded, ProtocolError
+from .errors import AgentError, BadMessage, EventId, Overloaded, ProtocolError
 from .events import BodyChunk, EventKind
 from .host import Host, Stop, logger
 from .reporter import Report
@@ -50,7 +50,7 @@ class Session(asyncio.Protocol):
         self._work = Work(
             host.loop,
             host.capabilities.concurrent_requests,
-            0 if options.is_legacy else max(options.backlog, 0),
+            0 if options.is_legacy else options.backlog,
             self._pump,
         )
         #: Done when the connection is gone.
@@ -143,7 +143,7 @@ class Session(asyncio.Protocol):
             raise ProtocolError(f"{message_type.name} comes before the handshake")
         request = control.decode_handshake_request(payload)
         refusal = request.refusal()
-        self._extensions = self._host.extensions.chosen_of(request.extensions)
+        self._extensions = self._host.options.extensions.chosen_of(request.extensions)
         response = control.encode_handshake_response(
             self._host.capabilities, self._extensions, refusal
         )
@@ -174,7 +174,10 @@ class Session(asyncio.Protocol):
         if not self._congested:
             agent_id = self._host.capabilities.name
             report = metrics.report(agent_id, now_ms(), int(interval * 1000))
-            self._send(MessageType.METRICS_REPORT, text.dumps(report).encode())
+            try:
+                self._send(MessageType.METRICS_REPORT, text.dumps(report).encode())
+            except ValueError as error:
+                logger.error("the metrics cannot be reported: %s", error)
         self._timer = self._host.loop.call_later(interval, self._report_metrics)
 
     # What comes in.
@@ -258,7 +261,7 @@ class Session(asyncio.Protocol):
             return
         if kind not in self._host.supported:
             # Never allowed without a look.
-            event_id = self._find_event_id(kind, payload)
+            event_id = self._find_event_id(payload)
             if event_id is None:
                 raise ProtocolError(f"a {kind.name.lower()} has no id")
             self._answer(event_id, Failed(f"the agent does not support {kind.name.lower()}"))
@@ -274,16 +277,13 @@ class Session(asyncio.Protocol):
         work_on = self._work_on
         self._work.add(Job(event_id, lambda job: work_on(job, kind, event_id, event), len(payload)))
 
-    def _is_binary(self, kind: EventKind) -> bool:
-        return self._extensions.binary and kind is not EventKind.GUARDRAIL_INSPECT
-
-    def _find_event_id(self, kind: EventKind, payload: bytes) -> Optional[EventId]:
-        if self._is_binary(kind):
+    def _find_event_id(self, payload: bytes) -> Optional[EventId]:
+        if self._extensions.binary:
             return binary.event_number(payload)
         return text.find_event_id(payload, self._extensions.event_id)
 
     def _decode(self, kind: EventKind, payload: bytes) -> Tuple[EventId, Any]:
-        if self._is_binary(kind):
+        if self._extensions.binary:
             return binary.decode_event(kind, payload)
         return json_events.decode_event(kind, payload, self._extensions.event_id)
 
@@ -295,14 +295,20 @@ class Session(asyncio.Protocol):
             result = await self._host.ask(kind, event)
             if kind is EventKind.REQUEST_COMPLETE:
                 result = Decision.allow()
-            answer = result if isinstance(result, Decision) else Failed(_no_decision(kind, result))
+            if not isinstance(result, Decision):
+                raise TypeError(f"it returned {type(result).__name__} and no Decision")
+            answer = result
         except Overloaded as overloaded:
             answer = NotNow(overloaded.retry_after)
+        except AgentError as error:
+            logger.warning("%s failed: %s", kind.name.lower(), error)
+            answer = Failed(str(error) or type(error).__name__)
         except (asyncio.CancelledError, SystemExit, Exception) as error:
             if job.cancelled:
                 raise
-            answer = Failed(f"{type(error).__name__}: {error}")
+            # What the agent did not mean to raise: where it comes from.
             logger.warning("%s failed", kind.name.lower(), exc_info=error)
+            answer = Failed(f"{type(error).__name__}: {error}")
         if not job.cancelled:
             chunk_index = event.index if isinstance(event, BodyChunk) else 0
             self._answer(event_id, answer, chunk_index)
@@ -350,10 +356,6 @@ class Session(asyncio.Protocol):
         self._host.loop.call_later(_LINGER, self._transport.abort)
 
 
-def _no_decision(kind: EventKind, result: object) -> str:
-    return f"{kind.name.lower()} returned {type(result).__name__} and no Decision"
-
-
 class ReverseSession(Session):
     """A proxy that the agent has dialled."""
 
@@ -373,7 +375,7 @@ class ReverseSession(Session):
     def _open(self) -> None:
         host = self._host
         registration = control.encode_registration(
-            self._agent_id, host.capabilities, host.extensions, self._token, self._metadata
+            self._agent_id, host.capabilities, host.options.extensions, self._token, self._metadata
         )
         self._send(MessageType.HANDSHAKE_REQUEST, registration)
 
@@ -384,7 +386,7 @@ class ReverseSession(Session):
         if self.refusal is not None:
             self._close()
             return
-        chosen = self._host.extensions.chosen_of(names)
+        chosen = self._host.options.extensions.chosen_of(names)
         unknown: List[str] = sorted(set(names) - set(chosen.names))
         if unknown:
             raise ProtocolError(f"the proxy chose what was not offered: {', '.join(unknown)}")

@@ -36,7 +36,6 @@ from .events import (
     BodyChunk,
     Event,
     EventKind,
-    GuardrailInspect,
     Headers,
     RequestComplete,
     RequestHeaders,
@@ -44,6 +43,7 @@ from .events import (
     ResponseHeaders,
     WebSocketFrame,
 )
+from .guardrail import GuardrailInspect
 from .host import ServeOptions
 from .server import serve_async
 from .sockets import StrPath
@@ -179,7 +179,10 @@ class Proxy:
 
     def answer(self) -> Tuple[EventId, Answer]:
         """The next answer, and the id of its event."""
-        payload = self.receive(MessageType.AGENT_RESPONSE)
+        return self.decode_answer(self.receive(MessageType.AGENT_RESPONSE))
+
+    def decode_answer(self, payload: bytes) -> Tuple[EventId, Answer]:
+        """Reads the payload of an answer."""
         decode = decode_binary_answer if self.extensions.binary else decode_json_answer
         return decode(payload, self.extensions)
 

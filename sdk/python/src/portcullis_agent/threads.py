@@ -36,7 +36,7 @@ class Threads:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, most: int) -> None:
         self._loop = loop
-        self._most = max(most, 1)
+        self._most = most
         self._calls: "queue.SimpleQueue[Optional[Call]]" = queue.SimpleQueue()
         self._started = 0
         self._busy = 0

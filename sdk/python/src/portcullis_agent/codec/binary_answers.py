@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import struct
 from typing import Any, List, Optional, Tuple
 
 from ..capabilities import Extensions
@@ -24,14 +22,15 @@ from ..decision import (
     ReplaceFrame,
 )
 from ..errors import BadMessage
-from . import text
+from . import guardrail, text
 from .answers import in_words_of
-from .binary import Reader, Writer, event_number
+from .binary import event_number
 from .json_answers import read_retry_after, read_ttl, ttl_milliseconds
+from .primitives import Reader, Writer
 from .text import Malformed
 
 _DETAILS, _REQUEST_OPS, _RESPONSE_OPS, _AUDIT = 1, 2, 3, 4
-_REQUEST_BODY, _RESPONSE_BODY, _FRAME, _TTL = 5, 6, 7, 8
+_REQUEST_BODY, _RESPONSE_BODY, _FRAME, _TTL, _GUARDRAIL = 5, 6, 7, 8, 9
 _OPS = {"set": 1, "add": 2, "remove": 3}
 _OP_NAMES = {number: name for name, number in _OPS.items()}
 
@@ -65,6 +64,8 @@ def encode_answer(number: int, answer: Answer, extensions: Extensions) -> bytes:
     if answer.ttl is not None and milliseconds:
         ignored = [part.value for part in answer.ttl.vary_ignores]
         out.section(_TTL, Writer().u64(milliseconds).strings(ignored))
+    if answer.guardrail_result is not None:
+        out.section(_GUARDRAIL, guardrail.pack_result(answer.guardrail_result))
     return out.done()
 
 
@@ -99,10 +100,7 @@ def _write_op(out: Writer, op: HeaderOp) -> None:
 
 def _audit(audit: Audit) -> Writer:
     out = Writer().strings(audit.tags).strings(audit.rule_ids).strings(audit.reason_codes)
-    if audit.confidence is None:
-        out.u8(0)
-    else:
-        out.u8(1).raw(struct.pack(">f", audit.confidence))
+    out.present_f32(audit.confidence)
     custom = {name: value for name, value in audit.custom.items() if name != "correlation_id"}
     return out.string(text.dumps(custom) if custom else "")
 
@@ -148,6 +146,8 @@ def _read(reader: Reader, extensions: Extensions) -> Answer:
         decision.websocket = _read_frame(sections[_FRAME])
     if _TTL in sections and extensions.verdict_ttl:
         decision.ttl = read_ttl(sections[_TTL].u64(), sections[_TTL].strings())
+    if _GUARDRAIL in sections:
+        decision.guardrail_result = guardrail.unpack_result(sections[_GUARDRAIL])
     return decision
 
 
@@ -180,10 +180,7 @@ def _read_op(reader: Reader) -> HeaderOp:
 
 def _read_audit(reader: Reader) -> Audit:
     audit = Audit(reader.strings(), reader.strings(), None, reader.strings())
-    if reader.present():
-        audit.confidence = reader.f32()
-        if not math.isfinite(audit.confidence):
-            raise Malformed("the confidence is out of range")
+    audit.confidence = reader.present_f32()
     custom = reader.string()
     audit.custom = text.load(custom.encode()) if custom else {}
     return audit

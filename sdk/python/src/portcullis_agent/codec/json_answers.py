@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from datetime import timedelta
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -17,11 +16,9 @@ from ..decision import (
     Challenge,
     CloseWebSocket,
     Decision,
-    Detection,
     DropFrame,
     Failed,
     FrameDecision,
-    GuardrailResult,
     HeaderOp,
     KeyPart,
     NotNow,
@@ -30,7 +27,8 @@ from ..decision import (
     VerdictTtl,
 )
 from ..errors import BadMessage, EventId
-from . import text
+from ..guardrail import GuardrailResult
+from . import guardrail, text
 from .answers import in_words_of
 from .text import Malformed, dumps
 
@@ -118,12 +116,8 @@ def _write_routing(decision: Decision) -> str:
     result = decision.guardrail_result
     if result is None:
         return "{}"
-    message = asdict(result)
-    for detection in message["detections"]:
-        span = detection["span"]
-        detection["span"] = None if span is None else {"start": span[0], "end": span[1]}
     # A text that holds JSON, because routing metadata are texts.
-    return dumps({"guardrail_response": dumps(message)})
+    return dumps({"guardrail_response": guardrail.write_result(result)})
 
 
 def _write_mutation(body: Optional[bytes], chunk_index: int) -> str:
@@ -307,23 +301,6 @@ def _read_guardrail(routing: Any) -> Optional[GuardrailResult]:
     written = routing.get("guardrail_response") if isinstance(routing, dict) else None
     if written is None:
         return None
-    message = _as_object(json.loads(written, object_pairs_hook=_Object))
-    found = []
-    for wire in message.get("detections") or []:
-        wire = _as_object(wire)
-        span = wire.get("span")
-        found.append(
-            Detection(
-                category=text.text(wire, "category"),
-                description=text.text(wire, "description", ""),
-                severity=text.text(wire, "severity", "medium"),
-                confidence=wire.get("confidence") or 0.0,
-                span=(span["start"], span["end"]) if isinstance(span, dict) else None,
-            )
-        )
-    return GuardrailResult(
-        detected=text.boolean(message, "detected"),
-        confidence=message.get("confidence") or 0.0,
-        detections=found,
-        redacted_content=text.optional_text(message, "redacted_content"),
-    )
+    if not isinstance(written, str):
+        raise Malformed("guardrail_response is no text")
+    return guardrail.read_result(written)

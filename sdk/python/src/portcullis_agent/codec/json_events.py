@@ -11,7 +11,6 @@ from ..events import (
     Event,
     EventKind,
     FrameOpcode,
-    GuardrailInspect,
     Headers,
     RequestComplete,
     RequestHeaders,
@@ -19,7 +18,7 @@ from ..events import (
     ResponseHeaders,
     WebSocketFrame,
 )
-from . import text
+from . import guardrail, text
 from .text import Malformed
 
 _OPCODES = {opcode.name.lower(): opcode for opcode in FrameOpcode}
@@ -123,24 +122,6 @@ def _websocket_frame(message: _Message) -> WebSocketFrame:
     )
 
 
-def _guardrail_inspect(message: _Message) -> GuardrailInspect:
-    categories = message.get("categories") or []
-    metadata = message.get("metadata") or {}
-    if not isinstance(categories, list) or not all(isinstance(it, str) for it in categories):
-        raise Malformed("categories is not a list of text")
-    if not isinstance(metadata, dict):
-        raise Malformed("metadata is not an object")
-    return GuardrailInspect(
-        correlation_id=text.text(message, "correlation_id"),
-        inspection_type=text.text(message, "inspection_type"),
-        content=text.text(message, "content"),
-        model=text.optional_text(message, "model"),
-        categories=categories,
-        route_id=text.optional_text(message, "route_id"),
-        metadata=metadata,
-    )
-
-
 _READERS: Dict[EventKind, Callable[[_Message], Event]] = {
     EventKind.REQUEST_HEADERS: _request_headers,
     EventKind.REQUEST_BODY_CHUNK: _body_chunk,
@@ -148,7 +129,7 @@ _READERS: Dict[EventKind, Callable[[_Message], Event]] = {
     EventKind.RESPONSE_BODY_CHUNK: _body_chunk,
     EventKind.REQUEST_COMPLETE: _request_complete,
     EventKind.WEBSOCKET_FRAME: _websocket_frame,
-    EventKind.GUARDRAIL_INSPECT: _guardrail_inspect,
+    EventKind.GUARDRAIL_INSPECT: guardrail.read_event,
 }
 
 
@@ -189,7 +170,7 @@ def encode_event(kind: EventKind, event: Event, number: Optional[int]) -> bytes:
             client_ip=str(event.client_ip),
         )
     else:
-        _write_guardrail(message, event)
+        guardrail.write_event(message, event)
     return text.dumps(message).encode()
 
 
@@ -225,16 +206,6 @@ def _write_chunk(message: _Message, kind: EventKind, event: BodyChunk, by_number
         message["truncated"] = True
     if by_number and event.is_last and event.trailers:
         message["trailers"] = _fields(event.trailers)
-
-
-def _write_guardrail(message: _Message, event: GuardrailInspect) -> None:
-    message.update(inspection_type=event.inspection_type, content=event.content)
-    if event.model is not None:
-        message["model"] = event.model
-    message["categories"] = event.categories
-    if event.route_id is not None:
-        message["route_id"] = event.route_id
-    message["metadata"] = event.metadata
 
 
 def _fields(headers: Headers) -> Dict[str, Any]:
