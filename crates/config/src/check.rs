@@ -17,6 +17,7 @@ mod routes;
 mod shadow;
 mod unused;
 mod uses;
+mod v1;
 mod verdict_cache;
 mod websocket;
 
@@ -40,6 +41,7 @@ const ERRORS: &[Check] = &[
     websocket::frames_without_sockets,
     websocket::useless_settings,
     verdict_cache::phases,
+    v1::useless_settings,
     addresses::listeners,
     routes::actions,
     routes::useless_settings,

@@ -5,8 +5,10 @@ use portcullis_agent_manager::{
     AgentSettings, BreakerSettings, CacheSettings, CompletionSettings, HeaderRules,
     OverloadSettings, OwnedHeaders, PoolSettings, SendHeaders, supervise::Launch,
 };
-use portcullis_agent_protocol::{EventKind, Target};
-use portcullis_config::{AgentId, AgentTransport, Config, FailureMode, Inspect};
+use portcullis_agent_protocol::{EventKind, HttpEndpoint, Target, TlsFiles};
+use portcullis_config::{
+    AgentEndpoint, AgentId, AgentTransport, Config, Dialect, FailureMode, Inspect,
+};
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -35,9 +37,10 @@ fn way(agent: &portcullis_config::Agent, executable: &Path) -> Way {
         })
     };
     match &agent.transport {
-        AgentTransport::UnixSocket(path) => Way::Target(Target::UnixSocket(path.clone())),
-        AgentTransport::Grpc(_) | AgentTransport::Http(_) => {
-            unreachable!("no dialect is spoken over these yet, which the configuration says")
+        AgentTransport::UnixSocket(path) => Way::Target(at_socket(agent.dialect, path.clone())),
+        AgentTransport::Http(endpoint) => Way::Target(Target::V1Http(http(endpoint))),
+        AgentTransport::Grpc(_) => {
+            unreachable!("no dialect is spoken over this yet, which the configuration says")
         }
         AgentTransport::Command {
             program,
@@ -48,6 +51,28 @@ fn way(agent: &portcullis_config::Agent, executable: &Path) -> Way {
             let arguments = vec!["agent".to_owned(), name.name().to_owned()];
             launch(executable, arguments, env)
         }
+    }
+}
+
+/// An agent that listens on this Unix socket.
+fn at_socket(dialect: Dialect, path: PathBuf) -> Target {
+    match dialect {
+        Dialect::V1 => Target::V1UnixSocket(path),
+        _ => Target::UnixSocket(path),
+    }
+}
+
+/// Where an agent is called over HTTP.
+fn http(endpoint: &AgentEndpoint) -> HttpEndpoint {
+    let AgentEndpoint { url, tls } = endpoint;
+    let url = url.to_string().parse();
+    HttpEndpoint {
+        url: url.expect("every URL that the configuration takes is one of HTTP"),
+        tls: TlsFiles {
+            ca: tls.ca.clone(),
+            server_name: tls.server_name.clone(),
+            identity: tls.identity.clone(),
+        },
     }
 }
 
@@ -70,7 +95,7 @@ pub(super) fn settings(
     let settings = config.agents.iter().map(|agent| {
         let target = match way(agent, executable) {
             Way::Target(target) => target,
-            Way::Launch(launch) => Target::UnixSocket(start(&launch)),
+            Way::Launch(launch) => at_socket(agent.dialect, start(&launch)),
         };
         agent_settings(agent, target)
     });
