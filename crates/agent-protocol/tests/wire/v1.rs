@@ -464,7 +464,7 @@ async fn agent_of_its_own_mind(listener: UnixListener) {
 }
 
 #[tokio::test]
-async fn crossing_questions_never_get_the_verdict_of_another() {
+async fn d12_crossing_questions_never_get_the_verdict_of_another() {
     const ASKERS: u64 = 16;
     const QUESTIONS: u64 = 250;
     let directory = tempfile::tempdir().unwrap();

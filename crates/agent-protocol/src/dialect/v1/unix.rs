@@ -10,7 +10,7 @@ use super::socket::Socket;
 use super::{capabilities, configuration, configured, too_large, unsendable};
 use crate::codec::v1;
 use crate::dialect::exchanges::{Dialect, Exchange};
-use crate::{CallError, Capabilities, CloseReason, ConnectError, ConnectOptions, Decision, Event};
+use crate::{Capabilities, CloseReason, ConnectError, ConnectOptions, Decision, Event};
 
 /// A connection, which is one socket.
 #[derive(Debug)]
