@@ -52,8 +52,10 @@ soak-websocket: ; @scripts/ensure-tools.sh cc cmake
 bench: ; @scripts/ensure-tools.sh cc cmake
 	cargo run --release --package portcullis-bench -- $(BENCH)
 
-# Not part of `make test`: it compiles another project's agent library, which asks for a newer Rust than it needs.
+# Not part of `make test`: it compiles other projects' agents and libraries, one of which asks for a newer Rust than it needs.
 test-interop: build ; @scripts/ensure-tools.sh protoc python
+	cargo install --quiet --locked --debug --target-dir tests/interop/target --root tests/interop/target/published \
+	    sentinel-agent-denylist --version =0.1.0
 	cargo test --manifest-path tests/interop/Cargo.toml --ignore-rust-version --locked
 
 # Each decoder of the agent protocol for FUZZ_SECONDS; what is found lands in target/fuzz, what fails in fuzz/artifacts.

@@ -4,6 +4,8 @@
 
 #[path = "tidy/defects.rs"]
 mod defects;
+#[path = "tidy/features.rs"]
+mod features;
 
 use portcullis_agent_manager::{FailureReason, Phase};
 use regex::Regex;

@@ -31,5 +31,6 @@ mod shadow;
 mod shutdown;
 mod trace;
 mod upstreams;
+mod v1;
 mod verdict_cache;
 mod websocket;

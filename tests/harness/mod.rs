@@ -10,6 +10,7 @@ mod frame_decision;
 pub(crate) mod grpc;
 pub(crate) mod http2;
 pub(crate) mod http2_origin;
+pub(crate) mod old_agent;
 pub(crate) mod origin;
 pub(crate) mod parrot;
 pub(crate) mod proxy;

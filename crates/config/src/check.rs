@@ -18,6 +18,7 @@ mod routes;
 mod shadow;
 mod unused;
 mod uses;
+mod v1;
 mod verdict_cache;
 mod websocket;
 
@@ -42,6 +43,7 @@ const ERRORS: &[Check] = &[
     websocket::useless_settings,
     verdict_cache::phases,
     ext_proc::useless_settings,
+    v1::useless_settings,
     addresses::listeners,
     routes::actions,
     routes::useless_settings,

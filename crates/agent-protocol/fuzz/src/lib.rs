@@ -9,7 +9,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use bytes::{Bytes, BytesMut};
 use portcullis_agent_protocol::codec::frame::{self, HEADER_BYTES, MessageType};
 use portcullis_agent_protocol::codec::handshake::{self, Agreement};
-use portcullis_agent_protocol::codec::{Answer, EventId, binary, json};
+use portcullis_agent_protocol::codec::{Answer, EventId, binary, json, v1};
 use portcullis_agent_protocol::{
     BodyChunk, ControlMessage, Event, EventKind, Extensions, Metric, MetricValue, MetricsReport,
 };
@@ -52,6 +52,14 @@ pub fn frame(bytes: &[u8]) {
             frame::take(&mut buffer, limit).is_err()
         );
         assert_eq!(&buffer[..], rest);
+    }
+    let mut buffer = BytesMut::from(bytes);
+    while let Ok(Some(payload)) = v1::take(&mut buffer) {
+        let start = bytes.len() - buffer.len() - payload.len() - 4;
+        let mut again = Vec::new();
+        let appended = v1::append(&mut again, |out| out.extend_from_slice(&payload));
+        let whole = &bytes[start..bytes.len() - buffer.len()];
+        assert_eq!((appended, &again[..]), (Ok(()), whole));
     }
 }
 
@@ -184,6 +192,11 @@ fn assert_alike(json: &Event<'_>, binary: &Event<'_>) {
 
 /// Answers in JSON.
 pub fn json_answer(bytes: &[u8]) {
+    // Version 1 asks for nothing more.
+    let legacy = json::decode_answer(bytes, Extensions::NONE);
+    if v1::decode_answer(bytes).is_err() {
+        assert!(legacy.is_err());
+    }
     for extensions in [BY_NUMBER, Extensions::NONE] {
         let Ok((id, answer)) = json::decode_answer(bytes, extensions) else {
             continue;

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use portcullis_agent_protocol::codec::v1;
 use portcullis_agent_protocol::{
     AnyConnection, BodyChunk, CallError, CallGuard, CloseReason, ConnectError, ConnectOptions,
-    Decision, Event, EventKind, ProtocolError, Target,
+    Decision, Event, EventKind, FrameOpcode, ProtocolError, RequestComplete, ResponseHeaders,
+    Target, WebSocketFrame,
 };
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -308,6 +309,100 @@ async fn a_connection_that_retires_finishes_its_question() {
     peer.ended().await;
 }
 
+/// The bytes of each kind of question, as old agents read them.
+#[test]
+fn questions_are_what_old_agents_read() {
+    let text = |event: &Event<'_>| {
+        let mut out = Vec::new();
+        v1::encode_question(&mut out, event);
+        String::from_utf8(out).unwrap()
+    };
+    let mut headers = http::HeaderMap::new();
+    headers.append("cookie", "a=1".parse().unwrap());
+    headers.append("cookie", "b=2".parse().unwrap());
+    let request = Request {
+        headers: headers.clone(),
+        ..Request::new("c-1", "/a?b=1")
+    };
+    let metadata = r#"{"correlation_id":"c-1","request_id":"c-1","client_ip":"203.0.113.7","client_port":51234,"server_name":null,"protocol":"HTTP/1.1","tls_version":null,"tls_cipher":null,"route_id":"api","upstream_id":"backend","timestamp":"2026-07-01T12:00:00Z"}"#;
+    let data = Bytes::from_static(b"hello");
+    let piece = BodyChunk {
+        correlation_id: "c-1",
+        index: 0,
+        data: data.clone(),
+        is_last: true,
+        total_size: Some(5),
+        transferred: 5,
+        truncated: false,
+        trailers: None,
+        budget_left: Some(Duration::from_millis(1)),
+    };
+    let frame = WebSocketFrame {
+        correlation_id: "c-1",
+        opcode: FrameOpcode::Text,
+        data,
+        client_to_server: true,
+        index: 0,
+        fin: true,
+        route_id: Some("ws"),
+        client_ip: [203, 0, 113, 7].into(),
+        budget_left: None,
+    };
+    let end = RequestComplete {
+        correlation_id: "c-1",
+        status: 200,
+        duration: Duration::from_millis(12),
+        request_body_size: 0,
+        response_body_size: 9,
+        upstream_attempts: 1,
+        error: None,
+    };
+    let response = ResponseHeaders {
+        correlation_id: "c-1",
+        status: 200,
+        headers: &headers,
+        budget_left: None,
+    };
+    let table = [
+        (
+            request.event(),
+            "request_headers",
+            format!(
+                r#"{{"correlation_id":"c-1","metadata":{metadata},"method":"GET","uri":"/a?b=1","headers":{{"cookie":["a=1","b=2"]}}}}"#
+            ),
+        ),
+        (
+            Event::RequestBodyChunk(piece.clone()),
+            "request_body_chunk",
+            r#"{"correlation_id":"c-1","data":"aGVsbG8=","is_last":true,"total_size":5,"chunk_index":0,"bytes_received":5}"#.to_owned(),
+        ),
+        (
+            Event::ResponseHeaders(response),
+            "response_headers",
+            r#"{"correlation_id":"c-1","status":200,"headers":{"cookie":["a=1","b=2"]}}"#.to_owned(),
+        ),
+        (
+            Event::ResponseBodyChunk(piece),
+            "response_body_chunk",
+            r#"{"correlation_id":"c-1","data":"aGVsbG8=","is_last":true,"total_size":5,"chunk_index":0,"bytes_sent":5}"#.to_owned(),
+        ),
+        (
+            Event::WebSocketFrame(frame),
+            "web_socket_frame",
+            r#"{"correlation_id":"c-1","opcode":"text","data":"aGVsbG8=","client_to_server":true,"frame_index":0,"fin":true,"route_id":"ws","client_ip":"203.0.113.7"}"#.to_owned(),
+        ),
+        (
+            Event::RequestComplete(end),
+            "request_complete",
+            r#"{"correlation_id":"c-1","status":200,"duration_ms":12,"request_body_size":0,"response_body_size":9,"upstream_attempts":1,"error":null}"#.to_owned(),
+        ),
+    ];
+    for (event, name, payload) in table {
+        let expected = format!(r#"{{"version":1,"event_type":"{name}","payload":{payload}}}"#);
+        assert_eq!(text(&event), expected);
+    }
+}
+
 fn chunk(data: Bytes) -> Event<'static> {
     Event::RequestBodyChunk(BodyChunk {
         correlation_id: "c",
@@ -464,7 +559,7 @@ async fn agent_of_its_own_mind(listener: UnixListener) {
 }
 
 #[tokio::test]
-async fn crossing_questions_never_get_the_verdict_of_another() {
+async fn d12_crossing_questions_never_get_the_verdict_of_another() {
     const ASKERS: u64 = 16;
     const QUESTIONS: u64 = 250;
     let directory = tempfile::tempdir().unwrap();

@@ -168,6 +168,7 @@ fn dialect(block: &mut Block<'_>, transport: Option<&AgentTransport>, agent: Spa
         None => return dialect,
         Some(AgentTransport::Grpc(_)) => Over::Grpc,
         Some(AgentTransport::Http(_)) => Over::Http,
+        Some(AgentTransport::Builtin { .. }) => Over::Builtin,
         Some(_) => Over::Socket,
     };
     let span = written.map_or(agent, |dialect| dialect.span);

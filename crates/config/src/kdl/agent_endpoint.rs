@@ -10,16 +10,17 @@ use crate::{
 /// What an agent can be reached over, as it is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Over {
-    /// `unix-socket`, `command` and `builtin`.
+    /// `unix-socket` and `command`.
     Socket,
+    Builtin,
     Grpc,
     Http,
 }
 
 /// Which dialect is spoken over what.
 const SPOKEN: &[(Dialect, &[Over])] = &[
-    (Dialect::V2, &[Over::Socket]),
-    (Dialect::V1, &[]),
+    (Dialect::V2, &[Over::Socket, Over::Builtin]),
+    (Dialect::V1, &[Over::Socket, Over::Http]),
     (Dialect::ExtProc, &[Over::Grpc]),
     (Dialect::ExtAuthz, &[]),
     (Dialect::ForwardAuth, &[]),
@@ -28,7 +29,8 @@ const SPOKEN: &[(Dialect, &[Over])] = &[
 impl Over {
     const fn remedy(self) -> &'static str {
         match self {
-            Self::Socket => "`unix-socket`, `command` or `builtin`",
+            Self::Socket => "`unix-socket` or `command`",
+            Self::Builtin => "`builtin`",
             Self::Grpc => "`grpc \"http://127.0.0.1:50051\"`",
             Self::Http => "`http \"http://127.0.0.1:8000/auth\"`",
         }
@@ -59,7 +61,7 @@ pub(super) fn spoken(dialect: Dialect, over: Over, span: Span) -> Option<Diagnos
             span,
             format!("`{name}` is not spoken like this"),
         )
-        .help(format!("reach the agent with {}", ways.join(" or with "))),
+        .help(format!("reach the agent with {}", ways.join(", or with "))),
     )
 }
 
@@ -106,7 +108,8 @@ fn parse(text: &str) -> Result<AgentUrl, &'static str> {
     if path.contains(['?', '#']) {
         return Err("has a query or a fragment");
     }
-    if path.bytes().any(|byte| !byte.is_ascii_graphic()) {
+    let is_path = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/%".contains(&byte);
+    if !path.bytes().all(is_path) {
         return Err("the path has characters that have to be percent-encoded");
     }
     let (host, port) = match authority.strip_prefix('[') {
@@ -195,6 +198,8 @@ mod tests {
             "http://[::1",
             "http://[a]:1",
             "http://a/ b",
+            "http://a/<b>",
+            "http://a/\u{e9}",
         ] {
             assert!(parse(bad).is_err(), "{bad}");
         }

@@ -31,6 +31,13 @@ pub(crate) struct PartialOverload {
     quota_key: Option<String>,
 }
 
+impl PartialOverload {
+    /// Whether anything of it is written.
+    pub(crate) fn is_written(&self) -> bool {
+        *self != Self::default()
+    }
+}
+
 /// A circuit breaker of which some may be written elsewhere.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct PartialBreaker {

@@ -1,18 +1,15 @@
 //! From the agents of a configuration to what the manager and the supervisor have to know about them.
 
+mod authz;
+mod target;
+
 use super::bytes;
 use portcullis_agent_manager::{
     AgentSettings, BreakerSettings, CacheSettings, CompletionSettings, HeaderRules,
     OverloadSettings, OwnedHeaders, PoolSettings, ReportSettings, SendHeaders, supervise::Launch,
 };
-use portcullis_agent_protocol::{
-    EventKind, ExtProcTarget, GrpcEndpoint, Target, TlsFiles,
-    ext_proc::{BodyMode, ExtProcOptions, Parts},
-};
-use portcullis_config::{
-    AgentEndpoint, AgentId, AgentTransport, Config, FailureMode, HeaderEncoding, Inspect, OnClose,
-    Overridable,
-};
+use portcullis_agent_protocol::{EventKind, ReverseAgent, Target};
+use portcullis_config::{AgentId, AgentReverse, AgentTransport, Config, FailureMode, Inspect};
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -28,6 +25,8 @@ enum Way {
     Target(Target),
     /// The proxy starts it.
     Launch(Launch),
+    /// It dials the proxy.
+    Reverse(AgentReverse),
 }
 
 /// `executable` is the proxy's own.
@@ -41,14 +40,10 @@ fn way(agent: &portcullis_config::Agent, executable: &Path) -> Way {
         })
     };
     match &agent.transport {
-        AgentTransport::UnixSocket(path) => Way::Target(Target::UnixSocket(path.clone())),
-        AgentTransport::Grpc(endpoint) => Way::Target(Target::ExtProc(Box::new(ExtProcTarget {
-            endpoint: grpc(endpoint),
-            options: ext_proc(agent),
-        }))),
-        AgentTransport::Http(_) => {
-            unreachable!("no dialect is spoken over this yet, which the configuration says")
-        }
+        AgentTransport::UnixSocket(path) => Way::Target(target::at_socket(agent, path.clone())),
+        AgentTransport::Grpc(endpoint) => Way::Target(target::over_grpc(agent, endpoint)),
+        AgentTransport::Http(endpoint) => Way::Target(target::over_http(agent, endpoint)),
+        AgentTransport::Reverse(reverse) => Way::Reverse(reverse.clone()),
         AgentTransport::Command {
             program,
             arguments,
@@ -61,70 +56,29 @@ fn way(agent: &portcullis_config::Agent, executable: &Path) -> Way {
     }
 }
 
-/// Where an agent is called over gRPC.
-fn grpc(endpoint: &AgentEndpoint) -> GrpcEndpoint {
-    let AgentEndpoint { url, tls } = endpoint;
-    let scheme = if url.is_https { "https" } else { "http" };
-    GrpcEndpoint {
-        url: format!("{scheme}://{}", url.authority()),
-        tls: TlsFiles {
-            ca: tls.ca.clone(),
-            server_name: tls.server_name.clone(),
-            identity: tls.identity.clone(),
-        },
-        keep_alive: None,
-    }
-}
-
-/// How an agent is spoken to that speaks ext-proc.
-fn ext_proc(agent: &portcullis_config::Agent) -> ExtProcOptions {
-    let mode = |body: Option<portcullis_config::BodyInspection>| match body.map(|body| body.mode) {
-        None => BodyMode::None,
-        Some(portcullis_config::BodyMode::Stream) => BodyMode::Streamed,
-        Some(portcullis_config::BodyMode::Buffer) => BodyMode::Buffered,
-    };
-    let (inspect, settings) = (&agent.inspect, &agent.ext_proc);
-    let may = |part| settings.may_leave_out.contains(&part);
-    ExtProcOptions {
-        request_headers: inspect.request_headers,
-        request_body: mode(inspect.request_body),
-        response_headers: inspect.response_headers,
-        response_body: mode(inspect.response_body),
-        response_trailers: settings.response_trailers,
-        headers_as_text: settings.header_encoding == HeaderEncoding::String,
-        strict: settings.strict,
-        close_allows: settings.on_close == OnClose::Allow,
-        may_leave_out: Parts {
-            request_body: may(Overridable::RequestBody),
-            response_headers: may(Overridable::ResponseHeaders),
-            response_body: may(Overridable::ResponseBody),
-            response_trailers: may(Overridable::ResponseTrailers),
-        },
-        max_message_timeout: settings.max_message_timeout,
-        observability: settings.observability,
-    }
-}
-
 /// The agents that the proxy starts.
 pub(super) fn launches(config: &Config, executable: &Path) -> Vec<Launch> {
     let ways = config.agents.iter().map(|agent| way(agent, executable));
     ways.filter_map(|way| match way {
-        Way::Target(_) => None,
+        Way::Target(_) | Way::Reverse(_) => None,
         Way::Launch(launch) => Some(launch),
     })
     .collect()
 }
 
-/// What the manager has to know. `start` starts an agent that does not run on its own and says where it listens.
+/// What the manager has to know. `start` starts an agent that does not run on its own and says where it listens; `registers`
+/// says where one is found that dials us.
 pub(super) fn settings(
     config: &Config,
     executable: &Path,
     mut start: impl FnMut(&Launch) -> PathBuf,
+    mut registers: impl FnMut(&portcullis_config::Agent, &AgentReverse) -> ReverseAgent,
 ) -> Vec<AgentSettings> {
     let settings = config.agents.iter().map(|agent| {
         let target = match way(agent, executable) {
             Way::Target(target) => target,
-            Way::Launch(launch) => Target::UnixSocket(start(&launch)),
+            Way::Launch(launch) => target::at_socket(agent, start(&launch)),
+            Way::Reverse(reverse) => Target::Reverse(registers(agent, &reverse)),
         };
         agent_settings(agent, target)
     });
