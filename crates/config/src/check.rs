@@ -7,6 +7,7 @@ mod addresses;
 mod agents;
 mod chains;
 mod conditions;
+mod guardrail;
 mod identity;
 mod inspect;
 mod observability;
@@ -37,6 +38,9 @@ const ERRORS: &[Check] = &[
     inspect::limits,
     inspect::encodings,
     inspect::upgrades,
+    guardrail::limits,
+    guardrail::encodings,
+    guardrail::useless_settings,
     websocket::frames_without_sockets,
     websocket::useless_settings,
     verdict_cache::phases,

@@ -4,6 +4,7 @@ mod admin;
 mod agent;
 mod condition;
 mod filter;
+mod guardrail;
 mod id;
 mod inspect;
 mod listener;
@@ -29,6 +30,9 @@ pub use condition::{
     HeaderCondition, HeaderConditionKind, HostPattern, Match, PathPattern, QueryCondition,
 };
 pub use filter::{AgentUse, Filter, HeaderEdit};
+pub use guardrail::{
+    GuardedBody, Guardrail, Inspection, JsonPointer, OnDetect, Otherwise, PointerToken,
+};
 pub use id::{AgentId, ListenerId, RouteId, UpstreamId};
 pub use inspect::{BodyEncoding, BodyInspection, BodyMode, Completions, Inspect, OnOversize};
 pub use listener::{Listener, ListenerLimits, ListenerTimeouts};
