@@ -57,6 +57,7 @@ const ONLY_IN: [(&str, &str, &[&str]); 11] = [
             "filter/agents.rs",
             "filter/bodies.rs",
             "filter/frames.rs",
+            "filter/guardrail.rs",
             "filter/mod.rs",
             "filter/shadow/copies.rs",
             "filter/shadow/mod.rs",

@@ -125,8 +125,7 @@ fn a_reload_is_not_an_agents_to_ask_for_unless_it_is_let() {
 fn an_agent_that_is_let_has_the_configuration_read_again_and_not_too_often() {
     let origin = Origin::start();
     let agent = TestAgent::named("waf").start();
-    let builder = asking(&agent, &origin, "allow-reload min-interval=\"1h\"");
-    let proxy = builder.clone().start();
+    let proxy = asking(&agent, &origin, "allow-reload min-interval=\"1h\"").start();
     proxy.wait_ready();
     // Another configuration, with the same agent.
     let other = Proxy::builder(

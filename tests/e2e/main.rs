@@ -16,6 +16,7 @@ mod client_address;
 mod defects;
 mod drain;
 mod faults;
+mod guardrail;
 mod healthcheck;
 mod http;
 mod limits;

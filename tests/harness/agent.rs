@@ -76,6 +76,8 @@ pub(crate) enum Phase {
     ResponseBody,
     /// The frames of sockets, whose number is that within their direction.
     Frames,
+    /// Texts out of bodies.
+    Texts,
     Complete,
 }
 
@@ -86,6 +88,7 @@ impl Phase {
             Self::ResponseHeaders => "response_headers",
             Self::ResponseBody => "response_body_chunk",
             Self::Frames => "websocket_frame",
+            Self::Texts => "guardrail_inspect",
             Self::Complete => "request_complete",
         }
     }
@@ -214,7 +217,7 @@ impl TestAgent {
                 handshake: Handshake::Accept,
                 refuse_config: None,
                 refuse_marked: String::new(),
-                supports: vec![1, 2, 3, 4, 5, 6],
+                supports: vec![1, 2, 3, 4, 5, 6, 7],
                 says: folder.path().join("says"),
                 in_numbers: false,
                 bears: 100,

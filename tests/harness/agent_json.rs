@@ -1,7 +1,7 @@
 //! Decisions as the protocol writes them in JSON, for scripts of agents.
 
 use super::frame_decision;
-use portcullis_agent_protocol::{Audit, Decision, KeyPart, Verdict, VerdictTtl};
+use portcullis_agent_protocol::{Audit, Decision, GuardrailResult, KeyPart, Verdict, VerdictTtl};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -39,6 +39,7 @@ pub(super) fn to_json(decision: &Decision) -> Value {
         "decision": verdict,
         "request_headers": decision.request_headers,
         "response_headers": decision.response_headers,
+        "routing_metadata": {"guardrail_response": decision.guardrail.as_deref().map(found_to_json)},
         "needs_more": decision.needs_more,
         "websocket_decision": frame_decision::to_json(decision.websocket.as_deref()),
         "ttl_ms": decision.ttl.as_ref().map(|held| held.ttl.as_millis() as u64),
@@ -91,6 +92,7 @@ pub(super) fn from_json(answer: &Value) -> Decision {
     });
     Decision {
         ttl: held,
+        guardrail: found_from_json(&answer["routing_metadata"]["guardrail_response"]),
         request_headers: serde_json::from_value(answer["request_headers"].clone()).unwrap(),
         response_headers: serde_json::from_value(answer["response_headers"].clone()).unwrap(),
         audit: Some(Box::new(Audit {
@@ -103,4 +105,41 @@ pub(super) fn from_json(answer: &Value) -> Decision {
         websocket: frame_decision::from_json(&answer["websocket_decision"]),
         ..verdict.into()
     }
+}
+
+/// What was found in a text: JSON within a string.
+fn found_to_json(found: &GuardrailResult) -> Value {
+    let detections: Vec<Value> = found
+        .detections
+        .iter()
+        .map(|it| {
+            let span = it
+                .span
+                .map(|span| json!({"start": span.start, "end": span.end}));
+            json!({"category": it.category, "description": it.description, "span": span})
+        })
+        .collect();
+    let text = json!({
+        "detected": found.detected,
+        "confidence": found.confidence,
+        "detections": detections,
+        "redacted_content": found.redacted_content,
+    });
+    text.to_string().into()
+}
+
+/// The way back.
+fn found_from_json(text: &Value) -> Option<Box<GuardrailResult>> {
+    let found: Value = serde_json::from_str(text.as_str()?).unwrap();
+    let mut result = GuardrailResult {
+        redacted_content: found["redacted_content"].as_str().map(str::to_owned),
+        ..GuardrailResult::clean()
+    };
+    for it in found["detections"].as_array().unwrap() {
+        let at = |name: &str| usize::try_from(it["span"][name].as_u64()?).ok();
+        let span = at("start").zip(at("end")).map(|(start, end)| start..end);
+        result = result.and(it["category"].as_str().unwrap(), "", span);
+    }
+    result.detected = found["detected"] == true;
+    Some(Box::new(result))
 }

@@ -8,8 +8,9 @@ use super::{
 use async_trait::async_trait;
 use http::HeaderMap;
 use portcullis_agent_protocol::{
-    BodyChunk, Capabilities, Decision, EventKind, Extensions, HealthState, Metric, MetricValue,
-    MetricsReport, RequestComplete, RequestHeaders, ResponseHeaders, WebSocketFrame,
+    BodyChunk, Capabilities, Decision, EventKind, Extensions, GuardrailInspect, HealthState,
+    Metric, MetricValue, MetricsReport, RequestComplete, RequestHeaders, ResponseHeaders,
+    WebSocketFrame,
     server::{self, Agent, AgentError, Reporter, ServeOptions},
 };
 use serde_json::{Map, Value, json};
@@ -124,6 +125,7 @@ impl Agent for Scripted {
             EventKind::ResponseHeaders,
             EventKind::ResponseBodyChunk,
             EventKind::WebSocketFrame,
+            EventKind::GuardrailInspect,
             EventKind::RequestComplete,
         ]);
         capabilities.limits.preferred_chunk_size = self.0.preferred_chunk;
@@ -186,6 +188,26 @@ impl Agent for Scripted {
             Some(data) => decision.replace_frame(data),
             None => decision,
         })
+    }
+
+    async fn guardrail_inspect(
+        &self,
+        event: &GuardrailInspect<'_>,
+    ) -> Result<Decision, AgentError> {
+        let told = json!({
+            "correlation_id": event.correlation_id,
+            "inspection_type": event.inspection_type.name(),
+            "content": event.content,
+            "model": event.model,
+            "categories": event.categories,
+            "route_id": event.route_id,
+            "metadata": {"direction": if event.is_response { "response" } else { "request" }},
+        });
+        let text = Told {
+            data: event.content.as_bytes(),
+            ..Told::default()
+        };
+        self.later(Phase::Texts, told, text).await
     }
 
     async fn request_complete(&self, event: &RequestComplete<'_>) {

@@ -22,6 +22,7 @@ const RESPONSE_HEADERS: u8 = 0x12;
 const RESPONSE_BODY_CHUNK: u8 = 0x13;
 const REQUEST_COMPLETE: u8 = 0x14;
 const WEBSOCKET_FRAME: u8 = 0x15;
+const GUARDRAIL_INSPECT: u8 = 0x16;
 const CONFIGURE: u8 = 0x17;
 const AGENT_RESPONSE: u8 = 0x20;
 const HEALTH: u8 = 0x30;
@@ -72,6 +73,7 @@ fn converse(script: &Arc<Script>, stream: &mut UnixStream) -> io::Result<()> {
             RESPONSE_HEADERS => later(script, stream, Phase::ResponseHeaders, &message)?,
             RESPONSE_BODY_CHUNK => later(script, stream, Phase::ResponseBody, &message)?,
             WEBSOCKET_FRAME => later(script, stream, Phase::Frames, &message)?,
+            GUARDRAIL_INSPECT => later(script, stream, Phase::Texts, &message)?,
             REQUEST_COMPLETE => later(script, stream, Phase::Complete, &message)?,
             PING => send(stream, PONG, &payload)?,
             _ => {}
@@ -179,6 +181,7 @@ fn later(
     let data = match phase {
         // The text of a head is all that a rule can look into.
         Phase::ResponseHeaders => message["headers"].to_string().into_bytes(),
+        Phase::Texts => message["content"].as_str().unwrap_or_default().into(),
         _ => {
             let data = message["data"].as_str().unwrap_or_default();
             STANDARD.decode(data).unwrap()

@@ -28,7 +28,7 @@ pub enum FailureReason {
     Oversize,
     /// The body cannot be decoded for the agent, or would become too large.
     Undecodable,
-    /// The body has a content coding that the proxy does not know, or several.
+    /// The body has a content coding that the proxy does not know, or several, or is not in the form that it has to have.
     UnknownCoding,
     /// All bodies that are held for agents take up as much memory as they may.
     BufferFull,

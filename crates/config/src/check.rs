@@ -8,6 +8,7 @@ mod agents;
 mod chains;
 mod conditions;
 mod ext_proc;
+mod guardrail;
 mod identity;
 mod inspect;
 mod observability;
@@ -39,6 +40,9 @@ const ERRORS: &[Check] = &[
     inspect::limits,
     inspect::encodings,
     inspect::upgrades,
+    guardrail::limits,
+    guardrail::encodings,
+    guardrail::useless_settings,
     websocket::frames_without_sockets,
     websocket::useless_settings,
     verdict_cache::phases,

@@ -6,13 +6,14 @@
 use crate::{
     kdl::{
         Defaults, Parsed, ParsedAction, ParsedAgent, ParsedAgentUse, ParsedChain, ParsedFilter,
-        ParsedListener, ParsedMatch, ParsedOrigin, ParsedRoute, ParsedShadow, ParsedUpstream,
+        ParsedGuardrail, ParsedListener, ParsedMatch, ParsedOrigin, ParsedRoute, ParsedShadow,
+        ParsedUpstream,
     },
     model::{
-        Action, Admin, Agent, AgentUse, Config, Filter, Listener, Origin, Probes, Route, Shadow,
-        System, Upstream, UpstreamTimeouts,
+        Action, Admin, Agent, AgentUse, Config, Filter, GuardedBody, Guardrail, Listener, Origin,
+        Probes, Route, Shadow, System, Upstream, UpstreamTimeouts,
     },
-    source::Sources,
+    source::{Sources, Spanned},
 };
 use std::{collections::HashMap, time::Duration};
 
@@ -204,6 +205,9 @@ impl Filters<'_> {
                         .map(|one| self.agent_use(one))
                         .collect::<Option<_>>()?,
                 ),
+                ParsedFilter::Guardrail(guardrail) => {
+                    Filter::Guardrail(Box::new(self.guardrail(guardrail)?))
+                }
                 ParsedFilter::RequestHeaders(edits) => Filter::RequestHeaders(edits.clone()),
                 ParsedFilter::ResponseHeaders(edits) => Filter::ResponseHeaders(edits.clone()),
                 ParsedFilter::Broken => return None,
@@ -218,19 +222,40 @@ impl Filters<'_> {
 
     /// All that the agents may take, one after the other in one phase after the other.
     fn default_budget(&self, filters: &[Filter]) -> Duration {
-        let timeout = |used: &AgentUse| {
+        let most = |filter: &Filter, used: &AgentUse| {
             let agent = self.agents.get(used.agent.as_str())?;
-            let most = agent.ext_proc.max_message_timeout.unwrap_or_default();
-            let most = used.timeout.max(most);
-            Some(most.saturating_mul(agent.inspect.phases()))
+            let (most, phases) = match filter {
+                Filter::Guardrail(guardrail) => {
+                    let texts: usize = guardrail.bodies().map(|body| body.max_texts).sum();
+                    (Duration::ZERO, u32::try_from(texts).unwrap_or(u32::MAX))
+                }
+                _ => (
+                    agent.ext_proc.max_message_timeout.unwrap_or_default(),
+                    agent.inspect.phases(),
+                ),
+            };
+            Some(used.timeout.max(most).saturating_mul(phases))
         };
         filters
             .iter()
-            .flat_map(Filter::agents)
-            .filter(|used| used.may_decide())
-            .filter_map(timeout)
+            .flat_map(|filter| filter.agents().iter().map(move |used| (filter, used)))
+            .filter(|(_, used)| used.may_decide())
+            .filter_map(|(filter, used)| most(filter, used))
             .fold(Duration::ZERO, Duration::saturating_add)
             .min(MOST_DEFAULT_BUDGET)
+    }
+
+    fn guardrail(&self, written: &ParsedGuardrail) -> Option<Guardrail> {
+        let body = |body: &Spanned<GuardedBody>| body.value.clone();
+        Some(Guardrail {
+            used: self.agent_use(&written.used)?,
+            inspection: written.inspection,
+            on_detect: written.on_detect.clone(),
+            request: written.request.as_ref().map(body),
+            response: written.response.as_ref().map(body),
+            model: written.model.clone(),
+            categories: written.categories.clone(),
+        })
     }
 
     fn agent_use(&self, written: &ParsedAgentUse) -> Option<AgentUse> {

@@ -274,6 +274,7 @@ fn event_of(phase: Phase) -> &'static str {
         Phase::ResponseHeaders => "response_headers",
         Phase::ResponseBody => "response_body_chunk",
         Phase::Frames => "websocket_frame",
+        Phase::Texts => "guardrail_inspect",
         Phase::Complete => "request_complete",
     }
 }

@@ -104,12 +104,16 @@ pub(super) fn useless_budgets(parsed: &Parsed, report: &Report) {
         let Some(budget) = &route.agent_budget else {
             continue;
         };
-        let Uses { agents, in_doubt } = chains.uses(&route.filters);
+        let Uses {
+            agents,
+            guardrails,
+            in_doubt,
+        } = chains.uses(&route.filters);
         // One that does not exist was meant to be asked.
         let mut deciding = agents.iter().filter(|used| used.may_decide()).peekable();
         let shadows_only = deciding.peek().is_none();
         let mut waits = deciding.map(|used| *waits.get(used.agent.value.as_str()).unwrap_or(&true));
-        if in_doubt || waits.any(|waits| waits) {
+        if in_doubt || !guardrails.is_empty() || waits.any(|waits| waits) {
             continue;
         }
         let why = if agents.is_empty() {

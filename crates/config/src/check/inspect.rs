@@ -7,40 +7,51 @@ use super::{
 use crate::{
     diagnostic::{Diagnostic, Report, code, list},
     kdl::{Parsed, ParsedAgent, ParsedRoute},
-    model::{BodyEncoding, BodyInspection, BodyMode, System},
+    model::{AgentId, BodyEncoding, BodyInspection, BodyMode, System},
     source::{Span, Spanned},
 };
 use std::collections::{HashMap, HashSet};
 
 /// A body that is larger than the memory for all of them could never be held.
 pub(super) fn limits(parsed: &Parsed, report: &Report) {
+    for agent in &parsed.agents {
+        for (_, body) in agent.inspect.bodies() {
+            limit(parsed, report, &agent.id.value, &body.value, body.span);
+        }
+    }
+}
+
+/// The same of one body, which is written there.
+pub(super) fn limit(
+    parsed: &Parsed,
+    report: &Report,
+    agent: &AgentId,
+    body: &BodyInspection,
+    span: Span,
+) {
     let usual = System::default().buffer_memory;
     let system = parsed.system.as_ref();
     let memory = system.map_or(usual, |system| system.value.buffer_memory);
     let whence = if memory == usual { ", the default" } else { "" };
-    for agent in &parsed.agents {
-        for (_, body) in agent.inspect.bodies() {
-            let (BodyMode::Buffer, Some(limit)) = (body.value.mode, body.value.limit) else {
-                continue;
-            };
-            if limit <= memory {
-                continue;
-            }
-            let mut diagnostic = Diagnostic::error(
-                code::CONTRADICTION,
-                body.span,
-                format!("a body of {limit} cannot be held: `buffer-memory` is {memory}{whence}"),
-            )
-            .label(format!("for the agent `{}`", agent.id.value))
-            .help(format!(
-                "write `limit=\"{memory}\"` or less, or more `buffer-memory` into `system`"
-            ));
-            if let (Some(system), "") = (system, whence) {
-                diagnostic = diagnostic.also(system.span, "`buffer-memory` is in here");
-            }
-            report.add(diagnostic);
-        }
+    let (BodyMode::Buffer, Some(limit)) = (body.mode, body.limit) else {
+        return;
+    };
+    if limit <= memory {
+        return;
     }
+    let mut diagnostic = Diagnostic::error(
+        code::CONTRADICTION,
+        span,
+        format!("a body of {limit} cannot be held: `buffer-memory` is {memory}{whence}"),
+    )
+    .label(format!("for the agent `{agent}`"))
+    .help(format!(
+        "write `limit=\"{memory}\"` or less, or more `buffer-memory` into `system`"
+    ));
+    if let (Some(system), "") = (system, whence) {
+        diagnostic = diagnostic.also(system.span, "`buffer-memory` is in here");
+    }
+    report.add(diagnostic);
 }
 
 /// A body is shown to all agents of a route in one form.
@@ -97,7 +108,12 @@ pub(super) fn upgrades(parsed: &Parsed, report: &Report) {
         uses.agents.retain(|used| used.may_decide());
         let inspected = known
             .agents(&uses)
-            .find_map(|agent| Some((agent, agent.inspect.bodies().next()?.1.span)));
+            .find_map(|agent| Some((&agent.id.value, agent.inspect.bodies().next()?.1.span)))
+            .or_else(|| {
+                let guardrail = uses.guardrails.first()?;
+                let (_, body) = guardrail.bodies().next()?;
+                Some((&guardrail.used.agent.value, body.span))
+            });
         let frames = known
             .agents(&uses)
             .find(|agent| agent.inspect.websocket_frames);
@@ -108,8 +124,7 @@ pub(super) fn upgrades(parsed: &Parsed, report: &Report) {
                     code::CONTRADICTION,
                     websocket.span,
                     format!(
-                        "upgraded connections would pass by the agent `{}` uninspected",
-                        agent.id.value
+                        "upgraded connections would pass by the agent `{agent}` uninspected"
                     ),
                 )
                 .also(body, "it inspects bodies on this route")
@@ -149,7 +164,23 @@ pub(super) fn never_asked(parsed: &Parsed, report: &Report) {
             continue;
         };
         let mut seen = HashSet::new();
-        for agent in known.agents(&known.uses(route)) {
+        let uses = known.uses(route);
+        if let Some(guardrail) = uses.guardrails.first() {
+            let name = &guardrail.used.agent.value;
+            report.add(
+                Diagnostic::warning(
+                    code::NEVER_ASKED,
+                    route.span,
+                    format!(
+                        "the guardrail `{name}` sees nothing on the route `{}`",
+                        route.id.value
+                    ),
+                )
+                .also(answer, why)
+                .help("only the heads of requests are inspected here: remove the guardrail"),
+            );
+        }
+        for agent in known.agents(&uses) {
             let inspect = agent.inspect;
             let responses = inspect.response_headers.then_some("response-headers");
             let frames = inspect.websocket_frames.then_some("websocket-frames");

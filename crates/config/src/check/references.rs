@@ -62,6 +62,7 @@ impl Names<'_> {
             match filter {
                 ParsedFilter::Agent(one) => self.agent(one),
                 ParsedFilter::Parallel(several) => several.iter().for_each(|one| self.agent(one)),
+                ParsedFilter::Guardrail(guardrail) => self.agent(&guardrail.used),
                 ParsedFilter::Use(name) if !self.chains.contains(name.value.as_str()) => {
                     self.dangling("chain", &name.value, name.span);
                 }

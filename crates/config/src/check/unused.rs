@@ -19,6 +19,9 @@ pub(super) fn unused(parsed: &Parsed, report: &Report) {
             ParsedFilter::Parallel(several) => {
                 agents.extend(several.iter().map(|one| one.agent.value.as_str()))
             }
+            ParsedFilter::Guardrail(guardrail) => {
+                agents.insert(guardrail.used.agent.value.as_str());
+            }
             ParsedFilter::Use(name) => {
                 chains.insert(name.value.as_str());
             }

@@ -1,7 +1,7 @@
 //! Who is asked on a route when its chains are written out.
 
 use super::chains::{DEEPEST, MOST_FILTERS};
-use crate::kdl::{Parsed, ParsedAgentUse, ParsedChain, ParsedFilter};
+use crate::kdl::{Parsed, ParsedAgentUse, ParsedChain, ParsedFilter, ParsedGuardrail};
 use std::collections::HashMap;
 
 /// The lines of a route that is accepted, with those that were replaced by a chain.
@@ -14,6 +14,8 @@ pub(super) struct Chains<'a>(HashMap<&'a str, &'a ParsedChain>);
 pub(super) struct Uses<'a> {
     /// In the order written; who is asked twice is there twice.
     pub(super) agents: Vec<&'a ParsedAgentUse>,
+    /// Those who are shown texts, in the order written.
+    pub(super) guardrails: Vec<&'a ParsedGuardrail>,
     /// There may be more of them: something is wrong with a line, a chain or the size of the route, and reported
     /// elsewhere.
     pub(super) in_doubt: bool,
@@ -35,6 +37,7 @@ impl<'a> Chains<'a> {
             chains: &self.0,
             found: Uses {
                 agents: Vec::new(),
+                guardrails: Vec::new(),
                 in_doubt: false,
             },
             lines_left: MOST_LINES,
@@ -60,6 +63,10 @@ impl<'a> Walk<'_, 'a> {
             match filter {
                 ParsedFilter::Agent(one) => self.agents(std::slice::from_ref(one)),
                 ParsedFilter::Parallel(several) => self.agents(several),
+                ParsedFilter::Guardrail(guardrail) => {
+                    self.lines_left -= 1;
+                    self.found.guardrails.push(guardrail);
+                }
                 ParsedFilter::RequestHeaders(_) | ParsedFilter::ResponseHeaders(_) => {
                     self.lines_left -= 1;
                 }

@@ -2,6 +2,7 @@
 
 use super::{
     cursor::{Block, Later, Node},
+    guardrail::{ParsedGuardrail, guardrail},
     header, header_span,
     shadow::{self, ParsedShadow},
 };
@@ -17,6 +18,7 @@ use std::time::Duration;
 pub(crate) enum ParsedFilter {
     Agent(ParsedAgentUse),
     Parallel(Vec<ParsedAgentUse>),
+    Guardrail(Box<ParsedGuardrail>),
     RequestHeaders(Vec<HeaderEdit>),
     ResponseHeaders(Vec<HeaderEdit>),
     Use(Spanned<String>),
@@ -69,6 +71,7 @@ pub(super) fn filters(block: &mut Block<'_>) -> Vec<ParsedFilter> {
         &[
             "agent",
             "parallel",
+            "guardrail",
             "request-headers",
             "response-headers",
             "use",
@@ -77,6 +80,7 @@ pub(super) fn filters(block: &mut Block<'_>) -> Vec<ParsedFilter> {
             let filter = match node.name() {
                 "agent" => agent_use(node).map(ParsedFilter::Agent),
                 "parallel" => parallel(node).map(ParsedFilter::Parallel),
+                "guardrail" => guardrail(node).map(|it| ParsedFilter::Guardrail(Box::new(it))),
                 "request-headers" => Some(ParsedFilter::RequestHeaders(header::edits(node))),
                 "response-headers" => Some(ParsedFilter::ResponseHeaders(header::edits(node))),
                 _ => chain_use(node).map(ParsedFilter::Use),

@@ -60,8 +60,8 @@ impl ParsedInspect {
     }
 }
 
-const REQUEST_BODY: &str = "request-body";
-const RESPONSE_BODY: &str = "response-body";
+pub(super) const REQUEST_BODY: &str = "request-body";
+pub(super) const RESPONSE_BODY: &str = "response-body";
 
 /// The least of a body that an agent can be shown.
 const LEAST_LIMIT: ByteSize = ByteSize(1);
@@ -72,8 +72,8 @@ const MOST_BUFFERED: ByteSize = ByteSize::mib(1 << 10);
 /// The most of one body that can be shown in pieces. More is a slip of the unit.
 const MOST_STREAMED: ByteSize = ByteSize::mib(1 << 20);
 /// Decoded bytes for an encoded one, when nobody says otherwise.
-const MAX_RATIO: u32 = 100;
-const MOST_RATIO: u32 = 100_000;
+pub(super) const MAX_RATIO: u32 = 100;
+pub(super) const MOST_RATIO: u32 = 100_000;
 /// Events that one worker may keep for an agent.
 const MOST_COMPLETIONS: u32 = 1_000_000;
 

@@ -1,6 +1,6 @@
 //! `filters { … }` of a route: what a request goes through before it is answered, and the response after.
 
-use super::{AgentId, FailureMode, Shadow, Template};
+use super::{AgentId, FailureMode, Guardrail, Shadow, Template};
 use std::time::Duration;
 
 /// One step of a route's filter chain.
@@ -10,6 +10,8 @@ pub enum Filter {
     Agent(AgentUse),
     /// Agents are asked at the same time, all with the same view. At least one, no agent twice.
     Parallel(Vec<AgentUse>),
+    /// An agent is shown texts within bodies.
+    Guardrail(Box<Guardrail>),
     /// The request's header fields are changed, in the order written. Never empty.
     RequestHeaders(Vec<HeaderEdit>),
     /// The response's header fields are changed, in the order written. Never empty.
@@ -22,6 +24,7 @@ impl Filter {
         match self {
             Self::Agent(one) => std::slice::from_ref(one),
             Self::Parallel(several) => several,
+            Self::Guardrail(guardrail) => std::slice::from_ref(&guardrail.used),
             Self::RequestHeaders(_) | Self::ResponseHeaders(_) => &[],
         }
     }

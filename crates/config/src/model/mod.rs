@@ -6,6 +6,7 @@ mod agent_endpoint;
 mod condition;
 mod ext_proc;
 mod filter;
+mod guardrail;
 mod id;
 mod inspect;
 mod listener;
@@ -33,6 +34,9 @@ pub use condition::{
 };
 pub use ext_proc::{ExtProc, HeaderEncoding, OnClose, Overridable};
 pub use filter::{AgentUse, Filter, HeaderEdit};
+pub use guardrail::{
+    GuardedBody, Guardrail, Inspection, JsonPointer, OnDetect, Otherwise, PointerToken,
+};
 pub use id::{AgentId, ListenerId, RouteId, UpstreamId};
 pub use inspect::{BodyEncoding, BodyInspection, BodyMode, Completions, Inspect, OnOversize};
 pub use listener::{Listener, ListenerLimits, ListenerTimeouts};

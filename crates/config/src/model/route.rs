@@ -15,8 +15,8 @@ pub struct Route {
     /// In the order of the way in; chains are expanded in place.
     pub filters: Vec<Filter>,
     /// For all agents of a request together, in every phase, waiting included. Default: the timeouts of all
-    /// [`agents`](Self::agents), each as many times as it inspects [phases](super::Inspect::phases), added up, at most
-    /// 10 s; zero when that is nothing. Written: 1 ms to 60 s. Pieces of streams and frames of sockets are bounded by
+    /// [`agents`](Self::agents), each as many times as it inspects [phases](super::Inspect::phases), or as a guardrail may
+    /// show it [texts](super::GuardedBody::max_texts), added up, at most 10 s; zero when that is nothing. Written: 1 ms to 60 s. Pieces of streams and frames of sockets are bounded by
     /// what is left of it, and take nothing off it.
     pub agent_budget: Duration,
     /// What answers.

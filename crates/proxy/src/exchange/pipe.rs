@@ -75,10 +75,19 @@ pub(crate) struct Piece {
 /// Why a member cannot be shown a body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Unshown {
-    Oversize { limit: u64 },
+    Oversize {
+        limit: u64,
+    },
     Undecodable(Undecodable),
     UnknownCoding,
     BufferFull,
+    /// Why it cannot be read as JSON.
+    NotJson(String),
+    /// It has none of the texts that are looked for.
+    NoText,
+    TooManyTexts {
+        most: usize,
+    },
 }
 
 /// The end of a body.

@@ -1,6 +1,6 @@
 //! Shows bodies to agents, piece by piece, and tells them when a request is over.
 
-use super::{AgentOfRoute, Filter, agents, frames};
+use super::{AgentOfRoute, Filter, agents, frames, guardrail::Outcome};
 use crate::{
     exchange::{
         coding::Undecodable,
@@ -12,7 +12,7 @@ use crate::{
 };
 use bytes::Bytes;
 use portcullis_agent_manager::{
-    Ask, Completed, FailureReason, Phase, Record, RecordedVerdict, Refusal,
+    AgentUse, Ask, Completed, FailureReason, Phase, Record, RecordedVerdict, Refusal,
 };
 use portcullis_agent_protocol::{BodyChunk, Event, EventKind, HeaderOp};
 use portcullis_config::FailureMode;
@@ -53,8 +53,21 @@ impl Direction {
 pub(crate) fn plan(filters: &[Filter], obeys: impl Fn(usize, usize) -> bool) -> Plan {
     let mut plan = Plan::default();
     for (position, filter) in filters.iter().enumerate() {
-        let Filter::Agents(of_route) = filter else {
-            continue;
+        let of_route = match filter {
+            Filter::Agents(of_route) => of_route,
+            Filter::Guardrail(guardrail) => {
+                let step = |direction| {
+                    let guarded = guardrail.body(direction)?;
+                    Step::new(position, std::iter::once(Some(&guarded.body)))
+                };
+                plan.request.extend(step(Direction::Request));
+                let response = step(Direction::Response);
+                let is_closed = guardrail.used.failure_mode == FailureMode::Closed;
+                plan.whole_responses |= response.is_some() && is_closed;
+                plan.response.extend(response);
+                continue;
+            }
+            Filter::RequestHeaders(_) | Filter::ResponseHeaders(_) => continue,
         };
         let obeyed = || {
             of_route
@@ -125,8 +138,11 @@ impl<'a> Inspectors<'a> {
         std::mem::take(&mut self.changes.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    const fn phase(&self) -> Phase {
-        self.direction.phase()
+    fn phase(&self, step: &Step) -> Phase {
+        match self.filters.get(step.filter) {
+            Some(Filter::Guardrail(_)) => self.direction.guardrail_phase(),
+            _ => self.direction.phase(),
+        }
     }
 
     /// What the body passes.
@@ -141,17 +157,21 @@ impl<'a> Inspectors<'a> {
         }
     }
 
-    fn agent(&self, step: &Step, member: usize) -> Option<&'a AgentOfRoute> {
+    fn agent(&self, step: &Step, member: usize) -> Option<&'a AgentUse> {
         match self.filters.get(step.filter)? {
-            Filter::Agents(of_route) => of_route.get(step.members.get(member)?.agent),
+            Filter::Agents(of_route) => {
+                let agent = of_route.get(step.members.get(member)?.agent)?;
+                Some(&agent.used)
+            }
+            Filter::Guardrail(guardrail) => Some(&guardrail.used),
             Filter::RequestHeaders(_) | Filter::ResponseHeaders(_) => None,
         }
     }
 
-    fn note(&self, agent: &AgentOfRoute, verdict: RecordedVerdict, reason: Option<String>) {
+    fn note(&self, step: &Step, used: &AgentUse, verdict: RecordedVerdict, reason: Option<String>) {
         self.request.agents.conversation.note(Record {
-            agent: self.begun.snapshot().agents.name(agent.used.agent).clone(),
-            phase: self.phase(),
+            agent: self.begun.snapshot().agents.name(used.agent).clone(),
+            phase: self.phase(step),
             verdict,
             reason,
             tags: Vec::new(),
@@ -180,13 +200,35 @@ impl<'a> Inspectors<'a> {
 
 impl Agents for Inspectors<'_> {
     fn chunk(&self, step: &Step, member: usize) -> usize {
+        if let Some(Filter::Guardrail(_)) = self.filters.get(step.filter) {
+            // It sees texts, not pieces.
+            return usize::MAX;
+        }
         let agents = &self.begun.snapshot().agents;
-        self.agent(step, member).map_or(usize::MAX, |agent| {
-            agents.preferred_chunk(agent.used.agent, self.direction.event())
+        self.agent(step, member).map_or(usize::MAX, |used| {
+            agents.preferred_chunk(used.agent, self.direction.event())
         })
     }
 
     async fn show(&self, step: &Step, pieces: &[Piece]) -> Result<Vec<(usize, Bytes)>, Reply> {
+        if let (Some(Filter::Guardrail(guardrail)), [piece]) =
+            (self.filters.get(step.filter), pieces)
+        {
+            let (request, begun) = (self.request, self.begun);
+            // Few bodies come by here, and the others shall not be larger for it.
+            let looked = Box::pin(guardrail.look(self.direction, step, piece, request, begun));
+            return match looked.await {
+                Outcome::Passes => Ok(Vec::new()),
+                Outcome::Replaced(data) => Ok(vec![(piece.member, data)]),
+                Outcome::Skipped(why) => {
+                    let skipped = RecordedVerdict::Skipped;
+                    self.note(step, &guardrail.used, skipped, Some(why));
+                    Ok(Vec::new())
+                }
+                Outcome::Unshown(why) => Err(self.refuse(step, piece.member, why)),
+                Outcome::Stopped(reply) => Err(reply),
+            };
+        }
         let id = self.begun.identity.correlation_id();
         let events = pieces.iter().map(|piece| event(self.direction, id, piece));
         let events: Vec<Event<'_>> = events.collect();
@@ -195,7 +237,7 @@ impl Agents for Inspectors<'_> {
             .zip(&events)
             .filter_map(|(piece, event)| {
                 Some(Ask {
-                    used: &self.agent(step, piece.member)?.used,
+                    used: self.agent(step, piece.member)?,
                     event,
                     more: !piece.is_last,
                     streamed: !step.holds,
@@ -203,7 +245,8 @@ impl Agents for Inspectors<'_> {
             })
             .collect();
         let position = step.filter;
-        let changes = agents::ask(&asks, self.phase(), position, self.request, self.begun).await?;
+        let changes =
+            agents::ask(&asks, self.phase(step), position, self.request, self.begun).await?;
         self.remember(step, changes.request, changes.response);
         let replaced = changes.pieces.into_iter();
         Ok(replaced
@@ -212,27 +255,29 @@ impl Agents for Inspectors<'_> {
     }
 
     fn refuse(&self, step: &Step, member: usize, why: Unshown) -> Reply {
-        let Some(agent) = self.agent(step, member) else {
+        let Some(used) = self.agent(step, member) else {
             return Reply::status(500);
         };
         let (reason, detail) = unshown(why);
         self.note(
-            agent,
+            step,
+            used,
             RecordedVerdict::Refused(reason),
             Some(detail.clone()),
         );
         let refusal = Refusal {
-            agent: self.begun.snapshot().agents.name(agent.used.agent).clone(),
+            agent: self.begun.snapshot().agents.name(used.agent).clone(),
             reason,
             detail,
             retry_after: reason.retry_after(),
         };
-        agents::refused(refusal, self.phase(), &self.request.agents, self.begun)
+        let phase = self.phase(step);
+        agents::refused(refusal, phase, &self.request.agents, self.begun)
     }
 
     fn skip(&self, step: &Step, member: usize) {
-        if let Some(agent) = self.agent(step, member) {
-            self.note(agent, RecordedVerdict::Skipped, None);
+        if let Some(used) = self.agent(step, member) {
+            self.note(step, used, RecordedVerdict::Skipped, None);
         }
     }
 
@@ -299,6 +344,18 @@ pub(super) fn unshown(why: Unshown) -> (FailureReason, String) {
         Unshown::UnknownCoding => (
             FailureReason::UnknownCoding,
             "the content coding is unknown, or there are several".to_owned(),
+        ),
+        Unshown::NotJson(why) => (
+            FailureReason::UnknownCoding,
+            format!("the body is not JSON: {why}"),
+        ),
+        Unshown::NoText => (
+            FailureReason::UnknownCoding,
+            "the body has none of the texts that are looked for".to_owned(),
+        ),
+        Unshown::TooManyTexts { most } => (
+            FailureReason::Oversize,
+            format!("the body has more than {most} texts"),
         ),
         Unshown::BufferFull => (
             FailureReason::BufferFull,

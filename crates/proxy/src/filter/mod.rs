@@ -5,6 +5,7 @@ mod agents;
 mod bodies;
 mod changed;
 mod frames;
+mod guardrail;
 mod head;
 mod headers;
 pub(crate) mod shadow;
@@ -14,6 +15,7 @@ pub(crate) use agents::apply;
 pub(crate) use bodies::{Direction, Inspectors, completed, plan};
 pub(crate) use changed::Changed;
 pub(crate) use frames::{FrameAgents, FrameDirection, Judged};
+use guardrail::Guardrail;
 pub(crate) use head::Head;
 use headers::Edit;
 use pingora::{
@@ -34,6 +36,8 @@ use tokio::sync::Semaphore;
 pub(crate) enum Filter {
     /// One agent, which sees what earlier steps changed, or several at once, all with the same view.
     Agents(Vec<AgentOfRoute>),
+    /// An agent that is shown texts within bodies.
+    Guardrail(Box<Guardrail>),
     RequestHeaders(Vec<Edit>),
     ResponseHeaders(Vec<Edit>),
 }
@@ -55,6 +59,7 @@ impl Filter {
                 let shadow = agent.shadow.as_ref();
                 shadow.is_none_or(|shadow| shadow.may_decide())
             }),
+            Self::Guardrail(_) => true,
             Self::RequestHeaders(_) | Self::ResponseHeaders(_) => false,
         }
     }
@@ -65,6 +70,7 @@ impl Filter {
             Self::Agents(agents) => agents
                 .get(member)
                 .is_some_and(|agent| agent.shadow.is_none()),
+            Self::Guardrail(_) => true,
             Self::RequestHeaders(_) | Self::ResponseHeaders(_) => false,
         }
     }
@@ -145,6 +151,10 @@ impl<'a> Compiler<'a> {
                     .map(|used| self.agent(route, used))
                     .collect::<Result<_, _>>()?,
             ),
+            Config::Guardrail(guardrail) => {
+                let used = self.agent(route, &guardrail.used)?.used;
+                Filter::Guardrail(Box::new(Guardrail::new(used, guardrail, route)))
+            }
             Config::RequestHeaders(edits) => Filter::RequestHeaders(headers::compile(edits)?),
             Config::ResponseHeaders(edits) => Filter::ResponseHeaders(headers::compile(edits)?),
         })
@@ -190,7 +200,8 @@ pub(crate) fn keeps_verdicts(filters: &[Filter], manager: &AgentManager) -> bool
             let mut positions = of_route.iter().map(|agent| agent.used.agent);
             positions.any(|agent| manager.keeps_verdicts(agent))
         }
-        Filter::RequestHeaders(_) | Filter::ResponseHeaders(_) => false,
+        // Verdicts about heads alone are kept.
+        Filter::Guardrail(_) | Filter::RequestHeaders(_) | Filter::ResponseHeaders(_) => false,
     })
 }
 
@@ -217,7 +228,7 @@ pub(crate) async fn on_request(head: &mut RequestHeader, request: &mut Request) 
                     request.changed.edited(edits);
                 }
             }
-            Filter::ResponseHeaders(_) => {}
+            Filter::Guardrail(_) | Filter::ResponseHeaders(_) => {}
         }
     }
     Ok(Flow::Continue)
@@ -237,7 +248,7 @@ pub(crate) fn on_response(request: &Request, head: &mut ResponseHeader) -> Resul
         match filter {
             Filter::ResponseHeaders(edits) => headers::edit(edits, head, request)?,
             Filter::Agents(_) => agents::change_response(position, head, request)?,
-            Filter::RequestHeaders(_) => {}
+            Filter::Guardrail(_) | Filter::RequestHeaders(_) => {}
         }
     }
     Ok(())
@@ -266,7 +277,7 @@ pub(crate) async fn on_upstream_response(
                     return Ok(flow);
                 }
             }
-            Filter::RequestHeaders(_) => {}
+            Filter::Guardrail(_) | Filter::RequestHeaders(_) => {}
         }
     }
     Ok(Flow::Continue)

@@ -9,7 +9,9 @@ use portcullis_agent_manager::{
     OverloadSettings, OwnedHeaders, PoolSettings, ReportSettings, SendHeaders, supervise::Launch,
 };
 use portcullis_agent_protocol::{EventKind, ReverseAgent, Target};
-use portcullis_config::{AgentId, AgentReverse, AgentTransport, Config, FailureMode, Inspect};
+use portcullis_config::{
+    AgentId, AgentReverse, AgentTransport, Config, FailureMode, Filter, Inspect,
+};
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -80,17 +82,21 @@ pub(super) fn settings(
             Way::Launch(launch) => target::at_socket(agent, start(&launch)),
             Way::Reverse(reverse) => Target::Reverse(registers(agent, &reverse)),
         };
-        agent_settings(agent, target)
+        agent_settings(agent, target, needs(config, agent))
     });
     settings.collect()
 }
 
-fn agent_settings(agent: &portcullis_config::Agent, target: Target) -> AgentSettings {
+fn agent_settings(
+    agent: &portcullis_config::Agent,
+    target: Target,
+    needs: Vec<EventKind>,
+) -> AgentSettings {
     let breaker = &agent.circuit_breaker;
     let patterns = |list: &[String]| OwnedHeaders::new(list.iter().map(String::as_str));
     AgentSettings {
         config: agent.config.clone().map(Arc::new),
-        needs: needs(&agent.inspect),
+        needs,
         completions: agent
             .inspect
             .request_complete
@@ -140,8 +146,23 @@ fn agent_settings(agent: &portcullis_config::Agent, target: Target) -> AgentSett
     }
 }
 
-/// The events that an agent has to take for what it inspects.
-fn needs(inspect: &Inspect) -> Vec<EventKind> {
+/// The events that an agent has to take, by where it is asked. One that guardrails alone ask is asked about nothing else.
+fn needs(config: &Config, agent: &portcullis_config::Agent) -> Vec<EventKind> {
+    let filters = config.routes.iter().flat_map(|route| &route.filters);
+    let asking = filters.filter(|filter| filter.agents().iter().any(|it| it.agent == agent.id));
+    let is_guardrail = |filter: &&Filter| matches!(filter, Filter::Guardrail(_));
+    let (guardrails, others): (Vec<_>, Vec<_>) = asking.partition(is_guardrail);
+    let mut needs = match (guardrails.is_empty(), others.is_empty()) {
+        (false, true) => Vec::new(),
+        _ => needs_to_inspect(&agent.inspect),
+    };
+    if !guardrails.is_empty() {
+        needs.push(EventKind::GuardrailInspect);
+    }
+    needs
+}
+
+fn needs_to_inspect(inspect: &Inspect) -> Vec<EventKind> {
     let table = [
         (inspect.request_headers, EventKind::RequestHeaders),
         (inspect.request_body.is_some(), EventKind::RequestBodyChunk),

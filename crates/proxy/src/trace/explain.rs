@@ -45,6 +45,7 @@ impl Explained<'_> {
             RecordedVerdict::Block
             | RecordedVerdict::Redirect
             | RecordedVerdict::Challenge
+            | RecordedVerdict::Detected
             | RecordedVerdict::Drop
             | RecordedVerdict::Close => true,
             RecordedVerdict::Allow
@@ -152,7 +153,7 @@ impl Explained<'_> {
             Filter::Agents(of_route) => of_route
                 .iter()
                 .any(|one| *self.begun.snapshot().agents.name(one.used.agent) == change.agent),
-            Filter::RequestHeaders(_) | Filter::ResponseHeaders(_) => false,
+            Filter::Guardrail(_) | Filter::RequestHeaders(_) | Filter::ResponseHeaders(_) => false,
         };
         let route = self.request.route.as_deref();
         let step = route.and_then(|route| route.filters.iter().position(asks));

@@ -205,7 +205,9 @@ const fn ends_the_request(record: &Record) -> bool {
         | RecordedVerdict::ClientGone
         | RecordedVerdict::Refused(_) => true,
         RecordedVerdict::Failed { mode, .. } => matches!(mode, FailureMode::Closed),
-        RecordedVerdict::Allow
+        // The route decides what becomes of it, and no shadow agent is asked about texts.
+        RecordedVerdict::Detected
+        | RecordedVerdict::Allow
         | RecordedVerdict::Drop
         | RecordedVerdict::Cancelled
         | RecordedVerdict::Skipped => false,
