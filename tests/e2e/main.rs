@@ -14,6 +14,7 @@ mod bodies;
 mod client_address;
 mod defects;
 mod drain;
+mod ext_proc;
 mod faults;
 mod healthcheck;
 mod http;

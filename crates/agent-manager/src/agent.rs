@@ -236,9 +236,8 @@ impl Agent {
             most_calls: self.permits.limit(),
             paused: self.paused.load(Relaxed),
             breaker: self.breaker.state(),
-            rejected: self.rejected.load(Relaxed),
+            rejected: self.rejected.load(Relaxed) + self.connect.streams.refused.load(Relaxed),
             streams: self.connect.streams.open.load(Relaxed),
-            refused: self.connect.streams.refused.load(Relaxed),
             last_error: self.trouble().error.clone(),
             verdict_cache: self.verdicts.as_ref().map(|verdicts| verdicts.status()),
         };

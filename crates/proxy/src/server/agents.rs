@@ -92,7 +92,7 @@ fn ext_proc(agent: &portcullis_config::Agent) -> ExtProcOptions {
         response_body: mode(inspect.response_body),
         response_trailers: settings.response_trailers,
         headers_as_text: settings.header_encoding == HeaderEncoding::String,
-        strict: settings.strict,
+        strict: agent.strict,
         close_allows: settings.on_close == OnClose::Allow,
         may_leave_out: Parts {
             request_body: may(Overridable::RequestBody),
