@@ -57,6 +57,8 @@ pub struct AgentSettings {
     /// A change of a header that agents may not make is left out of its answer and counted. `false`, as in the native
     /// protocol: its whole answer is a failure.
     pub ignores_bad_operations: bool,
+    /// Events whose bodies it reads and may not change.
+    pub reads_only: Vec<EventKind>,
     /// How it is told that requests are over; `None`: it is not.
     pub completions: Option<CompletionSettings>,
     /// How its verdicts about the heads of requests are kept; `None`: they are not.
@@ -89,6 +91,7 @@ impl AgentSettings {
             overload: OverloadSettings::default(),
             headers: HeaderRules::default(),
             ignores_bad_operations: false,
+            reads_only: Vec::new(),
             completions: None,
             verdict_cache: None,
         }

@@ -270,3 +270,39 @@ fn continue_and_replace_takes_the_place_of_a_body_that_is_never_shown() {
     let proxy = through(&agent, BUFFER, &origin);
     assert_eq!(proxy.get("/").status, 502);
 }
+
+#[test]
+fn a_streamed_body_keeps_its_length_where_nobody_may_change_it() {
+    const READS: &str = r#"inspect { request-body "stream" read-only=#true; response-body "stream" read-only=#true }"#;
+    const WATCHES: &str = r#"failure-mode "open"; inspect { request-body "stream"; response-body "stream" }; ext-proc { observability }"#;
+    const CHANGES: &str = r#"inspect { request-body "stream"; response-body "stream" }"#;
+    let origin = Origin::answering(|_| Answer::ok("response"));
+    for (settings, keeps) in [(READS, true), (WATCHES, true), (CHANGES, false)] {
+        let agent = ExtProcAgent::passing();
+        let proxy = through(&agent, settings, &origin);
+        let response = post(&mut proxy.client(), "/", "body");
+        assert_eq!(
+            (response.status, response.body.as_slice()),
+            (200, &b"response"[..])
+        );
+        let length = response
+            .headers
+            .iter()
+            .find(|(name, _)| name == "content-length");
+        assert_eq!(length.is_some(), keeps, "{settings}");
+        let request = origin.last();
+        assert_eq!(
+            request.header("content-length").is_some(),
+            keeps,
+            "{settings}"
+        );
+        assert_eq!(request.body, b"body");
+        all_gone(&proxy, &agent);
+    }
+    let agent = to_bodies(|_| replacing("longer than it was"));
+    let proxy = through(&agent, READS, &origin);
+    origin.take();
+    assert_eq!(post(&mut proxy.client(), "/", "body").status, 502);
+    let line = proxy.access_line(|line| line["status"] == 502);
+    assert_eq!(line["agents"][0]["failure"], "protocol_error", "{line}");
+}
