@@ -15,6 +15,7 @@ mod bodies;
 mod client_address;
 mod defects;
 mod drain;
+mod ext_proc;
 mod faults;
 mod guardrail;
 mod healthcheck;

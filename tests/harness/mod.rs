@@ -6,6 +6,7 @@ mod agent_json;
 mod agent_process;
 mod agent_raw;
 pub(crate) mod client;
+pub(crate) mod ext_proc;
 mod frame_decision;
 pub(crate) mod grpc;
 pub(crate) mod http2;

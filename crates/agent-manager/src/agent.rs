@@ -59,6 +59,8 @@ pub struct AgentSettings {
     /// A change of a header that agents may not make is left out of its answer and counted. `false`, as in the native
     /// protocol: its whole answer is a failure.
     pub ignores_bad_operations: bool,
+    /// Events whose bodies it reads and may not change.
+    pub reads_only: Vec<EventKind>,
     /// How it is told that requests are over; `None`: it is not.
     pub completions: Option<CompletionSettings>,
     /// How its verdicts about the heads of requests are kept; `None`: they are not.
@@ -84,6 +86,7 @@ impl AgentSettings {
             overload: OverloadSettings::default(),
             headers: HeaderRules::default(),
             ignores_bad_operations: false,
+            reads_only: Vec::new(),
             completions: None,
             verdict_cache: None,
             reports: ReportSettings::default(),
@@ -236,9 +239,8 @@ impl Agent {
             most_calls: self.permits.limit(),
             paused: self.paused.load(Relaxed),
             breaker: self.breaker.state(),
-            rejected: self.rejected.load(Relaxed),
+            rejected: self.rejected.load(Relaxed) + self.connect.streams.refused.load(Relaxed),
             streams: self.connect.streams.open.load(Relaxed),
-            refused: self.connect.streams.refused.load(Relaxed),
             last_error: self.trouble().error.clone(),
             verdict_cache: self.verdicts.as_ref().map(|verdicts| verdicts.status()),
             reported,

@@ -73,12 +73,10 @@ pub struct AgentStatus {
     pub paused: usize,
     /// The state of its circuit breaker.
     pub breaker: BreakerState,
-    /// Answers that were thrown away because of a change that agents may not make; where single changes are ignored, these.
+    /// Answers that were thrown away because of a change that agents may not make; where single changes and wishes are ignored, these.
     pub rejected: u64,
-    /// Streams of requests that are open, in dialects that have them.
+    /// Requests that it has a stream for, in dialects with streams, until both have ended.
     pub streams: usize,
-    /// Things that it asked for and that were not done while the rest of its answers was.
-    pub refused: u64,
     /// Why the last attempt to connect failed; `None` while connected.
     pub last_error: Option<String>,
     /// Its verdicts that are kept; `None` when none are.

@@ -129,18 +129,24 @@ fn upstream(written: ParsedUpstream, defaults: &Defaults, sources: &Sources) -> 
 
 fn agent(written: ParsedAgent, defaults: &Defaults, sources: &Sources) -> Option<Agent> {
     let policy = written.policy.or(&defaults.agent);
+    let ext_proc = written.ext_proc.map(|written| written.settings);
+    let ext_proc = ext_proc.unwrap_or_default();
+    let mut inspect = written.inspect.into_model();
+    // What it says is thrown away.
+    for body in [&mut inspect.request_body, &mut inspect.response_body] {
+        if let Some(body) = body {
+            body.read_only |= ext_proc.observability;
+        }
+    }
     Some(Agent {
         id: written.id.value,
         transport: written.transport?,
         dialect: written.dialect,
-        ext_proc: written
-            .ext_proc
-            .map(|written| written.settings)
-            .unwrap_or_default(),
+        ext_proc,
         strict: written.strict || !written.dialect.ignores_bad_operations(),
         timeout: policy.timeout.unwrap_or(AGENT_TIMEOUT),
         failure_mode: policy.failure_mode.unwrap_or_default(),
-        inspect: written.inspect.into_model(),
+        inspect,
         max_concurrent_calls: policy.max_concurrent_calls.unwrap_or(AGENT_CALLS),
         queue: policy.queue.unwrap_or(AGENT_QUEUE),
         circuit_breaker: policy.circuit_breaker.into_model(),

@@ -112,6 +112,7 @@ fn every_kind_of_error_has_a_fixture() {
         code::ASKED_TWICE,
         code::NEVER_ASKED,
         code::SHARED_VERDICTS,
+        code::PASSED_BY,
         code::TRUSTS_EVERYBODY,
         code::PROXY_LOOP,
         code::INTERNAL,

@@ -20,7 +20,12 @@ pub(super) fn checked(
     {
         agent.count_ignored(&dropped, event.correlation_id());
     }
-    match operations::validate_answer(&decision, event, foreign) {
+    let changes = decision.request_body.is_some() || decision.response_body.is_some();
+    let valid = match changes && agent.settings.reads_only.contains(&event.kind()) {
+        true => Err("a change of a body that it only reads".to_owned()),
+        false => operations::validate_answer(&decision, event, foreign),
+    };
+    match valid {
         Ok(()) => Ok(decision),
         Err(problem) => {
             agent.count_rejected();

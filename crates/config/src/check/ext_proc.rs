@@ -138,6 +138,15 @@ fn observing(agent: &ParsedAgent, written: &ParsedExtProc, parsed: &Parsed, repo
         let message = format!("this is about answers of the agent `{name}`, which are thrown away");
         refuse(span, message, "remove it, or remove `observability`");
     }
+    if agent.strict {
+        let message =
+            format!("`strict` is about answers of the agent `{name}`, which are thrown away");
+        refuse(
+            agent.id.span,
+            message,
+            "remove `strict`, or `observability`",
+        );
+    }
     for (what, body) in agent.inspect.bodies() {
         if body.value.mode == BodyMode::Buffer {
             let message = format!("`{what}` would be held for the agent `{name}`");

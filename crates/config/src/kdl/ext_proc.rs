@@ -40,7 +40,6 @@ pub(super) fn ext_proc(node: &mut Node<'_>) -> ParsedExtProc {
         });
         let response_trailers = flag(block, "response-trailers");
         let observability = flag(block, "observability");
-        let strict = flag(block, "strict");
         let on_close = block.one("on-close", |node| {
             let words = [("fail", OnClose::Fail), ("allow", OnClose::Allow)];
             let value = node.argument("\"fail\" or \"allow\"")?;
@@ -58,7 +57,6 @@ pub(super) fn ext_proc(node: &mut Node<'_>) -> ParsedExtProc {
         let on =
             |written: Option<(bool, Span)>| written.filter(|(on, _)| *on).map(|(_, span)| span);
         let about_answers = [
-            on(strict),
             on_close.map(|(_, span)| span),
             max_message_timeout.map(|(_, span)| span),
             may_leave_out.1,
@@ -71,7 +69,6 @@ pub(super) fn ext_proc(node: &mut Node<'_>) -> ParsedExtProc {
                 max_message_timeout: max_message_timeout.map(|(time, _)| time),
                 on_close: on_close.map(|(on_close, _)| on_close).unwrap_or_default(),
                 observability: on(observability).is_some(),
-                strict: on(strict).is_some(),
             },
             response_trailers: on(response_trailers),
             may_leave_out: may_leave_out.0,

@@ -141,6 +141,7 @@ fn body(node: &mut Node<'_>) -> Spanned<BodyInspection> {
         on_oversize: node.property("on-oversize"),
         encoded: node.property("encoded"),
         max_ratio: node.property("max-ratio"),
+        read_only: node.property("read-only"),
     };
     let (usual_limit, most) = match mode {
         Some(BodyMode::Buffer) => (Some(BUFFER_LIMIT), MOST_BUFFERED),
@@ -163,6 +164,10 @@ fn body(node: &mut Node<'_>) -> Spanned<BodyInspection> {
             .max_ratio
             .and_then(|value| value.integer(1..=MOST_RATIO))
             .unwrap_or(MAX_RATIO),
+        read_only: written
+            .read_only
+            .and_then(|value| value.boolean())
+            .unwrap_or_default(),
         mode: mode.unwrap_or(BodyMode::Buffer),
     };
     refuse_useless(&written, &value);
@@ -174,9 +179,9 @@ fn body(node: &mut Node<'_>) -> Spanned<BodyInspection> {
 
 fn mode(value: Value<'_>) -> Option<BodyMode> {
     let modes = [("buffer", BodyMode::Buffer), ("stream", BodyMode::Stream)];
-    let letters = |text: &str| text.to_ascii_lowercase().replace(['-', '_'], "");
     let text = value.raw().as_string().unwrap_or_default();
-    if letters(text).starts_with("fullduplex") {
+    let spelled = text.to_ascii_uppercase().replace('-', "_");
+    if spelled.starts_with("FULL_DUPLEX") {
         // Envoy's agents may answer there whenever and as often as they like, so that no answer could be late or missing.
         value.report(
             value
@@ -195,6 +200,7 @@ struct Written<'a> {
     on_oversize: Option<Value<'a>>,
     encoded: Option<Value<'a>>,
     max_ratio: Option<Value<'a>>,
+    read_only: Option<Value<'a>>,
 }
 
 /// Properties of which others leave nothing to do.

@@ -17,7 +17,7 @@ pub struct Agent {
     pub dialect: Dialect,
     /// How it is spoken to when that is [`Dialect::ExtProc`]; else the default, which means nothing.
     pub ext_proc: ExtProc,
-    /// One change of a header that agents may not make is a failure. `false`: it is ignored and counted. Default `true` in
+    /// One change of a header that agents may not make is a failure, and with [`Dialect::ExtProc`] `append_action` holds. `false`: it is ignored and counted. Default `true` in
     /// our own protocol, where it cannot be otherwise, and `false` in the dialects of others.
     pub strict: bool,
     /// For one answer, waiting for a permit included. Default 50 ms. A route may override it.

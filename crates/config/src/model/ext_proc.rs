@@ -18,8 +18,6 @@ pub struct ExtProc {
     pub on_close: OnClose,
     /// It is told and not waited for: what it says is thrown away. Default false.
     pub observability: bool,
-    /// `append_action` holds, and an operation that cannot be carried out makes an answer void. Default false, as in Envoy.
-    pub strict: bool,
 }
 
 /// How the values of headers are written.

@@ -64,6 +64,9 @@ pub struct BodyInspection {
     /// Decoded bytes that there may be for each encoded one. Default 100, 1 to 100 000. It means nothing with
     /// [`BodyEncoding::Raw`].
     pub max_ratio: u32,
+    /// It changes nothing: a change of the body is a failure. Default false. In [`BodyMode::Stream`] the body keeps its
+    /// length, which nobody could promise otherwise.
+    pub read_only: bool,
 }
 
 /// When an agent is shown a body.
@@ -123,6 +126,7 @@ mod tests {
             on_oversize: OnOversize::Fail,
             encoding: BodyEncoding::Decode,
             max_ratio: 100,
+            read_only: false,
         };
         let nothing = Inspect {
             request_headers: false,

@@ -296,7 +296,6 @@ fn agent_status(status: &AgentStatus, process: Option<&ProcessStatus>) -> serde_
         "paused_connections": status.paused,
         "circuit_breaker": status.breaker.name(),
         "rejected_mutations": status.rejected,
-        "refused_operations": status.refused,
         "streams": status.streams,
         "last_error": status.last_error,
         "verdict_cache": verdict_cache,

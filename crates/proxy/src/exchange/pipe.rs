@@ -201,7 +201,7 @@ impl<'a, A: Agents> Pipe<'a, A> {
         Form {
             decoded,
             changed: self.changed,
-            open: !self.ended && !self.is_done(),
+            open: !self.ended && self.stages.iter().any(Stage::may_change),
             ended: self.ended,
         }
     }
@@ -311,11 +311,6 @@ impl<'a, A: Agents> Pipe<'a, A> {
             }
             _ => flow,
         }
-    }
-
-    /// Nobody sees anything more.
-    fn is_done(&self) -> bool {
-        self.stages.iter().all(Stage::is_done)
     }
 }
 

@@ -39,6 +39,8 @@ pub(crate) struct Member {
     pub(crate) on_oversize: OnOversize,
     /// Decoded bytes per encoded byte, at most; `None` when it sees bodies as they are.
     pub(crate) decoded: Option<u32>,
+    /// It changes nothing.
+    pub(crate) read_only: bool,
 }
 
 impl Member {
@@ -48,6 +50,7 @@ impl Member {
             limit: inspection.limit.map_or(u64::MAX, |limit| limit.bytes()),
             on_oversize: inspection.on_oversize,
             decoded: (inspection.encoding == BodyEncoding::Decode).then_some(inspection.max_ratio),
+            read_only: inspection.read_only,
         }
     }
 }

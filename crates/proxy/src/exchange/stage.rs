@@ -69,6 +69,12 @@ impl<'a> Stage<'a> {
         self.waiting.is_none() && self.members.iter().all(|seen| seen.done)
     }
 
+    /// Whether its members may still change something.
+    pub(super) fn may_change(&self) -> bool {
+        let changes = |member: &Member| !member.read_only;
+        !self.is_done() && self.step.members.iter().any(changes)
+    }
+
     /// Takes pieces that come from the step before, and the end when that is known.
     ///
     /// # Errors

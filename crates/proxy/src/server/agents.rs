@@ -142,6 +142,7 @@ fn agent_settings(
             },
         },
         ignores_bad_operations: !agent.strict,
+        reads_only: reads_only(&agent.inspect),
         ..AgentSettings::new(agent.id.clone(), target)
     }
 }
@@ -178,6 +179,18 @@ fn needs_to_inspect(inspect: &Inspect) -> Vec<EventKind> {
     ];
     let needed = table.into_iter().filter(|(needed, _)| *needed);
     needed.map(|(_, kind)| kind).collect()
+}
+
+/// The events whose bodies an agent may not change.
+fn reads_only(inspect: &Inspect) -> Vec<EventKind> {
+    let table = [
+        (inspect.request_body, EventKind::RequestBodyChunk),
+        (inspect.response_body, EventKind::ResponseBodyChunk),
+    ];
+    let read = table
+        .into_iter()
+        .filter(|(body, _)| body.is_some_and(|body| body.read_only));
+    read.map(|(_, kind)| kind).collect()
 }
 
 /// The agents without which some route refuses requests; readiness waits for them.

@@ -97,7 +97,6 @@ pub(crate) struct Metrics {
     agent_reconnects: Family<AgentLabel, Counter>,
     agent_rejected: Family<AgentLabel, Counter>,
     agent_streams: Family<AgentLabel, Gauge>,
-    agent_refused: Family<AgentLabel, Counter>,
     completions_dropped: Family<AgentLabel, Counter>,
     verdict_caches: VerdictCaches,
     reported: Reported,
@@ -137,7 +136,6 @@ impl Metrics {
             agent_reconnects: Family::default(),
             agent_rejected: Family::default(),
             agent_streams: Family::default(),
-            agent_refused: Family::default(),
             completions_dropped: Family::default(),
             verdict_caches: VerdictCaches::default(),
             reported: Reported::default(),
@@ -223,13 +221,8 @@ impl Metrics {
         );
         registry.register(
             "agent_streams",
-            "Streams of requests that are open to the agent, in dialects that have them",
+            "Requests that the agent has a stream for, in dialects with streams, until both have ended",
             metrics.agent_streams.clone(),
-        );
-        registry.register(
-            "agent_refused_operations",
-            "Things that the agent asked for and that were not done while the rest of its answer was",
-            metrics.agent_refused.clone(),
         );
         registry.register(
             "agent_completions_dropped",
@@ -419,7 +412,6 @@ impl Metrics {
         for (counters, value) in [
             (&self.agent_reconnects, status.reconnects),
             (&self.agent_rejected, status.rejected),
-            (&self.agent_refused, status.refused),
         ] {
             counters.get_or_create(&label).inner().store(value, Relaxed);
         }

@@ -37,8 +37,8 @@ use messages::Metadata;
 use progress::Progress;
 use talk::{Counted, Observed, Talk, failed};
 
-/// Streams of one connection, those that are being closed included.
-const MOST_STREAMS: usize = 4096;
+/// Requests that one connection knows of, those included whose streams are being closed.
+const MOST_STREAMS: usize = 65_536;
 /// The most bytes of a streamed body in one message, as in Envoy.
 const PIECE_BYTES: u64 = 32 << 10;
 /// Any answer to it is a sign of life.
@@ -47,7 +47,8 @@ const HEALTH: &str = "/grpc.health.v1.Health/Check";
 /// What an agent of this dialect is counted for; shared by all of its connections.
 #[derive(Debug, Clone, Default)]
 pub struct StreamCounters {
-    /// Streams that are open now.
+    /// Requests that the agent was told of and that are not over, and streams
+    /// that are being closed.
     pub open: Arc<AtomicUsize>,
     /// Things that the agent asked for and that were not done: see docs/agents.md.
     pub refused: Arc<AtomicU64>,
@@ -65,7 +66,13 @@ struct Shared {
     /// Streams of this connection.
     own: Arc<AtomicUsize>,
     counters: StreamCounters,
-    requests: Mutex<HashMap<String, Entry>>,
+    requests: Mutex<HashMap<String, Known>>,
+}
+
+/// A request.
+struct Known {
+    entry: Entry,
+    _counted: Arc<Counted>,
 }
 
 /// What is known of a request.
@@ -136,8 +143,8 @@ impl ExtProc {
         let shared = &self.shared;
         let mut messages = told::messages(event, &shared.options);
         let mut requests = shared.lock();
-        let entry = match requests.entry(event.correlation_id().to_owned()) {
-            MapEntry::Occupied(entry) => entry.into_mut(),
+        let known = match requests.entry(event.correlation_id().to_owned()) {
+            MapEntry::Occupied(known) => known.into_mut(),
             MapEntry::Vacant(place) => {
                 let Some(counted) = shared.count() else {
                     shared.refuse(1, "too many streams are open");
@@ -146,15 +153,19 @@ impl ExtProc {
                 if let Some(message) = messages.first_mut() {
                     told::first(message, &shared.options);
                 }
-                place.insert(Entry::Observed(Observed::new(&self.channel, counted)))
+                let observed = Observed::new(&self.channel, Arc::clone(&counted));
+                place.insert(Known {
+                    entry: Entry::Observed(observed),
+                    _counted: counted,
+                })
             }
         };
-        let Entry::Observed(observed) = entry else {
+        let Entry::Observed(observed) = &known.entry else {
             return;
         };
         let mut messages = messages.into_iter();
         if !messages.all(|message| observed.tell(message.request)) {
-            *entry = Entry::Passing;
+            known.entry = Entry::Passing;
         }
     }
 }
@@ -219,7 +230,11 @@ impl Dialect for ExtProc {
 
     fn forget(&self, correlation_id: &str) {
         let known = self.shared.lock().remove(correlation_id);
-        if let Some(Entry::Idle(talk)) = known {
+        if let Some(Known {
+            entry: Entry::Idle(talk),
+            ..
+        }) = known
+        {
             talk.close();
         }
     }
@@ -234,12 +249,16 @@ impl Shared {
         let unavailable = |why: &str| CallError::Unavailable(why.to_owned());
         let is_empty = told::is_empty(event);
         let mut requests = self.lock();
-        let Some(entry) = requests.get_mut(id) else {
+        let Some(Known { entry, .. }) = requests.get_mut(id) else {
             let counted = self.count().ok_or(CallError::OutboundFull)?;
-            let mut talk = Box::new(Talk::new(counted));
+            let mut talk = Box::new(Talk::new(Arc::clone(&counted)));
             // Nothing is left out or replaced before the agent has said so.
             let _ = talk.progress.begin(event, is_empty, &self.options);
-            requests.insert(id.to_owned(), Entry::Asked);
+            let known = Known {
+                entry: Entry::Asked,
+                _counted: counted,
+            };
+            requests.insert(id.to_owned(), known);
             return Ok(Taken::Talk(talk));
         };
         match entry {
@@ -274,7 +293,7 @@ impl Shared {
         let expects_more = talk.progress.expects_more(&self.options);
         let mut requests = self.lock();
         // Without an entry the request has ended meanwhile.
-        if let Some(entry) = requests.get_mut(id) {
+        if let Some(Known { entry, .. }) = requests.get_mut(id) {
             *entry = match is_final {
                 true => Entry::Passing,
                 false if expects_more => {
@@ -289,13 +308,14 @@ impl Shared {
     }
 
     fn end(&self, id: &str, with: Entry) {
-        if let Some(entry) = self.lock().get_mut(id) {
-            *entry = with;
+        if let Some(known) = self.lock().get_mut(id) {
+            known.entry = with;
         }
     }
 
-    fn count(&self) -> Option<Counted> {
-        Counted::new(&[&self.own, &self.counters.open], MOST_STREAMS)
+    fn count(&self) -> Option<Arc<Counted>> {
+        let counters = [&self.own, &self.counters.open];
+        Counted::new(&counters, MOST_STREAMS).map(Arc::new)
     }
 
     fn refuse(&self, count: u64, why: &str) {
@@ -305,7 +325,7 @@ impl Shared {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Known>> {
         // Every change is whole, so a poisoned lock loses nothing.
         self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -30,7 +30,7 @@ const TO_CLOSE: Duration = Duration::from_secs(1);
 /// The same where nobody waits for answers, and it may have much to do yet. Envoy's `deferred_close_timeout`.
 const TO_CLOSE_OBSERVED: Duration = Duration::from_secs(5);
 
-/// Counts a stream for as long as it lives.
+/// Counts a request for as long as somebody knows of it.
 #[derive(Debug)]
 pub(super) struct Counted(Vec<Arc<AtomicUsize>>);
 
@@ -61,7 +61,7 @@ impl Drop for Counted {
 /// The dealings about one request. The stream ends when this is dropped, whatever is under way on it.
 pub(super) struct Talk {
     pub(super) progress: Progress,
-    counted: Counted,
+    counted: Arc<Counted>,
     /// `None` before the first message.
     stream: Option<Stream>,
 }
@@ -72,7 +72,7 @@ struct Stream {
 }
 
 impl Talk {
-    pub(super) fn new(counted: Counted) -> Self {
+    pub(super) fn new(counted: Arc<Counted>) -> Self {
         Self {
             progress: Progress::default(),
             counted,
@@ -202,7 +202,7 @@ pub(super) struct Observed {
 
 impl Observed {
     /// Opens it beside the request.
-    pub(super) fn new(channel: &Channel, counted: Counted) -> Self {
+    pub(super) fn new(channel: &Channel, counted: Arc<Counted>) -> Self {
         let (to_agent, from_us) = mpsc::channel(OBSERVED_QUEUE);
         let (end, ended) = oneshot::channel::<()>();
         let channel = channel.clone();

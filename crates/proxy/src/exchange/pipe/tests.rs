@@ -83,6 +83,7 @@ fn step(filter: usize, holds: bool, members: &[(u64, OnOversize)]) -> Step {
                 limit: *limit,
                 on_oversize: *on_oversize,
                 decoded: None,
+                read_only: false,
             })
             .collect(),
     }
