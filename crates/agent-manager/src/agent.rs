@@ -57,6 +57,9 @@ pub struct AgentSettings {
     /// A change of a header that agents may not make is left out of its answer and counted. `false`, as in the native
     /// protocol: its whole answer is a failure.
     pub ignores_bad_operations: bool,
+    /// A header of the request that it sets has to be its own: a client could send one that is not, where the agent says
+    /// nothing. `false`: it may also set what nobody owns.
+    pub owns_what_it_sets: bool,
     /// How it is told that requests are over; `None`: it is not.
     pub completions: Option<CompletionSettings>,
     /// How its verdicts about the heads of requests are kept; `None`: they are not.
@@ -89,6 +92,7 @@ impl AgentSettings {
             overload: OverloadSettings::default(),
             headers: HeaderRules::default(),
             ignores_bad_operations: false,
+            owns_what_it_sets: false,
             completions: None,
             verdict_cache: None,
         }

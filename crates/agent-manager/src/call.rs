@@ -221,6 +221,7 @@ pub(crate) async fn call(
         ask,
         conversation,
         decided,
+        more: ask.more,
         progress: &progress,
     };
     // Pinned here, because it is large and would be copied on its way into the timer.
@@ -274,6 +275,8 @@ struct Asking<'a> {
     deadline: Instant,
     conversation: &'a Conversation,
     decided: &'a AtomicBool,
+    /// See [`Ask::more`].
+    more: bool,
     progress: &'a Progress,
 }
 
@@ -357,6 +360,9 @@ async fn ask_once(
         false => asking.now,
     };
     let left = |budget: Instant| budget.saturating_duration_since(now);
+    if asking.more && matches!(event, Event::RequestHeaders(_)) {
+        connection.body_follows(event.correlation_id());
+    }
     let told = event
         .clone()
         .with_budget_left(asking.limits.budget.map(left));
@@ -456,7 +462,9 @@ fn out_of_time(stage: Stage, limits: Limits) -> Failure {
 
 fn failure(error: CallError) -> Failure {
     let reason = match &error {
-        CallError::Closed | CallError::Lost => FailureReason::Unreachable,
+        CallError::Closed | CallError::Lost | CallError::Unavailable(_) => {
+            FailureReason::Unreachable
+        }
         CallError::OutboundFull => FailureReason::Saturated,
         // Seen to before; here it would be one of a kind of call that is not tried again.
         CallError::Overloaded { .. } => FailureReason::Overloaded,

@@ -9,7 +9,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use crate::dialect::authz::{
+    ExtAuthzGrpc, ExtAuthzGrpcOptions, ExtAuthzHttp, ExtAuthzHttpOptions, ForwardAuth,
+    ForwardAuthOptions,
+};
+use crate::dialect::channel::GrpcEndpoint;
 use crate::dialect::exchanges::{Dialect, Exchanges, PendingExchange};
+use crate::dialect::http_client::HttpEndpoint;
 use crate::{
     CallError, CallGuard, CancelReason, Capabilities, CloseReason, Condition, ConnectError,
     ConnectOptions, Connection, ConnectionDriver, Decision, Event, EventKind, PendingAnswer,
@@ -21,12 +27,48 @@ use crate::{
 pub enum Target {
     /// Protocol version 2 over the Unix socket at this path.
     UnixSocket(PathBuf),
+    /// Envoy's external authorization over gRPC.
+    ExtAuthzGrpc(Box<ExtAuthzGrpcTarget>),
+    /// Envoy's external authorization over HTTP.
+    ExtAuthzHttp(Box<ExtAuthzHttpTarget>),
+    /// forward-auth.
+    ForwardAuth(Box<ForwardAuthTarget>),
+}
+
+/// A service that speaks Envoy's external authorization over gRPC.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExtAuthzGrpcTarget {
+    /// Where it is.
+    pub endpoint: GrpcEndpoint,
+    /// How it is spoken to.
+    pub options: ExtAuthzGrpcOptions,
+}
+
+/// A service that speaks Envoy's external authorization over HTTP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExtAuthzHttpTarget {
+    /// Where it is.
+    pub endpoint: HttpEndpoint,
+    /// How it is spoken to.
+    pub options: ExtAuthzHttpOptions,
+}
+
+/// A service that speaks forward-auth.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForwardAuthTarget {
+    /// What is called.
+    pub endpoint: HttpEndpoint,
+    /// How it is spoken to.
+    pub options: ForwardAuthOptions,
 }
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::UnixSocket(path) => path.display().fmt(f),
+            Self::ExtAuthzGrpc(agent) => agent.endpoint.url.fmt(f),
+            Self::ExtAuthzHttp(agent) => agent.endpoint.fmt(f),
+            Self::ForwardAuth(agent) => agent.endpoint.fmt(f),
         }
     }
 }
@@ -58,10 +100,35 @@ impl AnyConnection {
                 let (connection, driver) = Connection::connect(path, options).await?;
                 Ok((connection.into(), AnyDriver(Driver::V2(Box::new(driver)))))
             }
+            Target::ExtAuthzGrpc(agent) => {
+                let ExtAuthzGrpcTarget {
+                    endpoint,
+                    options: spoken,
+                } = &**agent;
+                let (agent, capabilities) =
+                    ExtAuthzGrpc::connect(endpoint, spoken, options).await?;
+                Ok(Self::exchanging(agent, capabilities))
+            }
+            Target::ExtAuthzHttp(agent) => {
+                let ExtAuthzHttpTarget {
+                    endpoint,
+                    options: spoken,
+                } = &**agent;
+                let (agent, capabilities) =
+                    ExtAuthzHttp::connect(endpoint, spoken, options).await?;
+                Ok(Self::exchanging(agent, capabilities))
+            }
+            Target::ForwardAuth(agent) => {
+                let ForwardAuthTarget {
+                    endpoint,
+                    options: spoken,
+                } = &**agent;
+                let (agent, capabilities) = ForwardAuth::connect(endpoint, spoken, options).await?;
+                Ok(Self::exchanging(agent, capabilities))
+            }
         }
     }
 
-    #[expect(dead_code, reason = "until there is a dialect of this kind")]
     fn exchanging(dialect: impl Dialect, capabilities: Capabilities) -> (Self, AnyDriver) {
         let exchanges = Exchanges::new(dialect, capabilities);
         let driver = AnyDriver(Driver::Exchanges(exchanges.driver()));
@@ -100,6 +167,16 @@ impl AnyConnection {
         match &self.0 {
             Kind::V2(_) => false,
             Kind::Exchanges(exchanges) => exchanges.binds_requests(),
+        }
+    }
+
+    /// After the head of the request with this correlation id, which is asked
+    /// about next, the agent is shown its body. Only where the events of a
+    /// request belong together does that make a difference.
+    pub fn body_follows(&self, correlation_id: &str) {
+        match &self.0 {
+            Kind::V2(_) => {}
+            Kind::Exchanges(exchanges) => exchanges.body_follows(correlation_id),
         }
     }
 

@@ -93,6 +93,11 @@ pub enum CallError {
     /// about other events: it can still be reached.
     #[error("the agent closed without an answer")]
     Lost,
+    /// The agent, or what stands before it, says that it is not there, or
+    /// has not answered an earlier event of the same request. Other events
+    /// are not concerned.
+    #[error("the agent cannot be asked: {0}")]
+    Unavailable(String),
     /// The agent does not read: the outbound buffer or the table of
     /// unanswered events is full.
     #[error("the agent does not keep up: too much is queued for it")]

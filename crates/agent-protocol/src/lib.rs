@@ -37,9 +37,18 @@ mod websocket;
 pub use call_guard::CallGuard;
 pub use cancel::CancelReason;
 pub use capability::{AgentLimits, Capabilities, EventKind, Extensions, Features};
-pub use connection::{AnyAnswer, AnyConnection, AnyDriver, AnyPong, Target};
+pub use connection::{
+    AnyAnswer, AnyConnection, AnyDriver, AnyPong, ExtAuthzGrpcTarget, ExtAuthzHttpTarget,
+    ForwardAuthTarget, Target,
+};
 pub use control::{Condition, ControlMessage, FlowAction, HealthState};
 pub use decision::{Audit, Decision, Verdict};
+/// What is spoken with services that say whether a request may go on.
+pub mod authz {
+    pub use crate::dialect::authz::{
+        ExtAuthzGrpcOptions, ExtAuthzHttpOptions, ForwardAuthOptions, HeaderNames, messages,
+    };
+}
 pub use dialect::channel::{GrpcEndpoint, TlsFiles};
 pub use dialect::http_client::HttpEndpoint;
 pub use dialect::v2_uds::{

@@ -15,12 +15,17 @@ pub(super) fn checked(
     event: &Event<'_>,
     foreign: &OwnedHeaders,
 ) -> Result<Decision, Failure> {
-    if agent.settings.ignores_bad_operations
-        && let Some(dropped) = operations::drop_bad_operations(&mut decision, foreign)
+    let settings = &agent.settings;
+    let own = settings.owns_what_it_sets.then_some(&settings.headers.owns);
+    if settings.ignores_bad_operations
+        && let Some(dropped) = operations::drop_bad_operations(&mut decision, foreign, own)
     {
         agent.count_ignored(&dropped, event.correlation_id());
     }
-    match operations::validate_answer(&decision, event, foreign) {
+    let mut operations = decision.request_headers.iter();
+    let valid = operations::validate_answer(&decision, event, foreign)
+        .and_then(|()| operations.try_for_each(|it| operations::validate_own(it, own)));
+    match valid {
         Ok(()) => Ok(decision),
         Err(problem) => {
             agent.count_rejected();

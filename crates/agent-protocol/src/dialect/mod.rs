@@ -1,7 +1,7 @@
 //! Dialects: the ways in which a proxy talks to agents, one module each.
 
+pub(crate) mod authz;
 pub(crate) mod channel;
 pub(crate) mod exchanges;
-#[cfg_attr(not(test), expect(dead_code, reason = "until a dialect uses it"))]
 pub(crate) mod http_client;
 pub(crate) mod v2_uds;

@@ -3,6 +3,7 @@
 use super::{
     agent_endpoint::{self, Over},
     agent_policy::{self, AgentPolicy},
+    authz::{self, ParsedAuthz},
     cursor::{Block, Later, Node},
     header, header_span,
     inspect::{self, ParsedInspect},
@@ -33,7 +34,11 @@ pub(crate) struct ParsedAgent {
     pub(crate) send_headers: SendHeaders,
     /// The place is that of the node.
     pub(crate) verdict_cache: Option<Spanned<VerdictCache>>,
+    /// The blocks of dialects that ask once, of this one or not.
+    pub(crate) authz: Vec<ParsedAuthz>,
     pub(crate) config: Option<Json>,
+    /// Where that is written.
+    pub(crate) config_span: Option<Span>,
     pub(crate) span: Span,
 }
 
@@ -59,26 +64,44 @@ pub(super) fn agent(node: &mut Node<'_>) -> Option<ParsedAgent> {
         block.later(LATER);
         let transport = transport(block, span);
         let dialect = dialect(block, transport.as_ref(), span);
+        let authz = authz::blocks(block);
+        let config = block.one("config", |node| {
+            let span = node.span();
+            Some((json::object(node.context(), node.take_raw()), span))
+        });
+        let config_span = config.as_ref().map(|(_, span)| *span);
         Some(ParsedAgent {
             transport,
             dialect,
             strict: strict(block, dialect),
             policy: agent_policy::policy(block),
-            owns_headers: block
-                .one("owns-headers", |node| Some(header::owned(node)))
-                .unwrap_or_default(),
+            owns_headers: owns_headers(block, &authz),
             send_headers: block.one("send-headers", send_headers).unwrap_or_default(),
             inspect: block
                 .one("inspect", |node| Some(inspect::inspect(node)))
                 .unwrap_or_default(),
             verdict_cache: block.one("verdict-cache", |node| Some(verdict_cache(node))),
-            config: block.one("config", |node| {
-                json::object(node.context(), node.take_raw())
-            }),
+            authz,
+            config: config.and_then(|(config, _)| config),
+            config_span,
             id: id?,
             span,
         })
     })
+}
+
+/// What only this agent may set: what is written, and what is copied from its answers.
+fn owns_headers(block: &mut Block<'_>, authz: &[ParsedAuthz]) -> Vec<Spanned<String>> {
+    let mut owned = block
+        .one("owns-headers", |node| Some(header::owned(node)))
+        .unwrap_or_default();
+    let copied = authz.iter().flat_map(|block| &block.copy_headers);
+    for pattern in copied {
+        if !owned.iter().any(|known| known.value == pattern.value) {
+            owned.push(pattern.clone());
+        }
+    }
+    owned
 }
 
 /// What it is told of a request's headers.

@@ -21,8 +21,8 @@ const SPOKEN: &[(Dialect, &[Over])] = &[
     (Dialect::V2, &[Over::Socket]),
     (Dialect::V1, &[]),
     (Dialect::ExtProc, &[]),
-    (Dialect::ExtAuthz, &[]),
-    (Dialect::ForwardAuth, &[]),
+    (Dialect::ExtAuthz, &[Over::Grpc, Over::Http]),
+    (Dialect::ForwardAuth, &[Over::Http]),
 ];
 
 impl Over {

@@ -1,6 +1,6 @@
 //! `agents { agent "ID" { … } }`: the processes that are asked for verdicts.
 
-use super::{AgentEndpoint, AgentId, Dialect, Inspect, Place, VerdictCache};
+use super::{AgentEndpoint, AgentId, Authz, Dialect, Inspect, Place, VerdictCache};
 use std::{path::PathBuf, time::Duration};
 
 /// What an agent is configured with, handed to it as it is.
@@ -15,6 +15,8 @@ pub struct Agent {
     pub transport: AgentTransport,
     /// What it speaks.
     pub dialect: Dialect,
+    /// How it is spoken to when that is [`Dialect::ExtAuthz`] or [`Dialect::ForwardAuth`]. None: it is another.
+    pub authz: Option<Authz>,
     /// One change of a header that agents may not make is a failure. `false`: it is ignored and counted. Default `true` in
     /// our own protocol, where it cannot be otherwise, and `false` in the dialects of others.
     pub strict: bool,

@@ -1,12 +1,16 @@
 //! From the agents of a configuration to what the manager and the supervisor have to know about them.
 
+mod authz;
+
 use super::bytes;
 use portcullis_agent_manager::{
     AgentSettings, BreakerSettings, CacheSettings, CompletionSettings, HeaderRules,
     OverloadSettings, OwnedHeaders, PoolSettings, SendHeaders, supervise::Launch,
 };
-use portcullis_agent_protocol::{EventKind, Target};
-use portcullis_config::{AgentId, AgentTransport, Config, FailureMode, Inspect};
+use portcullis_agent_protocol::{EventKind, GrpcEndpoint, HttpEndpoint, Target, TlsFiles};
+use portcullis_config::{
+    AgentEndpoint, AgentId, AgentTls, AgentTransport, Config, Dialect, FailureMode, Inspect,
+};
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -36,9 +40,8 @@ fn way(agent: &portcullis_config::Agent, executable: &Path) -> Way {
     };
     match &agent.transport {
         AgentTransport::UnixSocket(path) => Way::Target(Target::UnixSocket(path.clone())),
-        AgentTransport::Grpc(_) | AgentTransport::Http(_) => {
-            unreachable!("no dialect is spoken over these yet, which the configuration says")
-        }
+        AgentTransport::Grpc(endpoint) => Way::Target(over_grpc(agent, endpoint)),
+        AgentTransport::Http(endpoint) => Way::Target(over_http(agent, endpoint)),
         AgentTransport::Command {
             program,
             arguments,
@@ -48,6 +51,45 @@ fn way(agent: &portcullis_config::Agent, executable: &Path) -> Way {
             let arguments = vec!["agent".to_owned(), name.name().to_owned()];
             launch(executable, arguments, env)
         }
+    }
+}
+
+fn over_grpc(agent: &portcullis_config::Agent, endpoint: &AgentEndpoint) -> Target {
+    let AgentEndpoint { url, tls } = endpoint;
+    let scheme = if url.is_https { "https" } else { "http" };
+    let endpoint = GrpcEndpoint {
+        url: format!("{scheme}://{}", url.authority()),
+        tls: tls_files(tls),
+        keep_alive: None,
+    };
+    match agent.dialect {
+        Dialect::ExtAuthz => authz::ext_authz_over_grpc(agent, endpoint),
+        Dialect::V2 | Dialect::V1 | Dialect::ExtProc | Dialect::ForwardAuth => {
+            unreachable!("they are not spoken over gRPC, which the configuration says")
+        }
+    }
+}
+
+fn over_http(agent: &portcullis_config::Agent, endpoint: &AgentEndpoint) -> Target {
+    let endpoint = HttpEndpoint {
+        // The configuration has seen to it that this is one.
+        url: endpoint.url.to_string().parse().unwrap_or_default(),
+        tls: tls_files(&endpoint.tls),
+    };
+    match agent.dialect {
+        Dialect::ExtAuthz => authz::ext_authz_over_http(agent, endpoint),
+        Dialect::ForwardAuth => authz::forward_auth(agent, endpoint),
+        Dialect::V2 | Dialect::V1 | Dialect::ExtProc => {
+            unreachable!("they are not spoken over HTTP, which the configuration says")
+        }
+    }
+}
+
+fn tls_files(tls: &AgentTls) -> TlsFiles {
+    TlsFiles {
+        ca: tls.ca.clone(),
+        server_name: tls.server_name.clone(),
+        identity: tls.identity.clone(),
     }
 }
 
@@ -117,13 +159,16 @@ fn agent_settings(agent: &portcullis_config::Agent, target: Target) -> AgentSett
         },
         headers: HeaderRules {
             owns: patterns(&agent.owns_headers),
-            send: match &agent.send_headers {
+            send: match authz::told(agent) {
                 portcullis_config::SendHeaders::All => SendHeaders::All,
-                portcullis_config::SendHeaders::Except(list) => SendHeaders::Except(patterns(list)),
-                portcullis_config::SendHeaders::Only(list) => SendHeaders::Only(patterns(list)),
+                portcullis_config::SendHeaders::Except(list) => {
+                    SendHeaders::Except(patterns(&list))
+                }
+                portcullis_config::SendHeaders::Only(list) => SendHeaders::Only(patterns(&list)),
             },
         },
         ignores_bad_operations: !agent.strict,
+        owns_what_it_sets: agent.dialect.asks_once(),
         ..AgentSettings::new(agent.id.clone(), target)
     }
 }
