@@ -54,6 +54,9 @@ bench: ; @scripts/ensure-tools.sh cc cmake
 # Not part of `make test`: it compiles another project's agent library, which asks for a newer Rust than it needs.
 test-interop: build ; @scripts/ensure-tools.sh protoc
 	cargo test --manifest-path tests/interop/Cargo.toml --ignore-rust-version --locked
+	python3 -m venv target/interop-python
+	target/interop-python/bin/pip install --quiet --disable-pip-version-check -r tests/interop/python/requirements.txt
+	target/interop-python/bin/python -m unittest discover -s tests/interop/python
 
 # Each decoder of the agent protocol for FUZZ_SECONDS; what is found lands in target/fuzz, what fails in fuzz/artifacts.
 fuzz: ; @scripts/ensure-tools.sh cc c++ fuzz
