@@ -176,7 +176,8 @@ fn head() -> Response<()> {
 
 fn alone(respond: &mut SendResponse<Bytes>, code: u8, message: &str) {
     let mut head = head();
-    head.headers_mut().insert("grpc-status", u16::from(code).into());
+    head.headers_mut()
+        .insert("grpc-status", u16::from(code).into());
     let message = message.parse().unwrap();
     head.headers_mut().insert("grpc-message", message);
     let _ = respond.send_response(head, true);
