@@ -58,7 +58,15 @@ impl Origin {
 
     /// Answers as the script says.
     pub(crate) fn answering(script: impl Fn(&Recorded) -> Answer + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::at(SocketAddr::from(([127, 0, 0, 1], 0)), script)
+    }
+
+    /// The same at an address where another one was before.
+    pub(crate) fn at(
+        address: SocketAddr,
+        script: impl Fn(&Recorded) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
         let shared = Arc::new(Shared {
             script: Box::new(script),
             recorded: Mutex::default(),

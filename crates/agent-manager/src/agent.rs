@@ -61,6 +61,9 @@ pub struct AgentSettings {
     pub ignores_bad_operations: bool,
     /// Events whose bodies it reads and may not change.
     pub reads_only: Vec<EventKind>,
+    /// A header of the request that it sets has to be its own: a client could send one that is not, where the agent says
+    /// nothing. `false`: it may also set what nobody owns.
+    pub owns_what_it_sets: bool,
     /// How it is told that requests are over; `None`: it is not.
     pub completions: Option<CompletionSettings>,
     /// How its verdicts about the heads of requests are kept; `None`: they are not.
@@ -87,6 +90,7 @@ impl AgentSettings {
             headers: HeaderRules::default(),
             ignores_bad_operations: false,
             reads_only: Vec::new(),
+            owns_what_it_sets: false,
             completions: None,
             verdict_cache: None,
             reports: ReportSettings::default(),

@@ -220,6 +220,7 @@ pub(crate) async fn call(
         ask,
         conversation,
         decided,
+        more: ask.more,
         progress: &progress,
     };
     // Pinned here, because it is large and would be copied on its way into the timer.
@@ -288,6 +289,8 @@ struct Asking<'a> {
     deadline: Instant,
     conversation: &'a Conversation,
     decided: &'a AtomicBool,
+    /// See [`Ask::more`].
+    more: bool,
     progress: &'a Progress,
 }
 
@@ -371,6 +374,9 @@ async fn ask_once(
         false => asking.now,
     };
     let left = |budget: Instant| budget.saturating_duration_since(now);
+    if asking.more && matches!(event, Event::RequestHeaders(_)) {
+        connection.body_follows(event.correlation_id());
+    }
     let told = event
         .clone()
         .with_budget_left(asking.limits.budget.map(left));

@@ -66,6 +66,7 @@ pub(crate) struct Dropped {
 pub(crate) fn drop_bad_operations(
     decision: &mut Decision,
     foreign: &OwnedHeaders,
+    own: Option<&OwnedHeaders>,
 ) -> Option<Dropped> {
     let mut dropped = None;
     let mut is_good = |checked: Result<(), String>| {
@@ -78,7 +79,10 @@ pub(crate) fn drop_bad_operations(
         false
     };
     decision.request_headers.retain(|operation| {
-        is_good(validate_operation(operation).and_then(|()| validate_owner(operation, foreign)))
+        let checked = validate_operation(operation)
+            .and_then(|()| validate_owner(operation, foreign))
+            .and_then(|()| validate_own(operation, own));
+        is_good(checked)
     });
     decision
         .response_headers
@@ -218,6 +222,21 @@ fn validate_owner(operation: &HeaderOp, foreign: &OwnedHeaders) -> Result<(), St
         return Err(format!("header '{name}' belongs to another agent"));
     }
     Ok(())
+}
+
+/// An agent of which others expect that a client cannot say what it says: all that it sets has to be its own. With `None`
+/// it may set what nobody owns.
+pub(crate) fn validate_own(operation: &HeaderOp, own: Option<&OwnedHeaders>) -> Result<(), String> {
+    match (operation, own) {
+        (HeaderOp::Set { name, .. } | HeaderOp::Add { name, .. }, Some(own))
+            if !own.contains(name) =>
+        {
+            Err(format!(
+                "header '{name}' is set by an agent that does not own it; write it into its `owns-headers`"
+            ))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn validate_header(name: &str, value: &str) -> Result<(), String> {
@@ -407,12 +426,32 @@ mod tests {
         ];
         for (mut decision, count, left) in table {
             assert!(validate_head(&decision, &foreign).is_err());
-            let dropped = drop_bad_operations(&mut decision, &foreign).unwrap();
+            let dropped = drop_bad_operations(&mut decision, &foreign, None).unwrap();
             assert_eq!((dropped.count, &decision), (count, &left));
             assert_eq!(validate_head(&decision, &foreign), Ok(()));
-            assert_eq!(drop_bad_operations(&mut decision, &foreign), None);
+            assert_eq!(drop_bad_operations(&mut decision, &foreign, None), None);
             assert_eq!(decision, left);
         }
+    }
+
+    #[test]
+    fn who_has_to_own_what_it_sets_may_still_remove() {
+        let own = OwnedHeaders::new(["x-auth-*"]);
+        let mut decision = Decision::allow()
+            .set_request_header("X_Auth_User", "1")
+            .set_request_header("x-other", "2")
+            .add_request_header("x-more", "3")
+            .remove_request_header("authorization")
+            .set_response_header("x-other", "4");
+        let foreign = OwnedHeaders::default();
+        let dropped = drop_bad_operations(&mut decision, &foreign, Some(&own)).unwrap();
+        assert_eq!(dropped.count, 2);
+        assert!(dropped.first.contains("'x-other'"), "{}", dropped.first);
+        let left = Decision::allow()
+            .set_request_header("X_Auth_User", "1")
+            .remove_request_header("authorization")
+            .set_response_header("x-other", "4");
+        assert_eq!(decision, left);
     }
 
     #[test]

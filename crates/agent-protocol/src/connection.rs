@@ -9,6 +9,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use crate::dialect::authz::{
+    ExtAuthzGrpc, ExtAuthzGrpcOptions, ExtAuthzHttp, ExtAuthzHttpOptions, ForwardAuth,
+    ForwardAuthOptions,
+};
 use crate::dialect::channel::GrpcEndpoint;
 use crate::dialect::exchanges::{Dialect, Exchanges, MoreTime, PendingExchange};
 use crate::dialect::ext_proc::{ExtProc, ExtProcOptions};
@@ -30,6 +34,12 @@ pub enum Target {
     V1Http(HttpEndpoint),
     /// Envoy's external processing over gRPC.
     ExtProc(Box<ExtProcTarget>),
+    /// Envoy's external authorization over gRPC.
+    ExtAuthzGrpc(Box<ExtAuthzGrpcTarget>),
+    /// Envoy's external authorization over HTTP.
+    ExtAuthzHttp(Box<ExtAuthzHttpTarget>),
+    /// forward-auth.
+    ForwardAuth(Box<ForwardAuthTarget>),
 }
 
 /// An agent that speaks Envoy's external processing.
@@ -39,6 +49,33 @@ pub struct ExtProcTarget {
     pub endpoint: GrpcEndpoint,
     /// How it is spoken to.
     pub options: ExtProcOptions,
+}
+
+/// A service that speaks Envoy's external authorization over gRPC.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExtAuthzGrpcTarget {
+    /// Where it is.
+    pub endpoint: GrpcEndpoint,
+    /// How it is spoken to.
+    pub options: ExtAuthzGrpcOptions,
+}
+
+/// A service that speaks Envoy's external authorization over HTTP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExtAuthzHttpTarget {
+    /// Where it is.
+    pub endpoint: HttpEndpoint,
+    /// How it is spoken to.
+    pub options: ExtAuthzHttpOptions,
+}
+
+/// A service that speaks forward-auth.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForwardAuthTarget {
+    /// What is called.
+    pub endpoint: HttpEndpoint,
+    /// How it is spoken to.
+    pub options: ForwardAuthOptions,
 }
 
 impl Target {
@@ -68,6 +105,9 @@ impl fmt::Display for Target {
             Self::UnixSocket(path) | Self::V1UnixSocket(path) => path.display().fmt(f),
             Self::V1Http(endpoint) => endpoint.fmt(f),
             Self::ExtProc(agent) => agent.endpoint.url.fmt(f),
+            Self::ExtAuthzGrpc(agent) => agent.endpoint.url.fmt(f),
+            Self::ExtAuthzHttp(agent) => agent.endpoint.fmt(f),
+            Self::ForwardAuth(agent) => agent.endpoint.fmt(f),
         }
     }
 }
@@ -115,6 +155,32 @@ impl AnyConnection {
                 let (agent, capabilities) = ExtProc::connect(endpoint, spoken, options).await?;
                 Ok(Self::exchanging(agent, capabilities))
             }
+            Target::ExtAuthzGrpc(agent) => {
+                let ExtAuthzGrpcTarget {
+                    endpoint,
+                    options: spoken,
+                } = &**agent;
+                let (agent, capabilities) =
+                    ExtAuthzGrpc::connect(endpoint, spoken, options).await?;
+                Ok(Self::exchanging(agent, capabilities))
+            }
+            Target::ExtAuthzHttp(agent) => {
+                let ExtAuthzHttpTarget {
+                    endpoint,
+                    options: spoken,
+                } = &**agent;
+                let (agent, capabilities) =
+                    ExtAuthzHttp::connect(endpoint, spoken, options).await?;
+                Ok(Self::exchanging(agent, capabilities))
+            }
+            Target::ForwardAuth(agent) => {
+                let ForwardAuthTarget {
+                    endpoint,
+                    options: spoken,
+                } = &**agent;
+                let (agent, capabilities) = ForwardAuth::connect(endpoint, spoken, options).await?;
+                Ok(Self::exchanging(agent, capabilities))
+            }
         }
     }
 
@@ -156,6 +222,16 @@ impl AnyConnection {
         match &self.0 {
             Kind::V2(_) => false,
             Kind::Exchanges(exchanges) => exchanges.binds_requests(),
+        }
+    }
+
+    /// After the head of the request with this correlation id, which is asked
+    /// about next, the agent is shown its body. Only where the events of a
+    /// request belong together does that make a difference.
+    pub fn body_follows(&self, correlation_id: &str) {
+        match &self.0 {
+            Kind::V2(_) => {}
+            Kind::Exchanges(exchanges) => exchanges.body_follows(correlation_id),
         }
     }
 

@@ -38,12 +38,21 @@ mod websocket;
 pub use call_guard::CallGuard;
 pub use cancel::CancelReason;
 pub use capability::{AgentLimits, Capabilities, EventKind, Extensions, Features};
-pub use connection::{AnyAnswer, AnyConnection, AnyDriver, AnyPong, ExtProcTarget, Target};
+pub use connection::{
+    AnyAnswer, AnyConnection, AnyDriver, AnyPong, ExtAuthzGrpcTarget, ExtAuthzHttpTarget,
+    ExtProcTarget, ForwardAuthTarget, Target,
+};
 pub use control::{
     Condition, ConfigChange, ConfigUpdate, ControlMessage, FlowAction, HealthState, LogEntry,
     LogLevel, Metric, MetricValue, MetricsReport,
 };
 pub use decision::{Audit, Decision, Verdict};
+/// What is spoken with services that say whether a request may go on.
+pub mod authz {
+    pub use crate::dialect::authz::{
+        ExtAuthzGrpcOptions, ExtAuthzHttpOptions, ForwardAuthOptions, HeaderNames, messages,
+    };
+}
 pub use dialect::channel::{GrpcEndpoint, TlsFiles};
 pub use dialect::exchanges::MoreTime;
 pub use dialect::http_client::HttpEndpoint;

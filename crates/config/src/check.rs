@@ -5,6 +5,7 @@
 
 mod addresses;
 mod agents;
+mod authz;
 mod chains;
 mod conditions;
 mod ext_proc;
@@ -36,6 +37,7 @@ const ERRORS: &[Check] = &[
     shadow::compared,
     agents::owned_headers,
     agents::pools,
+    authz::settings,
     agents::useless_budgets,
     inspect::limits,
     inspect::encodings,

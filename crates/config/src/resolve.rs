@@ -143,6 +143,13 @@ fn agent(written: ParsedAgent, defaults: &Defaults, sources: &Sources) -> Option
         transport: written.transport?,
         dialect: written.dialect,
         ext_proc,
+        authz: written.dialect.asks_once().then(|| {
+            let mut blocks = written.authz.into_iter();
+            blocks
+                .next()
+                .map(|block| block.settings)
+                .unwrap_or_default()
+        }),
         strict: written.strict || !written.dialect.ignores_bad_operations(),
         timeout: policy.timeout.unwrap_or(AGENT_TIMEOUT),
         failure_mode: policy.failure_mode.unwrap_or_default(),

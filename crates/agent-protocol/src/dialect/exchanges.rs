@@ -49,6 +49,9 @@ pub(crate) trait Dialect: Send + Sync + fmt::Debug + 'static {
         false
     }
 
+    /// After the head of the request with this correlation id, which comes next, the agent is shown its body.
+    fn body_follows(&self, _correlation_id: &str) {}
+
     /// Nothing more comes about the request with this correlation id.
     fn forget(&self, _correlation_id: &str) {}
 
@@ -142,6 +145,10 @@ impl Exchanges {
 
     pub(crate) fn binds_requests(&self) -> bool {
         self.shared().dialect.binds_requests()
+    }
+
+    pub(crate) fn body_follows(&self, correlation_id: &str) {
+        self.shared().dialect.body_follows(correlation_id);
     }
 
     pub(crate) fn forget(&self, correlation_id: &str) {

@@ -1,5 +1,6 @@
 //! Dialects: the ways in which a proxy talks to agents, one module each.
 
+pub(crate) mod authz;
 pub(crate) mod channel;
 pub(crate) mod exchanges;
 pub(crate) mod ext_proc;

@@ -3,6 +3,7 @@
 use super::{
     agent_endpoint::{self, Over},
     agent_policy::{self, AgentPolicy},
+    authz::{self, ParsedAuthz},
     cursor::{Block, Later, Node},
     ext_proc::{self, ParsedExtProc},
     header, header_span,
@@ -37,6 +38,8 @@ pub(crate) struct ParsedAgent {
     pub(crate) verdict_cache: Option<Spanned<VerdictCache>>,
     pub(crate) ext_proc: Option<ParsedExtProc>,
     pub(crate) reports: Reports,
+    /// The blocks of dialects that ask once, of this one or not.
+    pub(crate) authz: Vec<ParsedAuthz>,
     pub(crate) config: Option<Json>,
     /// Where that is written.
     pub(crate) config_span: Option<Span>,
@@ -65,6 +68,7 @@ pub(super) fn agent(node: &mut Node<'_>) -> Option<ParsedAgent> {
         block.later(LATER);
         let transport = transport(block, span);
         let dialect = dialect(block, transport.as_ref(), span);
+        let authz = authz::blocks(block);
         let config = block.one("config", |node| {
             let span = node.span();
             Some((json::object(node.context(), node.take_raw()), span))
@@ -75,9 +79,7 @@ pub(super) fn agent(node: &mut Node<'_>) -> Option<ParsedAgent> {
             dialect,
             strict: strict(block, dialect),
             policy: agent_policy::policy(block),
-            owns_headers: block
-                .one("owns-headers", |node| Some(header::owned(node)))
-                .unwrap_or_default(),
+            owns_headers: owns_headers(block, &authz),
             send_headers: block.one("send-headers", send_headers).unwrap_or_default(),
             inspect: block
                 .one("inspect", |node| Some(inspect::inspect(node)))
@@ -85,12 +87,27 @@ pub(super) fn agent(node: &mut Node<'_>) -> Option<ParsedAgent> {
             verdict_cache: block.one("verdict-cache", |node| Some(verdict_cache(node))),
             reports: reports(block),
             ext_proc: block.one("ext-proc", |node| Some(ext_proc::ext_proc(node))),
+            authz,
             config: config.and_then(|(config, _)| config),
             config_span,
             id: id?,
             span,
         })
     })
+}
+
+/// What only this agent may set: what is written, and what is copied from its answers.
+fn owns_headers(block: &mut Block<'_>, authz: &[ParsedAuthz]) -> Vec<Spanned<String>> {
+    let mut owned = block
+        .one("owns-headers", |node| Some(header::owned(node)))
+        .unwrap_or_default();
+    let copied = authz.iter().flat_map(|block| &block.copy_headers);
+    for pattern in copied {
+        if !owned.iter().any(|known| known.value == pattern.value) {
+            owned.push(pattern.clone());
+        }
+    }
+    owned
 }
 
 /// What it is told of a request's headers.

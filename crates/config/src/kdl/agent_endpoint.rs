@@ -22,8 +22,8 @@ const SPOKEN: &[(Dialect, &[Over])] = &[
     (Dialect::V2, &[Over::Socket, Over::Builtin]),
     (Dialect::V1, &[Over::Socket, Over::Http]),
     (Dialect::ExtProc, &[Over::Grpc]),
-    (Dialect::ExtAuthz, &[]),
-    (Dialect::ForwardAuth, &[]),
+    (Dialect::ExtAuthz, &[Over::Grpc, Over::Http]),
+    (Dialect::ForwardAuth, &[Over::Http]),
 ];
 
 impl Over {

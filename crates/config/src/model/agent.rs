@@ -1,6 +1,8 @@
 //! `agents { agent "ID" { … } }`: the processes that are asked for verdicts.
 
-use super::{AgentEndpoint, AgentId, Dialect, ExtProc, Inspect, Place, Reports, VerdictCache};
+use super::{
+    AgentEndpoint, AgentId, Authz, Dialect, ExtProc, Inspect, Place, Reports, VerdictCache,
+};
 use std::{path::PathBuf, time::Duration};
 
 /// What an agent is configured with, handed to it as it is.
@@ -17,6 +19,8 @@ pub struct Agent {
     pub dialect: Dialect,
     /// How it is spoken to when that is [`Dialect::ExtProc`]; else the default, which means nothing.
     pub ext_proc: ExtProc,
+    /// How it is spoken to when that is [`Dialect::ExtAuthz`] or [`Dialect::ForwardAuth`]. None: it is another.
+    pub authz: Option<Authz>,
     /// One change of a header that agents may not make is a failure, and with [`Dialect::ExtProc`] `append_action` holds. `false`: it is ignored and counted. Default `true` in
     /// our own protocol, where it cannot be otherwise, and `false` in the dialects of others.
     pub strict: bool,

@@ -37,6 +37,11 @@ impl Dialect {
         }
     }
 
+    /// Whether agents of the dialect are asked one thing: whether a request may go on.
+    pub const fn asks_once(self) -> bool {
+        matches!(self, Self::ExtAuthz | Self::ForwardAuth)
+    }
+
     /// The name as it is written in the configuration.
     pub const fn name(self) -> &'static str {
         match self {

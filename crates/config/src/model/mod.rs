@@ -3,6 +3,7 @@
 mod admin;
 mod agent;
 mod agent_endpoint;
+mod authz;
 mod condition;
 mod ext_proc;
 mod filter;
@@ -29,6 +30,7 @@ pub use agent::{
     SendHeaders,
 };
 pub use agent_endpoint::{AgentEndpoint, AgentTls, AgentUrl, Dialect};
+pub use authz::Authz;
 pub use condition::{
     HeaderCondition, HeaderConditionKind, HostPattern, Match, PathPattern, QueryCondition,
 };

@@ -35,6 +35,12 @@ pub(super) async fn on_request(
         shadows.request_head(position, &event, request.has_body, begun);
     }
     let event = Event::RequestHeaders(event);
+    // Nobody reads the body of a request that is answered here, so that no agent will see it.
+    let is_passed_on = request
+        .route
+        .as_deref()
+        .is_some_and(|route| matches!(route.action, Action::Upstream(_)));
+    let shows_body = request.has_body && is_passed_on;
     let asks: Asks<'_> = agents
         .iter()
         .enumerate()
@@ -42,7 +48,7 @@ pub(super) async fn on_request(
         .map(|(_, agent)| Ask {
             used: &agent.used,
             event: &event,
-            more: request.has_body && agent.inspect.request_body.is_some(),
+            more: shows_body && agent.inspect.request_body.is_some(),
             streamed: false,
         })
         .collect();

@@ -166,3 +166,96 @@ async fn credentials_that_cannot_be_used_are_named() {
     let error = HttpClient::connect(&endpoint, SECOND).await.unwrap_err();
     assert!(error.to_string().contains("'no name'"), "{error}");
 }
+
+/// A server that wants to know who calls, and answers each connection once.
+async fn tls_server() -> HttpEndpoint {
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    use rustls::server::WebPkiClientVerifier;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = rustls::RootCertStore::empty();
+    roots
+        .add(CertificateDer::from_pem_file(file("ca.pem")).unwrap())
+        .unwrap();
+    let clients = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(clients.build().unwrap())
+        .with_single_cert(
+            vec![CertificateDer::from_pem_file(file("service.pem")).unwrap()],
+            PrivateKeyDer::from_pem_file(file("service.key")).unwrap(),
+        )
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        loop {
+            let (socket, _) = listener.accept().await.unwrap();
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let mut stream = acceptor.accept(socket).await?;
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(stream.read_u8().await?);
+                }
+                stream.write_all(GOOD.unwrap().as_bytes()).await?;
+                stream.shutdown().await
+            });
+        }
+    });
+    endpoint(&format!("https://127.0.0.1:{port}/auth"))
+}
+
+fn file(name: &str) -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/tls")
+        .join(name)
+}
+
+#[tokio::test]
+async fn both_ends_of_tls_know_each_other() {
+    let mut endpoint = tls_server().await;
+    endpoint.tls = TlsFiles {
+        ca: Some(file("ca.pem")),
+        server_name: Some("service.test".to_owned()),
+        identity: Some((file("proxy.pem"), file("proxy.key"))),
+    };
+    let client = HttpClient::connect(&endpoint, SECOND).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(ask(&client).await.unwrap(), (200, Bytes::from("ok")));
+    }
+    let refused = [
+        TlsFiles {
+            ca: None,
+            ..endpoint.tls.clone()
+        },
+        TlsFiles {
+            server_name: Some("other.test".to_owned()),
+            ..endpoint.tls.clone()
+        },
+        // The name of the URL is not in the certificate.
+        TlsFiles {
+            server_name: None,
+            ..endpoint.tls.clone()
+        },
+        TlsFiles {
+            ca: Some(file("proxy.key")),
+            ..endpoint.tls.clone()
+        },
+    ];
+    for tls in refused {
+        let endpoint = HttpEndpoint {
+            tls,
+            ..endpoint.clone()
+        };
+        let refused = HttpClient::connect(&endpoint, SECOND).await;
+        assert!(refused.is_err(), "{endpoint:?}");
+    }
+    // In TLS 1.3 the client learns only with the answer that it is not known.
+    endpoint.tls.identity = None;
+    if let Ok(client) = HttpClient::connect(&endpoint, SECOND).await {
+        assert!(ask(&client).await.is_err());
+    }
+}

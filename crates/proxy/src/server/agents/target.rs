@@ -25,7 +25,11 @@ pub(super) fn at_socket(agent: &Agent, path: PathBuf) -> Target {
 
 pub(super) fn over_grpc(agent: &Agent, endpoint: &AgentEndpoint) -> Target {
     let package = endpoint.package.as_deref().unwrap_or(V2_PACKAGE).to_owned();
-    let scheme = if endpoint.url.is_https { "https" } else { "http" };
+    let scheme = if endpoint.url.is_https {
+        "https"
+    } else {
+        "http"
+    };
     let endpoint = GrpcEndpoint {
         url: format!("{scheme}://{}", endpoint.url.authority()),
         tls: tls_files(&endpoint.tls),

@@ -1,0 +1,493 @@
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::{Duration, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http::header::{HeaderName, HeaderValue};
+use prost::Message;
+use tonic::{Code, Status};
+
+use super::deferred::{Deferred, Shown};
+use super::messages::{self, CheckRequest, CheckResponse};
+use super::relay::{self, HeaderNames};
+use super::{answered, check, forward_auth, grpc};
+use crate::{BodyChunk, CallError, Decision, HeaderOp, RequestHeaders, RequestMetadata, Verdict};
+
+fn headers(lines: &[(&str, &str)]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in lines {
+        headers.append(
+            HeaderName::from_bytes(name.as_bytes()).unwrap(),
+            HeaderValue::from_bytes(value.as_bytes()).unwrap(),
+        );
+    }
+    headers
+}
+
+fn head<'a>(method: &'a str, uri: &'a str, headers: &'a HeaderMap) -> RequestHeaders<'a> {
+    RequestHeaders {
+        metadata: RequestMetadata {
+            correlation_id: "c-1",
+            request_id: "r-1",
+            client_ip: IpAddr::from([192, 0, 2, 7]),
+            client_port: 4711,
+            server_name: None,
+            protocol: "HTTP/1.1",
+            tls_version: None,
+            tls_cipher: None,
+            route_id: None,
+            upstream_id: None,
+            timestamp: UNIX_EPOCH + Duration::from_millis(1_500),
+            traceparent: None,
+        },
+        method,
+        uri,
+        headers,
+        budget_left: None,
+    }
+}
+
+const CLIENT: &[(&str, &str)] = &[
+    ("host", "shop.example.com"),
+    ("x-forwarded-for", "192.0.2.7"),
+    ("x-forwarded-proto", "https"),
+    ("x-forwarded-host", "shop.example.com"),
+    ("cookie", "a=1"),
+    ("cookie", "b=2"),
+    ("accept", "text/html"),
+    ("accept", "*/*"),
+    ("content-length", "5"),
+    ("connection", "x-hop, keep-alive"),
+    ("x-hop", "1"),
+    ("keep-alive", "5"),
+    ("te", "trailers"),
+    ("if-none-match", "\"x\""),
+    ("range", "bytes=0-1"),
+    ("x-original-url", "https://evil/"),
+    ("x-forwarded-uri", "/evil"),
+    ("x-envoy-auth-partial-body", "false"),
+];
+
+#[test]
+fn forward_auth_asks_about_the_request_and_not_for_the_resource() {
+    let lines = headers(CLIENT);
+    let told = forward_auth::told(&head("POST", "/cart?x=1", &lines));
+    let expected = headers(&[
+        ("x-forwarded-for", "192.0.2.7"),
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-host", "shop.example.com"),
+        ("x-forwarded-method", "POST"),
+        ("x-forwarded-uri", "/cart?x=1"),
+        ("x-original-method", "POST"),
+        ("x-original-uri", "/cart?x=1"),
+        ("x-original-url", "https://shop.example.com/cart?x=1"),
+        ("cookie", "a=1"),
+        ("cookie", "b=2"),
+        ("accept", "text/html"),
+        ("accept", "*/*"),
+        ("x-envoy-auth-partial-body", "false"),
+    ]);
+    assert_eq!(told, expected);
+    let few = headers(&[("host", "a")]);
+    let told = forward_auth::told(&head("GET", "/", &few));
+    assert_eq!(told["x-forwarded-for"], "192.0.2.7");
+    assert_eq!(told["x-forwarded-proto"], "http");
+}
+
+#[test]
+fn ext_authz_over_http_passes_the_request_on() {
+    let lines = headers(CLIENT);
+    let shown = Shown {
+        data: Bytes::from("hello"),
+        is_partial: true,
+    };
+    let table = [
+        ("http://auth:9000/", None, "http://auth:9000/cart?x=1", "0"),
+        (
+            "http://auth:9000/check/",
+            Some(shown),
+            "http://auth:9000/check/cart?x=1",
+            "5",
+        ),
+    ];
+    for (url, shown, target, length) in table {
+        let partial = shown.as_ref().map(|_| "true");
+        let body = shown.clone().map(|shown| shown.data).unwrap_or_default();
+        let url = url.parse().unwrap();
+        let told = super::http::told(&url, &head("POST", "/cart?x=1", &lines), shown);
+        assert_eq!(
+            (told.method().as_str(), told.uri().to_string()),
+            ("POST", target.to_owned())
+        );
+        assert_eq!(told.headers()["host"], "shop.example.com");
+        assert_eq!(told.headers()["content-length"], length);
+        let header = told.headers().get("x-envoy-auth-partial-body");
+        assert_eq!(header.map(|it| it.to_str().unwrap()), partial);
+        assert!(!told.headers().contains_key("x-hop"));
+        assert!(!told.headers().contains_key("connection"));
+        assert_eq!(*told.body(), body);
+    }
+}
+
+#[test]
+fn the_question_over_grpc_is_that_of_envoy() {
+    let lines = headers(CLIENT);
+    let context = BTreeMap::from([("tenant".to_owned(), "blue".to_owned())]);
+    let mut question = check::request(&head("POST", "/cart?x=1", &lines), &context);
+    let shown = Shown {
+        data: Bytes::from("hello"),
+        is_partial: false,
+    };
+    check::add_body(&mut question, shown, false);
+    // It survives the wire.
+    let question = CheckRequest::decode(&question.encode_to_vec()[..]).unwrap();
+    let attributes = question.attributes.unwrap();
+    assert_eq!(attributes.context_extensions, context);
+    let source = attributes.source.unwrap().address.unwrap();
+    let source = source.socket_address.unwrap();
+    assert_eq!((&*source.address, source.port_value), ("192.0.2.7", 4711));
+    let request = attributes.request.unwrap();
+    let time = request.time.unwrap();
+    assert_eq!((time.seconds, time.nanos), (1, 500_000_000));
+    let http = request.http.unwrap();
+    assert_eq!(
+        (&*http.id, &*http.method, &*http.path),
+        ("c-1", "POST", "/cart?x=1")
+    );
+    assert_eq!(
+        (&*http.host, &*http.scheme, &*http.protocol),
+        ("shop.example.com", "https", "HTTP/1.1")
+    );
+    assert_eq!(
+        (http.size, &*http.body, http.raw_body.len()),
+        (5, "hello", 0)
+    );
+    let header = |name: &str| http.headers.get(name).map(String::as_str);
+    for (name, value) in [
+        (":authority", Some("shop.example.com")),
+        (":method", Some("POST")),
+        (":path", Some("/cart?x=1")),
+        (":scheme", Some("https")),
+        ("host", None),
+        ("cookie", Some("a=1; b=2")),
+        ("accept", Some("text/html,*/*")),
+        ("x-envoy-auth-partial-body", Some("false")),
+    ] {
+        assert_eq!(header(name), value, "{name}");
+    }
+}
+
+#[test]
+fn a_body_is_a_text_when_it_can_be_one() {
+    let lines = HeaderMap::new();
+    for (data, as_bytes, is_text) in [
+        (&b"text"[..], false, true),
+        (&b"text"[..], true, false),
+        (&b"\xff\xfe"[..], false, false),
+    ] {
+        let mut question = check::request(&head("POST", "/", &lines), &BTreeMap::new());
+        let shown = Shown {
+            data: Bytes::from_static(data),
+            is_partial: false,
+        };
+        check::add_body(&mut question, shown, as_bytes);
+        let http = question.attributes.unwrap().request.unwrap().http.unwrap();
+        assert_eq!(http.size, -1);
+        assert_eq!(
+            (http.body.is_empty(), http.raw_body.is_empty()),
+            (!is_text, is_text)
+        );
+    }
+}
+
+fn option(
+    name: &str,
+    value: &str,
+    append: Option<bool>,
+    action: i32,
+) -> messages::HeaderValueOption {
+    messages::HeaderValueOption {
+        header: Some(messages::HeaderValue {
+            key: name.to_owned(),
+            value: value.to_owned(),
+            raw_value: Bytes::new(),
+        }),
+        append,
+        append_action: action,
+    }
+}
+
+fn answer(code: i32, answer: Option<messages::Answer>) -> CheckResponse {
+    CheckResponse {
+        status: Some(messages::Status {
+            code,
+            message: String::new(),
+        }),
+        answer,
+        dynamic_metadata: None,
+    }
+}
+
+/// As it comes over the wire.
+fn decided(response: &CheckResponse) -> Result<Decision, CallError> {
+    answered::decision(CheckResponse::decode(&response.encode_to_vec()[..]).unwrap())
+}
+
+#[test]
+fn what_goes_with_an_answer_that_lets_pass() {
+    let raw = messages::HeaderValueOption {
+        header: Some(messages::HeaderValue {
+            key: "x-raw".to_owned(),
+            value: "text".to_owned(),
+            raw_value: Bytes::from("raw"),
+        }),
+        append: None,
+        append_action: 0,
+    };
+    let ok = messages::OkResponse {
+        headers: vec![
+            option("x-set", "1", None, 0),
+            option("x-also-set", "2", Some(false), 1),
+            option("x-added", "3", Some(true), 0),
+            option("x-set-too", "4", None, 3),
+            raw,
+        ],
+        headers_to_remove: vec!["authorization".to_owned()],
+        response_headers_to_add: vec![
+            option("x-r", "1", None, 0),
+            option("x-s", "2", None, 2),
+            option("x-t", "3", Some(false), 0),
+            option("x-never", "4", None, 1),
+        ],
+        query_parameters_to_set: vec![messages::QueryParameter {
+            key: "a".to_owned(),
+            value: "b".to_owned(),
+        }],
+        query_parameters_to_remove: vec!["c".to_owned()],
+    };
+    let decision = decided(&answer(0, Some(messages::Answer::Ok(ok)))).unwrap();
+    let mut expected = Decision::allow()
+        .set_request_header("x-set", "1")
+        .set_request_header("x-also-set", "2")
+        .add_request_header("x-added", "3")
+        .set_request_header("x-set-too", "4")
+        .set_request_header("x-raw", "raw")
+        .remove_request_header("authorization")
+        .add_response_header("x-r", "1")
+        .set_response_header("x-s", "2")
+        .set_response_header("x-t", "3");
+    // What is not done is an operation that nobody can make, so that it is counted.
+    for _ in 0..2 {
+        expected = expected.remove_request_header(":the query");
+    }
+    expected = expected.remove_response_header(":a condition");
+    assert_eq!(decision, expected);
+    assert_eq!(decided(&answer(0, None)).unwrap(), Decision::allow());
+    assert_eq!(
+        decided(&CheckResponse::default()).unwrap(),
+        Decision::allow()
+    );
+}
+
+#[test]
+fn what_goes_with_an_answer_that_refuses() {
+    let denied = messages::DeniedResponse {
+        status: Some(messages::HttpStatus { code: 401 }),
+        headers: vec![
+            option("www-authenticate", "Bearer", None, 0),
+            option("x-twice", "1", None, 0),
+            option("X-Twice", "2", None, 0),
+            option("set-cookie", "a=1", Some(true), 0),
+            option("set-cookie", "b=2", Some(true), 0),
+        ],
+        body: Bytes::from_static(b"who?\xff"),
+    };
+    let pairs = |lines: &[(&str, &str)]| -> Vec<(String, String)> {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        lines.iter().map(owned).collect()
+    };
+    let decision = decided(&answer(16, Some(messages::Answer::Denied(denied)))).unwrap();
+    assert_eq!(
+        decision.verdict,
+        Verdict::Block {
+            status: 401,
+            body: Some(Bytes::from_static(b"who?\xff")),
+            headers: pairs(&[
+                ("www-authenticate", "Bearer"),
+                ("X-Twice", "2"),
+                ("set-cookie", "a=1"),
+                ("set-cookie", "b=2"),
+            ]),
+        }
+    );
+    let plain = decided(&answer(7, None)).unwrap().verdict;
+    assert!(
+        matches!(plain, Verdict::Block { status: 403, .. }),
+        "{plain:?}"
+    );
+    // A refusal may come with what goes with the other kind of answer.
+    let odd = answer(
+        5,
+        Some(messages::Answer::Ok(messages::OkResponse::default())),
+    );
+    let odd = decided(&odd).unwrap().verdict;
+    assert!(matches!(odd, Verdict::Block { status: 403, .. }), "{odd:?}");
+    let failed = answer(
+        13,
+        Some(messages::Answer::Error(messages::DeniedResponse::default())),
+    );
+    assert!(matches!(decided(&failed), Err(CallError::Agent(_))));
+    let status = messages::DeniedResponse {
+        status: Some(messages::HttpStatus { code: -1 }),
+        ..messages::DeniedResponse::default()
+    };
+    let status = decided(&answer(7, Some(messages::Answer::Denied(status))));
+    assert!(matches!(status, Err(CallError::Protocol(_))), "{status:?}");
+}
+
+#[test]
+fn metadata_is_audit_data() {
+    let value = |kind| messages::Value { kind: Some(kind) };
+    let mut deep = value(messages::Kind::Text("deep".to_owned()));
+    for _ in 0..100 {
+        deep = value(messages::Kind::List(messages::List { values: vec![deep] }));
+    }
+    let fields = [
+        ("user", value(messages::Kind::Text("ann".to_owned()))),
+        ("score", value(messages::Kind::Number(2.0))),
+        ("known", value(messages::Kind::Bool(true))),
+        ("deep", deep),
+    ];
+    let response = CheckResponse {
+        dynamic_metadata: Some(messages::Struct {
+            fields: fields.map(|(name, value)| (name.to_owned(), value)).into(),
+        }),
+        ..answer(0, None)
+    };
+    let audit = answered::decision(response).unwrap().audit.unwrap();
+    assert_eq!(audit.tags, ["known=true", "score=2", "user=ann"]);
+    assert_eq!(audit.custom["user"], "ann");
+    assert!(!audit.custom["deep"].to_string().contains("deep"));
+}
+
+#[test]
+fn a_status_of_the_call_is_a_refusal_or_a_failure() {
+    let blocked = |code| match grpc::meant(&Status::new(code, "no")).unwrap().verdict {
+        Verdict::Block { status, .. } => status,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(blocked(Code::PermissionDenied), 403);
+    assert_eq!(blocked(Code::Unauthenticated), 401);
+    for code in [Code::Unavailable, Code::Cancelled] {
+        let failed = grpc::meant(&Status::new(code, "no"));
+        assert!(
+            matches!(failed, Err(CallError::Unavailable(_))),
+            "{failed:?}"
+        );
+    }
+    for code in [
+        Code::Internal,
+        Code::Unimplemented,
+        Code::NotFound,
+        Code::DeadlineExceeded,
+    ] {
+        let failed = grpc::meant(&Status::new(code, "é".repeat(1000)));
+        let Err(CallError::Agent(text)) = failed else {
+            panic!("{failed:?}");
+        };
+        assert!(text.len() <= 256, "{text}");
+    }
+}
+
+#[test]
+fn answers_over_http_are_copied_by_name_and_relayed_without_their_hop() {
+    let answer = headers(&[
+        ("x-user", "ann"),
+        ("x-auth-group", "a"),
+        ("x-auth-group", "b"),
+        ("set-cookie", "s=1"),
+        ("connection", "close, x-inner"),
+        ("x-inner", "1"),
+        ("transfer-encoding", "chunked"),
+        ("content-type", "text/html"),
+    ]);
+    let names = HeaderNames::new(["X-User", "x-auth-*"]);
+    let mut copied = relay::copied(&answer, &names).unwrap();
+    copied.sort_by_key(|it| it.name().to_owned());
+    let set = |name: &str, value: &str| HeaderOp::Set {
+        name: name.to_owned(),
+        value: value.to_owned(),
+    };
+    let add = |name: &str, value: &str| HeaderOp::Add {
+        name: name.to_owned(),
+        value: value.to_owned(),
+    };
+    assert_eq!(
+        copied,
+        [
+            set("x-auth-group", "a"),
+            add("x-auth-group", "b"),
+            set("x-user", "ann")
+        ]
+    );
+    let cookies = relay::added(&answer, &HeaderNames::new(["set-cookie"])).unwrap();
+    assert_eq!(cookies, [add("set-cookie", "s=1")]);
+    let Verdict::Block {
+        status,
+        headers: kept,
+        ..
+    } = relay::relayed(302, &answer, Bytes::new()).verdict
+    else {
+        panic!();
+    };
+    let mut kept: Vec<&str> = kept.iter().map(|(name, _)| &**name).collect();
+    kept.sort_unstable();
+    assert_eq!(status, 302);
+    assert_eq!(
+        kept,
+        [
+            "content-type",
+            "set-cookie",
+            "x-auth-group",
+            "x-auth-group",
+            "x-user"
+        ]
+    );
+    let mut odd = HeaderMap::new();
+    odd.insert("x-user", HeaderValue::from_bytes(b"\xff").unwrap());
+    assert!(relay::copied(&odd, &names).is_err());
+}
+
+#[test]
+fn a_question_waits_for_its_body() {
+    let piece = |data: &'static str, is_last, truncated| BodyChunk {
+        correlation_id: "c",
+        index: 0,
+        data: Bytes::from(data),
+        is_last,
+        total_size: None,
+        transferred: 0,
+        truncated,
+        trailers: None,
+        budget_left: None,
+    };
+    let deferred = Deferred::new();
+    assert_eq!(deferred.keep("c", 1), Some(1), "no body was announced");
+    assert!(deferred.add(&piece("x", true, false)).is_err());
+    deferred.announce("c");
+    assert_eq!(deferred.keep("c", 2), None);
+    assert_eq!(deferred.add(&piece("a", false, false)).unwrap(), None);
+    let (question, shown) = deferred.add(&piece("b", true, true)).unwrap().unwrap();
+    assert_eq!(
+        (question, &shown.data[..], shown.is_partial),
+        (2, &b"ab"[..], true)
+    );
+    assert!(
+        deferred.add(&piece("x", true, false)).is_err(),
+        "it was asked"
+    );
+    deferred.announce("c");
+    deferred.forget("c");
+    assert_eq!(deferred.keep("c", 3), Some(3));
+}
