@@ -7,6 +7,7 @@ mod decoded;
 pub mod frame;
 pub mod handshake;
 pub mod json;
+pub mod protobuf;
 
 pub use answer::{Answer, MAX_RETRY_AFTER, NoDecision};
 pub use decoded::{
@@ -14,7 +15,7 @@ pub use decoded::{
     DecodedResponseHeaders, DecodedWebSocketFrame, EventId,
 };
 
-/// The time left of a budget and the like, as both encodings have it.
+/// The time left of a budget and the like, as all encodings have it.
 fn whole_microseconds(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
