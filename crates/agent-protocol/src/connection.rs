@@ -10,10 +10,11 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use crate::dialect::exchanges::{Dialect, Exchanges, PendingExchange};
+use crate::dialect::v2_uds::grpc;
 use crate::{
     CallError, CallGuard, CancelReason, Capabilities, CloseReason, Condition, ConnectError,
-    ConnectOptions, Connection, ConnectionDriver, Decision, Event, EventKind, PendingAnswer,
-    PendingPong,
+    ConnectOptions, Connection, ConnectionDriver, Decision, Event, EventKind, GrpcEndpoint,
+    PendingAnswer, PendingPong,
 };
 
 /// Where an agent is, and what is spoken there.
@@ -21,12 +22,21 @@ use crate::{
 pub enum Target {
     /// Protocol version 2 over the Unix socket at this path.
     UnixSocket(PathBuf),
+    /// Protocol version 2 over gRPC.
+    V2Grpc {
+        /// Where.
+        endpoint: GrpcEndpoint,
+        /// The package of the service, as in `zentinel.agent.v2`; forks have
+        /// others.
+        package: String,
+    },
 }
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::UnixSocket(path) => path.display().fmt(f),
+            Self::V2Grpc { endpoint, .. } => endpoint.url.fmt(f),
         }
     }
 }
@@ -57,6 +67,11 @@ impl AnyConnection {
             Target::UnixSocket(path) => {
                 let (connection, driver) = Connection::connect(path, options).await?;
                 Ok((connection.into(), AnyDriver(Driver::V2(Box::new(driver)))))
+            }
+            Target::V2Grpc { endpoint, package } => {
+                let (connection, driver) = grpc::connect(endpoint, package, options).await?;
+                let driver = AnyDriver(Driver::V2Grpc(Box::new(driver)));
+                Ok((connection.into(), driver))
             }
         }
     }
@@ -242,6 +257,7 @@ pub struct AnyDriver(Driver);
 
 enum Driver {
     V2(Box<ConnectionDriver>),
+    V2Grpc(Box<grpc::GrpcDriver>),
     Exchanges(Pin<Box<dyn Future<Output = CloseReason> + Send>>),
 }
 
@@ -251,6 +267,7 @@ impl Future for AnyDriver {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<CloseReason> {
         match &mut self.0 {
             Driver::V2(driver) => Pin::new(&mut **driver).poll(cx),
+            Driver::V2Grpc(driver) => Pin::new(&mut **driver).poll(cx),
             Driver::Exchanges(end) => end.as_mut().poll(cx),
         }
     }

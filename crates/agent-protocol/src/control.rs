@@ -1,6 +1,10 @@
 //! Control messages: what an agent says without being asked.
 
+mod log;
+
 use serde_json::Value;
+
+pub use log::{LogEntry, LogLevel};
 
 /// A message of an agent that is not an answer to an event.
 ///
@@ -19,6 +23,8 @@ pub enum ControlMessage {
     Metrics(Value),
     /// The agent wants its configuration changed, as it came.
     ConfigUpdate(Value),
+    /// The agent wants something to stand in the log.
+    Log(LogEntry),
     /// The answer to a ping.
     Pong {
         /// The number of the ping.
@@ -76,6 +82,7 @@ impl Condition {
             | ControlMessage::PurgeVerdicts
             | ControlMessage::Metrics(_)
             | ControlMessage::ConfigUpdate(_)
+            | ControlMessage::Log(_)
             | ControlMessage::Pong { .. } => return false,
             ControlMessage::Health(health) => (*health, self.paused),
             ControlMessage::FlowControl(FlowAction::Pause) => (self.health, true),

@@ -28,6 +28,7 @@ mod decision;
 mod dialect;
 mod error;
 mod event;
+mod grpc;
 mod header_op;
 pub mod server;
 mod transport;
@@ -38,7 +39,7 @@ pub use call_guard::CallGuard;
 pub use cancel::CancelReason;
 pub use capability::{AgentLimits, Capabilities, EventKind, Extensions, Features};
 pub use connection::{AnyAnswer, AnyConnection, AnyDriver, AnyPong, Target};
-pub use control::{Condition, ControlMessage, FlowAction, HealthState};
+pub use control::{Condition, ControlMessage, FlowAction, HealthState, LogEntry, LogLevel};
 pub use decision::{Audit, Decision, Verdict};
 pub use dialect::channel::{GrpcEndpoint, TlsFiles};
 pub use dialect::v2_uds::{

@@ -10,12 +10,13 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::net::UnixStream;
 
+use super::outbox::Outbox;
 use super::shared::Shared;
 use super::{ConnectOptions, Connection, ConnectionDriver, configure, driver};
 use crate::codec::frame::{self, MessageType};
 use crate::codec::handshake::{self, Agreement, HandshakeRequest};
 use crate::codec::{BadMessage, EventId};
-use crate::transport::{Inbound, Outbound};
+use crate::transport::{Frames, Inbound, Outbound};
 use crate::{CallError, ConfigureError, ConnectError, Extensions, ProtocolError};
 
 /// Opens a connection, however long it takes.
@@ -46,7 +47,8 @@ pub(super) async fn open(
             return Err(ConnectError::Refused { reason });
         }
     };
-    let shared = Arc::new(Shared::new(capabilities, extensions, options));
+    let outbound = Outbox::Frames(Frames::default());
+    let shared = Arc::new(Shared::new(capabilities, extensions, options, outbound));
     if let Some(config) = &options.config {
         opening.configure(config, &shared).await?;
         shared.note_heard();
@@ -55,7 +57,8 @@ pub(super) async fn open(
     Ok((Connection::new(shared), driver))
 }
 
-fn greeting(options: &ConnectOptions) -> HandshakeRequest<'_> {
+/// The first message of a connection.
+pub(crate) fn greeting(options: &ConnectOptions) -> HandshakeRequest<'_> {
     HandshakeRequest {
         supported_versions: vec![handshake::PROTOCOL_VERSION],
         proxy_id: Cow::Borrowed(&options.proxy_id),
