@@ -7,19 +7,18 @@ use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
 use futures::FutureExt;
-use tokio::net::UnixStream;
 use tokio::sync::watch;
 
 use super::events::{self, Answered, Done, event_id};
 use super::report::{News, Signals, Stop};
+use super::wire::{Payload, Unsent, Wire};
 use super::work::{Handling, Work};
 use super::{Agent, ServeOptions};
-use crate::codec::frame::{self, MessageType};
+use crate::codec::frame::MessageType;
 use crate::codec::handshake::{self, HandshakeRequest, HandshakeResponse};
-use crate::codec::{Answer, EventId, binary, json};
-use crate::transport::{Inbound, Outbound, now_ms};
+use crate::codec::json;
+use crate::transport::now_ms;
 use crate::{Capabilities, EventKind, Extensions, ProtocolError};
 
 /// While this much waits to be written, nothing more is read.
@@ -36,13 +35,16 @@ enum SessionError {
     HandshakeTimeout,
     #[error("the handshake was refused: {0}")]
     Refused(String),
+    /// There was no other way to say it.
+    #[error("{0}")]
+    Ends(String),
     #[error("a message cannot be written: {0}")]
     Unwritable(String),
 }
 
 /// What there is to be done with what has come in.
 enum Next {
-    Frame(MessageType, Bytes),
+    Frame(MessageType, Payload),
     /// More has to be read.
     Incomplete,
     /// Answers have to be written first.
@@ -51,14 +53,12 @@ enum Next {
     WorkFull,
 }
 
-pub(super) struct Session<A: ?Sized> {
+pub(super) struct Session<A: ?Sized, W> {
     agent: Arc<A>,
-    stream: UnixStream,
+    wire: W,
     options: Arc<ServeOptions>,
     stop: watch::Receiver<Stop>,
     signals: Signals,
-    inbound: Inbound,
-    outbound: Outbound,
     agent_id: Arc<str>,
     extensions: Extensions,
     /// The numbers of the events that the agent has announced.
@@ -66,10 +66,10 @@ pub(super) struct Session<A: ?Sized> {
     work: Work,
 }
 
-impl<A: Agent + ?Sized> Session<A> {
+impl<A: Agent + ?Sized, W: Wire> Session<A, W> {
     pub(super) fn new(
         agent: Arc<A>,
-        stream: UnixStream,
+        wire: W,
         options: Arc<ServeOptions>,
         stop: watch::Receiver<Stop>,
     ) -> Self {
@@ -79,12 +79,10 @@ impl<A: Agent + ?Sized> Session<A> {
         };
         Self {
             agent,
-            stream,
+            wire,
             signals: Signals::new(stop.clone(), &options.reporter),
             options,
             stop,
-            inbound: Inbound::default(),
-            outbound: Outbound::default(),
             agent_id: Arc::default(),
             extensions: Extensions::NONE,
             supported_events: Vec::new(),
@@ -94,10 +92,12 @@ impl<A: Agent + ?Sized> Session<A> {
 
     /// Serves the connection until either side ends it.
     pub(super) async fn run(mut self) {
-        match self.converse().await {
+        let ended = self.converse().await;
+        match &ended {
             Ok(()) => tracing::debug!("a proxy has disconnected"),
             Err(error) => tracing::warn!(%error, "a connection of a proxy has ended"),
         }
+        self.wire.end(ended.err().map(|error| error.to_string()));
     }
 
     async fn converse(&mut self) -> Result<(), SessionError> {
@@ -122,18 +122,23 @@ impl<A: Agent + ?Sized> Session<A> {
 
     async fn shake_hands(&mut self) -> Result<(), SessionError> {
         let (kind, payload) = loop {
-            match frame::take(&mut self.inbound.bytes, self.options.max_frame_bytes)? {
-                Some(frame) => break frame,
-                None => self.inbound.read(&mut self.stream).await?,
+            if let Some(frame) = self.wire.take(self.options.max_frame_bytes)? {
+                break frame;
+            }
+            let read = std::future::poll_fn(|cx| self.wire.poll_read(cx));
+            if read.await? == 0 {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
             }
         };
         if kind != MessageType::HandshakeRequest {
             return Err(ProtocolError::UnexpectedMessage(kind).into());
         }
-        let request = handshake::decode_request(&payload)?;
+        let request = handshake::decode_request(payload.json())?;
         let refusal = refusal(&request);
         let offered = request.extensions.iter().map(AsRef::as_ref);
-        self.extensions = Extensions::from_known_names(offered).and(self.options.extensions);
+        self.extensions = Extensions::from_known_names(offered)
+            .and(self.options.extensions)
+            .and(W::EXTENSIONS);
         let capabilities = self.capabilities();
         self.agent_id = Arc::from(&*capabilities.agent_id);
         self.supported_events
@@ -154,7 +159,7 @@ impl<A: Agent + ?Sized> Session<A> {
         self.queue(MessageType::HandshakeResponse, |out| {
             handshake::encode(out, &response)
         })?;
-        self.outbound.flush(&mut self.stream).await?;
+        std::future::poll_fn(|cx| self.wire.poll_flush(cx)).await?;
         refusal.map_or(Ok(()), |reason| Err(SessionError::Refused(reason)))
     }
 
@@ -191,7 +196,7 @@ impl<A: Agent + ?Sized> Session<A> {
                     other => break other,
                 }
             };
-            let flushed = self.outbound.poll_flush(&mut self.stream, cx)?;
+            let flushed = self.wire.poll_flush(cx)?;
             if stopped && flushed.is_ready() && self.work.is_empty() {
                 return Poll::Ready(Ok(()));
             }
@@ -204,7 +209,7 @@ impl<A: Agent + ?Sized> Session<A> {
                 Next::OutboundFull | Next::WorkFull => return Poll::Pending,
                 Next::Frame(..) | Next::Incomplete => {}
             }
-            if ready!(self.inbound.poll_read(&mut self.stream, cx))? == 0 {
+            if ready!(self.wire.poll_read(cx))? == 0 {
                 return Poll::Ready(Ok(()));
             }
         }
@@ -254,12 +259,11 @@ impl<A: Agent + ?Sized> Session<A> {
             return Ok(Next::OutboundFull);
         }
         let limit = self.options.max_frame_bytes;
-        let kind = frame::peek(&self.inbound.bytes, limit)?.map(|(kind, _)| kind);
-        let event = kind.and_then(MessageType::event_kind);
+        let event = self.wire.peek(limit)?.and_then(MessageType::event_kind);
         if event.is_some_and(|kind| self.takes(kind)) && !self.work.takes_more() {
             return Ok(Next::WorkFull);
         }
-        Ok(match frame::take(&mut self.inbound.bytes, limit)? {
+        Ok(match self.wire.take(limit)? {
             Some((kind, payload)) => Next::Frame(kind, payload),
             None => Next::Incomplete,
         })
@@ -281,21 +285,21 @@ impl<A: Agent + ?Sized> Session<A> {
     }
 
     fn is_outbound_full(&self) -> bool {
-        self.outbound.remaining() >= OUTBOUND_HIGH_BYTES
+        self.wire.unwritten() >= OUTBOUND_HIGH_BYTES
     }
 
     fn on_frame(
         &mut self,
         cx: &mut Context<'_>,
         kind: MessageType,
-        payload: Bytes,
+        payload: Payload,
     ) -> Result<(), SessionError> {
         if let Some(event) = kind.event_kind() {
             return self.on_event(cx, event, payload);
         }
         match kind {
             MessageType::Ping => {
-                let (sequence, timestamp_ms) = json::decode_ping(&payload)?;
+                let (sequence, timestamp_ms) = json::decode_ping(payload.json())?;
                 self.queue(MessageType::Pong, |out| {
                     json::encode_pong(out, sequence, timestamp_ms);
                     Ok(())
@@ -303,7 +307,7 @@ impl<A: Agent + ?Sized> Session<A> {
             }
             // The answer comes all the same where nothing else was announced.
             MessageType::Cancel if is_legacy(&self.options) => Ok(()),
-            MessageType::Cancel => self.cancel(&payload),
+            MessageType::Cancel => self.cancel(payload.json()),
             // What only agents send, and a second handshake.
             _ => Err(ProtocolError::UnexpectedMessage(kind).into()),
         }
@@ -313,7 +317,7 @@ impl<A: Agent + ?Sized> Session<A> {
         &mut self,
         cx: &mut Context<'_>,
         kind: EventKind,
-        payload: Bytes,
+        payload: Payload,
     ) -> Result<(), SessionError> {
         let agent = Arc::clone(&self.agent);
         let extensions = self.extensions;
@@ -349,21 +353,21 @@ impl<A: Agent + ?Sized> Session<A> {
             chunk_index,
             answer,
         } = answered;
+        let limit = self.options.max_frame_bytes;
         let extensions = self.extensions;
-        let encode = |out: &mut Vec<u8>, answer: &Answer| match &id {
-            EventId::Number(number) if extensions.binary => {
-                binary::encode_answer(out, *number, answer, extensions)
-            }
-            id => json::encode_answer(out, id, chunk_index, answer, extensions),
-        };
-        match self.queue(MessageType::AgentResponse, |out| encode(out, &answer)) {
-            Err(SessionError::Unwritable(detail)) => {
+        let queued = self
+            .wire
+            .answer(&id, chunk_index, &answer, extensions, limit);
+        let queued = match queued {
+            Err(Unsent::Unwritable(detail)) => {
                 tracing::error!(detail, "an answer cannot be sent");
                 let failed = events::failure("the agent's answer cannot be sent");
-                self.queue(MessageType::AgentResponse, |out| encode(out, &failed))
+                self.wire
+                    .answer(&id, chunk_index, &failed, extensions, limit)
             }
             queued => queued,
-        }
+        };
+        queued.map_err(SessionError::from)
     }
 
     fn queue(
@@ -371,17 +375,17 @@ impl<A: Agent + ?Sized> Session<A> {
         kind: MessageType,
         write: impl FnOnce(&mut Vec<u8>) -> Result<(), serde_json::Error>,
     ) -> Result<(), SessionError> {
-        let start = self.outbound.frames.bytes.len();
-        let mut written = Ok(());
         let limit = self.options.max_frame_bytes;
-        let framed = frame::append(&mut self.outbound.frames.bytes, kind, limit, |out| {
-            written = write(out);
-        });
-        if let Err(error) = written {
-            self.outbound.frames.bytes.truncate(start);
-            return Err(SessionError::Unwritable(error.to_string()));
+        Ok(self.wire.queue(kind, limit, write)?)
+    }
+}
+
+impl From<Unsent> for SessionError {
+    fn from(unsent: Unsent) -> Self {
+        match unsent {
+            Unsent::Unwritable(detail) => Self::Unwritable(detail),
+            Unsent::Ends(reason) => Self::Ends(reason),
         }
-        framed.map_err(|bytes| SessionError::Unwritable(format!("{bytes} bytes are too many")))
     }
 }
 
