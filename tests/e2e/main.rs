@@ -15,6 +15,7 @@ mod client_address;
 mod defects;
 mod drain;
 mod faults;
+mod grpc;
 mod healthcheck;
 mod http;
 mod limits;

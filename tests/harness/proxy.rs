@@ -261,8 +261,7 @@ impl Builder {
 
     /// Adds an agent with these settings.
     pub(crate) fn agent_with(self, agent: &TestAgent, kdl: &str) -> Self {
-        let socket = agent.socket();
-        let kdl = format!("unix-socket \"{}\"; {kdl}", socket.display());
+        let kdl = format!("{}; {kdl}", agent.way());
         self.agent_block(agent.name(), &kdl)
     }
 

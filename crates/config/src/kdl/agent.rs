@@ -160,12 +160,31 @@ fn dialect(block: &mut Block<'_>, transport: Option<&AgentTransport>, agent: Spa
     if let Some(problem) = agent_endpoint::spoken(dialect, over, span) {
         block.report(problem);
     }
+    if let Some(AgentTransport::Grpc(endpoint)) = transport
+        && endpoint.package.is_some()
+        && dialect != Dialect::V2
+    {
+        let name = dialect.name();
+        block.report(
+            Diagnostic::error(
+                code::CONTRADICTION,
+                span,
+                format!("the service of `{name}` is always in the same package"),
+            )
+            .help("remove `package`"),
+        );
+    }
     dialect
 }
 
 /// With the node of `tls`, which means something only over a network and with `https`.
 fn endpoint(node: &mut Node<'_>, tls: Option<&(AgentTls, Span)>) -> Option<AgentEndpoint> {
     let url = agent_endpoint::url(node)?;
+    let is_grpc = node.name() == "grpc";
+    let package = is_grpc.then(|| agent_endpoint::package(node)).flatten();
+    if is_grpc {
+        agent_endpoint::without_path(node, &url);
+    }
     if let Some((_, span)) = tls
         && !url.is_https
     {
@@ -182,6 +201,7 @@ fn endpoint(node: &mut Node<'_>, tls: Option<&(AgentTls, Span)>) -> Option<Agent
     Some(AgentEndpoint {
         url,
         tls: tls.map(|(tls, _)| tls.clone()).unwrap_or_default(),
+        package: package.map(|package| package.value),
     })
 }
 

@@ -5,8 +5,10 @@ use portcullis_agent_manager::{
     AgentSettings, BreakerSettings, CacheSettings, CompletionSettings, HeaderRules,
     OverloadSettings, OwnedHeaders, PoolSettings, SendHeaders, supervise::Launch,
 };
-use portcullis_agent_protocol::{EventKind, Target};
-use portcullis_config::{AgentId, AgentTransport, Config, FailureMode, Inspect};
+use portcullis_agent_protocol::{EventKind, GrpcEndpoint, Target, TlsFiles};
+use portcullis_config::{
+    AgentEndpoint, AgentId, AgentTransport, Config, Dialect, FailureMode, Inspect,
+};
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -15,6 +17,9 @@ use std::{
 
 /// A connection to an agent that is silent for this long, or for twice the agent's timeout if that is longer, is pinged.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The package of the service of protocol version 2, unless another is configured.
+const V2_PACKAGE: &str = "zentinel.agent.v2";
 
 /// How an agent is reached.
 enum Way {
@@ -36,6 +41,7 @@ fn way(agent: &portcullis_config::Agent, executable: &Path) -> Way {
     };
     match &agent.transport {
         AgentTransport::UnixSocket(path) => Way::Target(Target::UnixSocket(path.clone())),
+        AgentTransport::Grpc(endpoint) if agent.dialect == Dialect::V2 => Way::Target(v2(endpoint)),
         AgentTransport::Grpc(_) | AgentTransport::Http(_) => {
             unreachable!("no dialect is spoken over these yet, which the configuration says")
         }
@@ -48,6 +54,31 @@ fn way(agent: &portcullis_config::Agent, executable: &Path) -> Way {
             let arguments = vec!["agent".to_owned(), name.name().to_owned()];
             launch(executable, arguments, env)
         }
+    }
+}
+
+/// Where an agent is called over gRPC.
+fn grpc(endpoint: &AgentEndpoint) -> GrpcEndpoint {
+    let AgentEndpoint { url, tls, .. } = endpoint;
+    let scheme = if url.is_https { "https" } else { "http" };
+    GrpcEndpoint {
+        url: format!("{scheme}://{}", url.authority()),
+        tls: TlsFiles {
+            ca: tls.ca.clone(),
+            server_name: tls.server_name.clone(),
+            identity: tls.identity.clone(),
+        },
+        keep_alive: None,
+    }
+}
+
+/// Protocol version 2 over gRPC.
+fn v2(endpoint: &AgentEndpoint) -> Target {
+    let package = endpoint.package.as_deref();
+    Target::V2Grpc {
+        // Pings of the protocol find out whether it is there.
+        endpoint: grpc(endpoint),
+        package: package.unwrap_or(V2_PACKAGE).to_owned(),
     }
 }
 
