@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::dialect::exchanges::{Dialect, Exchanges, PendingExchange};
 use crate::dialect::v2_uds::grpc;
+use crate::dialect::v2_uds::reverse::{Lease, ReverseAgent};
 use crate::{
     CallError, CallGuard, CancelReason, Capabilities, CloseReason, Condition, ConnectError,
     ConnectOptions, Connection, ConnectionDriver, Decision, Event, EventKind, GrpcEndpoint,
@@ -30,6 +31,8 @@ pub enum Target {
         /// others.
         package: String,
     },
+    /// Protocol version 2 over connections that the agent dials.
+    Reverse(ReverseAgent),
 }
 
 impl fmt::Display for Target {
@@ -37,6 +40,7 @@ impl fmt::Display for Target {
         match self {
             Self::UnixSocket(path) => path.display().fmt(f),
             Self::V2Grpc { endpoint, .. } => endpoint.url.fmt(f),
+            Self::Reverse(_) => f.write_str("reverse"),
         }
     }
 }
@@ -49,6 +53,7 @@ pub struct AnyConnection(Kind);
 #[derive(Debug, Clone)]
 enum Kind {
     V2(Connection),
+    Reverse(Lease),
     Exchanges(Exchanges),
 }
 
@@ -73,6 +78,12 @@ impl AnyConnection {
                 let driver = AnyDriver(Driver::V2Grpc(Box::new(driver)));
                 Ok((connection.into(), driver))
             }
+            Target::Reverse(agent) => {
+                let lease = agent.lease(options)?;
+                let ended = Lease::ended(lease.connection().clone(), lease.watch());
+                let driver = AnyDriver(Driver::Exchanges(Box::pin(ended)));
+                Ok((Self(Kind::Reverse(lease)), driver))
+            }
         }
     }
 
@@ -88,6 +99,7 @@ impl AnyConnection {
     pub fn capabilities(&self) -> &Capabilities {
         match &self.0 {
             Kind::V2(connection) => connection.capabilities(),
+            Kind::Reverse(lease) => lease.connection().capabilities(),
             Kind::Exchanges(exchanges) => exchanges.capabilities(),
         }
     }
@@ -104,6 +116,7 @@ impl AnyConnection {
     pub fn tells_answers_apart(&self) -> bool {
         match &self.0 {
             Kind::V2(connection) => connection.extensions().event_id,
+            Kind::Reverse(lease) => lease.connection().extensions().event_id,
             Kind::Exchanges(_) => true,
         }
     }
@@ -113,7 +126,7 @@ impl AnyConnection {
     #[must_use]
     pub fn binds_requests(&self) -> bool {
         match &self.0 {
-            Kind::V2(_) => false,
+            Kind::V2(_) | Kind::Reverse(_) => false,
             Kind::Exchanges(exchanges) => exchanges.binds_requests(),
         }
     }
@@ -121,7 +134,7 @@ impl AnyConnection {
     /// Nothing more comes about the request with this correlation id.
     pub fn forget(&self, correlation_id: &str) {
         match &self.0 {
-            Kind::V2(_) => {}
+            Kind::V2(_) | Kind::Reverse(_) => {}
             Kind::Exchanges(exchanges) => exchanges.forget(correlation_id),
         }
     }
@@ -138,6 +151,7 @@ impl AnyConnection {
     pub fn is_open(&self) -> bool {
         match &self.0 {
             Kind::V2(connection) => connection.is_open(),
+            Kind::Reverse(lease) => lease.is_open(),
             Kind::Exchanges(exchanges) => exchanges.is_open(),
         }
     }
@@ -147,6 +161,7 @@ impl AnyConnection {
     pub fn in_flight(&self) -> usize {
         match &self.0 {
             Kind::V2(connection) => connection.in_flight(),
+            Kind::Reverse(lease) => lease.connection().in_flight(),
             Kind::Exchanges(exchanges) => exchanges.under_way(),
         }
     }
@@ -157,6 +172,7 @@ impl AnyConnection {
     pub fn unanswered(&self) -> usize {
         match &self.0 {
             Kind::V2(connection) => connection.unanswered(),
+            Kind::Reverse(lease) => lease.connection().unanswered(),
             Kind::Exchanges(exchanges) => exchanges.under_way(),
         }
     }
@@ -166,6 +182,7 @@ impl AnyConnection {
     pub fn condition(&self) -> Condition {
         match &self.0 {
             Kind::V2(connection) => connection.condition(),
+            Kind::Reverse(lease) => lease.connection().condition(),
             Kind::Exchanges(_) => Condition::default(),
         }
     }
@@ -176,6 +193,7 @@ impl AnyConnection {
     pub async fn condition_changed(&self, seen: Condition) -> Option<Condition> {
         match &self.0 {
             Kind::V2(connection) => connection.condition_changed(seen).await,
+            Kind::Reverse(lease) => lease.connection().condition_changed(seen).await,
             Kind::Exchanges(exchanges) => {
                 exchanges.closed().await;
                 None
@@ -187,14 +205,28 @@ impl AnyConnection {
     pub fn retire(&self) {
         match &self.0 {
             Kind::V2(connection) => connection.retire(),
+            Kind::Reverse(lease) => lease.connection().retire(),
             Kind::Exchanges(exchanges) => exchanges.retire(),
         }
     }
 
-    /// Waits until the connection is gone.
+    /// Is asked no more by this owner: it retires, unless the agent dialled it,
+    /// for then others ask over it too.
+    pub fn leave(&self) {
+        match &self.0 {
+            Kind::V2(_) | Kind::Exchanges(_) => self.retire(),
+            Kind::Reverse(lease) => lease.leave(),
+        }
+    }
+
+    /// Waits until the connection is gone, or was [left](Self::leave).
     pub async fn closed(&self) {
         match &self.0 {
             Kind::V2(connection) => connection.closed().await,
+            Kind::Reverse(lease) => tokio::select! {
+                () = lease.connection().closed() => {}
+                () = lease.left() => {}
+            },
             Kind::Exchanges(exchanges) => exchanges.closed().await,
         }
     }
@@ -203,6 +235,10 @@ impl AnyConnection {
     pub async fn no_longer_open(&self) {
         match &self.0 {
             Kind::V2(connection) => connection.no_longer_open().await,
+            Kind::Reverse(lease) => tokio::select! {
+                () = lease.connection().no_longer_open() => {}
+                () = lease.left() => {}
+            },
             Kind::Exchanges(exchanges) => exchanges.no_longer_open().await,
         }
     }
@@ -213,6 +249,7 @@ impl AnyConnection {
     pub fn last_heard(&self) -> Instant {
         match &self.0 {
             Kind::V2(connection) => connection.last_heard(),
+            Kind::Reverse(lease) => lease.connection().last_heard(),
             Kind::Exchanges(exchanges) => exchanges.last_heard(),
         }
     }
@@ -222,6 +259,7 @@ impl AnyConnection {
     pub fn ping(&self) -> AnyPong {
         AnyPong(match &self.0 {
             Kind::V2(connection) => Pong::V2(connection.ping()),
+            Kind::Reverse(lease) => Pong::V2(lease.connection().ping()),
             Kind::Exchanges(exchanges) => Pong::Exchange(exchanges.ping()),
         })
     }
@@ -238,6 +276,8 @@ impl AnyConnection {
     pub fn send(&self, event: &Event<'_>, guard: CallGuard) -> Result<AnyAnswer, CallError> {
         let answer = match &self.0 {
             Kind::V2(connection) => Answer::V2(connection.send(event, guard)?),
+            Kind::Reverse(lease) if !lease.is_open() => return Err(CallError::Closed),
+            Kind::Reverse(lease) => Answer::V2(lease.connection().send(event, guard)?),
             Kind::Exchanges(exchanges) => Answer::Exchange(exchanges.ask(event, guard)?),
         };
         Ok(AnyAnswer(answer))

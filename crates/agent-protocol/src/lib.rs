@@ -42,6 +42,7 @@ pub use connection::{AnyAnswer, AnyConnection, AnyDriver, AnyPong, Target};
 pub use control::{Condition, ControlMessage, FlowAction, HealthState, LogEntry, LogLevel};
 pub use decision::{Audit, Decision, Verdict};
 pub use dialect::channel::{GrpcEndpoint, TlsFiles};
+pub use dialect::v2_uds::reverse::{RegisterError, ReverseAgent, ReverseDoor, ReverseSettings};
 pub use dialect::v2_uds::{
     CloseReason, ConnectOptions, Connection, ConnectionDriver, ControlHandler, Limits,
     PendingAnswer, PendingConfiguration, PendingPong,

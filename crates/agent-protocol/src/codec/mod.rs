@@ -8,6 +8,7 @@ pub mod frame;
 pub mod handshake;
 pub mod json;
 pub mod protobuf;
+pub mod registration;
 
 pub use answer::{Answer, MAX_RETRY_AFTER, NoDecision};
 pub use decoded::{

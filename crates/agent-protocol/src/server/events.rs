@@ -17,6 +17,7 @@ pub(super) struct Answered {
     pub(super) id: EventId,
     /// Which piece of a body it was about; 0 when it was about something else.
     pub(super) chunk_index: u32,
+    pub(super) is_configuration: bool,
     pub(super) answer: Answer,
 }
 
@@ -25,6 +26,7 @@ impl Answered {
         Self {
             id,
             chunk_index: 0,
+            is_configuration: false,
             answer,
         }
     }
@@ -96,6 +98,7 @@ pub(super) async fn event<A: Agent + ?Sized>(
             | Event::WebSocketFrame(_)
             | Event::RequestComplete(_) => 0,
         },
+        is_configuration: false,
         answer,
     })
 }
@@ -133,7 +136,10 @@ pub(super) async fn configure<A: Agent + ?Sized>(
         Ok(Decision::allow())
     };
     let answer = guarded(configured).await;
-    Ok(Answered::new(id, answer))
+    Ok(Answered {
+        is_configuration: true,
+        ..Answered::new(id, answer)
+    })
 }
 
 // A panic of the agent is the failure of one event.

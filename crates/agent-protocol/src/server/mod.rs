@@ -36,6 +36,7 @@
 
 mod agent;
 mod counters;
+mod dial;
 mod events;
 mod grpc;
 mod per_request;
@@ -55,10 +56,11 @@ use tokio::task::JoinSet;
 
 pub use agent::{Agent, AgentError};
 pub use counters::ServeCounters;
+pub use dial::{DialOptions, dial};
 pub use grpc::{ServerTls, serve_grpc};
 pub use per_request::PerRequest;
 pub use report::Reporter;
-pub use socket::{SOCKET_VARIABLE, bind_socket, socket_from_env};
+pub use socket::{SOCKET_VARIABLE, bind_socket, bind_socket_with_mode, socket_from_env};
 
 use self::report::Stop;
 use self::session::Session;

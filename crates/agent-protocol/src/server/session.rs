@@ -10,6 +10,7 @@ use std::task::{Context, Poll, ready};
 use futures::FutureExt;
 use tokio::sync::watch;
 
+use super::dial::DialOptions;
 use super::events::{self, Answered, Done, event_id};
 use super::report::{News, Signals, Stop};
 use super::wire::{Payload, Unsent, Wire};
@@ -18,6 +19,7 @@ use super::{Agent, ServeOptions};
 use crate::codec::frame::MessageType;
 use crate::codec::handshake::{self, HandshakeRequest, HandshakeResponse};
 use crate::codec::json;
+use crate::codec::registration::{self, Registration};
 use crate::transport::now_ms;
 use crate::{Capabilities, EventKind, Extensions, ProtocolError};
 
@@ -64,6 +66,10 @@ pub(super) struct Session<A: ?Sized, W> {
     /// The numbers of the events that the agent has announced.
     supported_events: Vec<u32>,
     work: Work,
+    /// How many configurations are being taken.
+    configuring: usize,
+    /// The agent begins the conversation, with this.
+    registers: Option<DialOptions>,
 }
 
 impl<A: Agent + ?Sized, W: Wire> Session<A, W> {
@@ -87,7 +93,15 @@ impl<A: Agent + ?Sized, W: Wire> Session<A, W> {
             extensions: Extensions::NONE,
             supported_events: Vec::new(),
             work,
+            configuring: 0,
+            registers: None,
         }
+    }
+
+    /// The same on a connection that the agent has dialled.
+    pub(super) fn registering(mut self, proxy: DialOptions) -> Self {
+        self.registers = Some(proxy);
+        self
     }
 
     /// Serves the connection until either side ends it.
@@ -107,7 +121,7 @@ impl<A: Agent + ?Sized, W: Wire> Session<A, W> {
         let timeout = self.options.handshake_timeout;
         let shaken = tokio::select! {
             () = stopping => return Ok(()),
-            shaken = tokio::time::timeout(timeout, self.shake_hands()) => shaken,
+            shaken = tokio::time::timeout(timeout, self.begin()) => shaken,
         };
         match shaken {
             Ok(Ok(())) => {}
@@ -120,16 +134,60 @@ impl<A: Agent + ?Sized, W: Wire> Session<A, W> {
         std::future::poll_fn(|cx| self.poll_serve(cx)).await
     }
 
-    async fn shake_hands(&mut self) -> Result<(), SessionError> {
-        let (kind, payload) = loop {
+    async fn begin(&mut self) -> Result<(), SessionError> {
+        match self.registers.take() {
+            Some(proxy) => self.register(&proxy).await,
+            None => self.shake_hands().await,
+        }
+    }
+
+    async fn receive(&mut self) -> Result<(MessageType, Payload), SessionError> {
+        loop {
             if let Some(frame) = self.wire.take(self.options.max_frame_bytes)? {
-                break frame;
+                return Ok(frame);
             }
             let read = std::future::poll_fn(|cx| self.wire.poll_read(cx));
             if read.await? == 0 {
                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
             }
+        }
+    }
+
+    async fn register(&mut self, proxy: &DialOptions) -> Result<(), SessionError> {
+        let offered = self.options.extensions.and(W::EXTENSIONS);
+        let capabilities = self.capabilities();
+        self.introduce(&capabilities);
+        let registration = Registration {
+            protocol_version: handshake::PROTOCOL_VERSION,
+            agent_id: proxy.agent_id.as_str().into(),
+            capabilities,
+            auth_token: proxy.token.as_deref().map(Into::into),
+            metadata: serde_json::Value::Null,
+            extensions: offered.names().into_iter().map(Into::into).collect(),
         };
+        self.queue(MessageType::HandshakeRequest, |out| {
+            handshake::encode(out, &registration)
+        })?;
+        std::future::poll_fn(|cx| self.wire.poll_flush(cx)).await?;
+        let (kind, payload) = self.receive().await?;
+        if kind != MessageType::HandshakeResponse {
+            return Err(ProtocolError::UnexpectedMessage(kind).into());
+        }
+        let chosen = registration::decode_reply(payload.json(), offered)?;
+        self.extensions = chosen.map_err(SessionError::Refused)?;
+        tracing::debug!(agent = proxy.agent_id, "registered at the proxy");
+        Ok(())
+    }
+
+    // What is remembered of what the proxy is told.
+    fn introduce(&mut self, capabilities: &Capabilities) {
+        self.agent_id = Arc::from(&*capabilities.agent_id);
+        self.supported_events
+            .clone_from(&capabilities.supported_events);
+    }
+
+    async fn shake_hands(&mut self) -> Result<(), SessionError> {
+        let (kind, payload) = self.receive().await?;
         if kind != MessageType::HandshakeRequest {
             return Err(ProtocolError::UnexpectedMessage(kind).into());
         }
@@ -140,9 +198,7 @@ impl<A: Agent + ?Sized, W: Wire> Session<A, W> {
             .and(self.options.extensions)
             .and(W::EXTENSIONS);
         let capabilities = self.capabilities();
-        self.agent_id = Arc::from(&*capabilities.agent_id);
-        self.supported_events
-            .clone_from(&capabilities.supported_events);
+        self.introduce(&capabilities);
         let response = HandshakeResponse {
             protocol_version: handshake::PROTOCOL_VERSION,
             capabilities,
@@ -258,6 +314,11 @@ impl<A: Agent + ?Sized, W: Wire> Session<A, W> {
         if self.is_outbound_full() {
             return Ok(Next::OutboundFull);
         }
+        // A peer that gets no answer to its configuration takes that to what
+        // comes behind it for a yes.
+        if self.configuring > 0 && !self.extensions.event_id {
+            return Ok(Next::WorkFull);
+        }
         let limit = self.options.max_frame_bytes;
         let event = self.wire.peek(limit)?.and_then(MessageType::event_kind);
         if event.is_some_and(|kind| self.takes(kind)) && !self.work.takes_more() {
@@ -333,6 +394,7 @@ impl<A: Agent + ?Sized, W: Wire> Session<A, W> {
             EventKind::Configure => None,
             kind => event_id(kind, &payload, extensions),
         };
+        self.configuring += usize::from(kind == EventKind::Configure);
         match self.work.add(cx, event, payload.len(), id) {
             Some(done) => self.answer(done?),
             None => Ok(()),
@@ -351,8 +413,10 @@ impl<A: Agent + ?Sized, W: Wire> Session<A, W> {
         let Answered {
             id,
             chunk_index,
+            is_configuration,
             answer,
         } = answered;
+        self.configuring -= usize::from(is_configuration);
         let limit = self.options.max_frame_bytes;
         let extensions = self.extensions;
         let queued = self

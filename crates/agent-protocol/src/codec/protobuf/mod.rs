@@ -21,6 +21,9 @@ pub use handshake::{
     encode_handshake_response,
 };
 
+/// Reading and writing of the [messages].
+pub use prost::Message;
+
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use self::messages::Header;

@@ -19,6 +19,7 @@ mod options;
 mod outbox;
 mod ping;
 mod pings;
+pub(crate) mod reverse;
 mod shared;
 
 pub use configure::PendingConfiguration;
