@@ -24,7 +24,7 @@ use serde_json::{Value, json as value};
 use crate::support::Request;
 
 #[path = "../protocol_page/mod.rs"]
-mod protocol_page;
+pub(crate) mod protocol_page;
 
 const NUMBER: u64 = 1_048_576;
 
@@ -85,6 +85,9 @@ fn written() -> BTreeMap<&'static str, Vec<u8>> {
     let mut purge = Vec::new();
     json::encode_purge(&mut purge, "waf", 1_700_000_000_000);
     add("verdict-purge", purge);
+    for (name, bytes) in crate::page_protobuf::written() {
+        add(name, bytes);
+    }
     written
 }
 
