@@ -25,6 +25,7 @@ mod policy;
 mod quickstart;
 mod refusals;
 mod reload;
+mod reverse;
 mod routing;
 mod shadow;
 mod shutdown;

@@ -32,6 +32,8 @@ pub(super) struct Script {
     pub(super) socket: PathBuf,
     /// It speaks gRPC here instead.
     pub(super) grpc: Option<Grpc>,
+    /// It dials the proxy there instead.
+    pub(super) reverse: Option<Reverse>,
     /// What the agent saw, one JSON object per line.
     pub(super) record: PathBuf,
     /// Exists when answers that come late may come.
@@ -69,6 +71,14 @@ pub(super) struct Grpc {
     pub(super) address: SocketAddr,
     /// With TLS, and proxies have to show who they are.
     pub(super) tls: bool,
+}
+
+/// Where an agent dials the proxy, and what it shows.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Reverse {
+    pub(super) path: PathBuf,
+    pub(super) agent_id: String,
+    pub(super) token: String,
 }
 
 /// A file of certificates, see `tests/fixtures/tls`.
@@ -227,6 +237,7 @@ impl TestAgent {
                 name: name.to_owned(),
                 socket: folder.path().join("agent.sock"),
                 grpc: None,
+                reverse: None,
                 record: folder.path().join("record"),
                 release: folder.path().join("release"),
                 dialect: Dialect::Binary,
@@ -270,8 +281,39 @@ impl TestAgent {
         self
     }
 
+    /// One that dials the proxy, and shows this token.
+    pub(crate) fn dialling(mut self, token: &str) -> Self {
+        self.script.reverse = Some(Reverse {
+            path: self.folder.path().join("reverse.sock"),
+            agent_id: self.script.name.clone(),
+            token: token.to_owned(),
+        });
+        self
+    }
+
+    /// Another process that does the same and dials the same proxy. It does not run yet.
+    pub(crate) fn twin(&self) -> Self {
+        let mut twin = Self::named(&self.script.name);
+        twin.script = Script {
+            socket: twin.script.socket.clone(),
+            record: twin.script.record.clone(),
+            release: twin.script.release.clone(),
+            says: twin.script.says.clone(),
+            ..self.script.clone()
+        };
+        twin
+    }
+
+    /// The socket of the proxy that it dials.
+    pub(crate) fn door(&self) -> &Path {
+        &self.script.reverse.as_ref().unwrap().path
+    }
+
     /// How the configuration says where it is.
     pub(crate) fn way(&self) -> String {
+        if let Some(reverse) = &self.script.reverse {
+            return format!("reverse \"{}\"", reverse.path.display());
+        }
         match self.script.grpc {
             None => format!("unix-socket \"{}\"", self.socket().display()),
             Some(Grpc {
@@ -402,6 +444,9 @@ impl TestAgent {
             .spawn()
             .unwrap();
         self.process = Some(process);
+        if self.script.reverse.is_some() {
+            return;
+        }
         eventually("socket of the agent", || match self.script.grpc {
             None => UnixStream::connect(self.socket()).map(drop).ok(),
             Some(grpc) => TcpStream::connect(grpc.address).map(drop).ok(),

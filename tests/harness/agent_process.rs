@@ -10,7 +10,7 @@ use http::HeaderMap;
 use portcullis_agent_protocol::{
     BodyChunk, Capabilities, Decision, EventKind, Extensions, HealthState, RequestComplete,
     RequestHeaders, ResponseHeaders, WebSocketFrame,
-    server::{self, Agent, AgentError, Reporter, ServeOptions, ServerTls},
+    server::{self, Agent, AgentError, DialOptions, Reporter, ServeOptions, ServerTls},
 };
 use serde_json::{Map, Value, json};
 use std::{
@@ -57,6 +57,15 @@ async fn serve(script: Script) {
         ..ServeOptions::default()
     };
     tokio::spawn(report(script.says.clone(), options.reporter.clone()));
+    if let Some(reverse) = &script.reverse {
+        let proxy = DialOptions {
+            path: reverse.path.clone(),
+            agent_id: reverse.agent_id.clone(),
+            token: Some(reverse.token.clone()),
+        };
+        let agent = Arc::new(Scripted(script));
+        return server::dial(agent, proxy, options, std::future::pending()).await;
+    }
     if let Some(Grpc { address, tls }) = script.grpc {
         let listener = tokio::net::TcpListener::bind(address).await.unwrap();
         let tls = tls.then(|| ServerTls {

@@ -33,6 +33,7 @@ const ERRORS: &[Check] = &[
     shadow::compared,
     agents::owned_headers,
     agents::pools,
+    agents::reverse_sockets,
     agents::useless_budgets,
     inspect::limits,
     inspect::encodings,

@@ -3,6 +3,7 @@
 use super::{
     agent_endpoint::{self, Over},
     agent_policy::{self, AgentPolicy},
+    agent_reverse,
     cursor::{Block, Later, Node},
     header, header_span,
     inspect::{self, ParsedInspect},
@@ -42,11 +43,6 @@ pub(super) const LATER: &[Later] = &[
     Later::new("user"),
     Later::new("group"),
 ];
-
-const LATER_TRANSPORTS: &[Later] = &[Later::with_remedy(
-    "reverse",
-    "use `unix-socket`, `command` or `builtin`",
-)];
 
 /// What tells an agent where its socket is. Set by us.
 const SOCKET_VARIABLE: &str = "PORTCULLIS_AGENT_SOCKET";
@@ -226,12 +222,9 @@ fn transport(block: &mut Block<'_>, span: Span) -> Option<AgentTransport> {
                 "builtin" => builtin(node, env.clone()),
                 "grpc" => endpoint(node, tls.as_ref()).map(AgentTransport::Grpc),
                 "http" => endpoint(node, tls.as_ref()).map(AgentTransport::Http),
-                name => {
-                    if let Some(later) = LATER_TRANSPORTS.iter().find(|later| later.name == name) {
-                        node.report(later.diagnostic(node.span()));
-                    }
-                    node.ignore_rest();
-                    None
+                _ => {
+                    refuse_env(node, env_span);
+                    agent_reverse::reverse(node).map(AgentTransport::Reverse)
                 }
             };
             written.push(Spanned {
@@ -247,7 +240,7 @@ fn transport(block: &mut Block<'_>, span: Span) -> Option<AgentTransport> {
                 span,
                 "it is not said how this agent is reached",
             )
-            .label("no `unix-socket`, `command`, `builtin`, `grpc` or `http`")
+            .label("no `unix-socket`, `command`, `builtin`, `grpc`, `http` or `reverse`")
             .help("add a line such as `unix-socket \"/run/portcullis/agents/waf.sock\"`"),
         ),
         [only] => {
@@ -288,7 +281,8 @@ fn refuse_tls(block: &Block<'_>, way: &Spanned<Option<AgentTransport>>, tls: Opt
     }
 }
 
-fn unix_socket(node: &mut Node<'_>, env: Option<Span>) -> Option<AgentTransport> {
+/// `env` means something only for an agent that we start.
+fn refuse_env(node: &Node<'_>, env: Option<Span>) {
     if let Some(env) = env {
         node.report(
             Diagnostic::error(
@@ -300,6 +294,10 @@ fn unix_socket(node: &mut Node<'_>, env: Option<Span>) -> Option<AgentTransport>
             .help("set its environment where it is started"),
         );
     }
+}
+
+fn unix_socket(node: &mut Node<'_>, env: Option<Span>) -> Option<AgentTransport> {
+    refuse_env(node, env);
     node.argument("the path of the agent's socket")?
         .socket_path("")
         .map(AgentTransport::UnixSocket)

@@ -1,6 +1,6 @@
 //! `agents { agent "ID" { … } }`: the processes that are asked for verdicts.
 
-use super::{AgentEndpoint, AgentId, Dialect, Inspect, Place, VerdictCache};
+use super::{AgentEndpoint, AgentId, AgentReverse, Dialect, Inspect, Place, VerdictCache};
 use std::{path::PathBuf, time::Duration};
 
 /// What an agent is configured with, handed to it as it is.
@@ -54,6 +54,8 @@ pub enum AgentTransport {
     Grpc(AgentEndpoint),
     /// It runs on its own and is called over HTTP.
     Http(AgentEndpoint),
+    /// It runs on its own and dials us.
+    Reverse(AgentReverse),
     /// We start it and give it its socket.
     Command {
         /// The path of the executable, resolved against the configuration file; never looked up in PATH.

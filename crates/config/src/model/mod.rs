@@ -3,6 +3,7 @@
 mod admin;
 mod agent;
 mod agent_endpoint;
+mod agent_reverse;
 mod condition;
 mod filter;
 mod id;
@@ -26,6 +27,7 @@ pub use agent::{
     SendHeaders,
 };
 pub use agent_endpoint::{AgentEndpoint, AgentTls, AgentUrl, Dialect};
+pub use agent_reverse::AgentReverse;
 pub use condition::{
     HeaderCondition, HeaderConditionKind, HostPattern, Match, PathPattern, QueryCondition,
 };

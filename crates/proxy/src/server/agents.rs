@@ -5,9 +5,9 @@ use portcullis_agent_manager::{
     AgentSettings, BreakerSettings, CacheSettings, CompletionSettings, HeaderRules,
     OverloadSettings, OwnedHeaders, PoolSettings, SendHeaders, supervise::Launch,
 };
-use portcullis_agent_protocol::{EventKind, GrpcEndpoint, Target, TlsFiles};
+use portcullis_agent_protocol::{EventKind, GrpcEndpoint, ReverseAgent, Target, TlsFiles};
 use portcullis_config::{
-    AgentEndpoint, AgentId, AgentTransport, Config, Dialect, FailureMode, Inspect,
+    AgentEndpoint, AgentId, AgentReverse, AgentTransport, Config, Dialect, FailureMode, Inspect,
 };
 use std::{
     path::{Path, PathBuf},
@@ -27,6 +27,8 @@ enum Way {
     Target(Target),
     /// The proxy starts it.
     Launch(Launch),
+    /// It dials the proxy.
+    Reverse(AgentReverse),
 }
 
 /// `executable` is the proxy's own.
@@ -45,6 +47,7 @@ fn way(agent: &portcullis_config::Agent, executable: &Path) -> Way {
         AgentTransport::Grpc(_) | AgentTransport::Http(_) => {
             unreachable!("no dialect is spoken over these yet, which the configuration says")
         }
+        AgentTransport::Reverse(reverse) => Way::Reverse(reverse.clone()),
         AgentTransport::Command {
             program,
             arguments,
@@ -86,22 +89,25 @@ fn v2(endpoint: &AgentEndpoint) -> Target {
 pub(super) fn launches(config: &Config, executable: &Path) -> Vec<Launch> {
     let ways = config.agents.iter().map(|agent| way(agent, executable));
     ways.filter_map(|way| match way {
-        Way::Target(_) => None,
+        Way::Target(_) | Way::Reverse(_) => None,
         Way::Launch(launch) => Some(launch),
     })
     .collect()
 }
 
-/// What the manager has to know. `start` starts an agent that does not run on its own and says where it listens.
+/// What the manager has to know. `start` starts an agent that does not run on its own and says where it listens; `registers`
+/// says where one is found that dials us.
 pub(super) fn settings(
     config: &Config,
     executable: &Path,
     mut start: impl FnMut(&Launch) -> PathBuf,
+    mut registers: impl FnMut(&portcullis_config::Agent, &AgentReverse) -> ReverseAgent,
 ) -> Vec<AgentSettings> {
     let settings = config.agents.iter().map(|agent| {
         let target = match way(agent, executable) {
             Way::Target(target) => target,
             Way::Launch(launch) => Target::UnixSocket(start(&launch)),
+            Way::Reverse(reverse) => Target::Reverse(registers(agent, &reverse)),
         };
         agent_settings(agent, target)
     });
