@@ -41,6 +41,7 @@ fn rustix_uid() -> u32 {
 struct Door {
     path: PathBuf,
     agent: ReverseAgent,
+    options: ConnectOptions,
     ended: mpsc::UnboundedReceiver<Result<(), RegisterError>>,
     _directory: TempDir,
 }
@@ -68,6 +69,7 @@ impl Door {
         Self {
             path,
             agent,
+            options: ConnectOptions::new("waf"),
             ended,
             _directory: directory,
         }
@@ -93,7 +95,7 @@ impl Door {
 
     async fn lease(&self) -> Result<AnyConnection, ConnectError> {
         let target = Target::Reverse(self.agent.clone());
-        let connected = AnyConnection::connect(&target, &ConnectOptions::new("waf")).await;
+        let connected = AnyConnection::connect(&target, &self.options).await;
         connected.map(|(connection, driver)| {
             tokio::spawn(driver);
             connection
@@ -211,8 +213,11 @@ async fn who_leaves_a_connection_leaves_it_to_others() {
     let door = Door::new(settings(1));
     let _agent = door.dial(TOKEN);
     let connection = door.leased().await;
-    // This thread has it already.
+    // This one has it already, another may have it too.
     assert!(door.lease().await.is_err());
+    let target = Target::Reverse(door.agent.clone());
+    let options = ConnectOptions::new("waf");
+    let other = AnyConnection::connect(&target, &options).await.unwrap().0;
     connection.leave();
     within(connection.closed()).await;
     assert!(!connection.is_open());
@@ -222,6 +227,7 @@ async fn who_leaves_a_connection_leaves_it_to_others() {
             .is_err()
     );
     drop(connection);
+    assert_eq!(ask(&other, "/block").await, block());
     let again = door.leased().await;
     assert_eq!(ask(&again, "/").await, Decision::allow());
 }

@@ -84,8 +84,18 @@ struct State {
 struct Registered {
     number: u64,
     connection: Connection,
-    /// Who asks over it: the threads of workers.
-    lent_to: HashSet<ThreadId>,
+    lent_to: HashSet<Borrower>,
+}
+
+/// Who asks over a connection: a worker, for one of the agents of its
+/// configurations. The old and the new one of a reload are two, so that a
+/// connection goes from the one to the other without a gap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Borrower {
+    thread: ThreadId,
+    /// Where the options are that it connects with. They live as long as what
+    /// it has borrowed.
+    options: usize,
 }
 
 /// Why a registration came to nothing.
@@ -129,16 +139,19 @@ impl ReverseAgent {
         &self.0.settings
     }
 
-    /// The connection that the fewest ask over, of those that this thread does
-    /// not ask over already.
+    /// The connection that the fewest ask over, of those that are not lent to
+    /// this thread with these options already.
     pub(crate) fn lease(&self, options: &ConnectOptions) -> Result<Lease, ConnectError> {
-        let thread = std::thread::current().id();
+        let borrower = Borrower {
+            thread: std::thread::current().id(),
+            options: std::ptr::from_ref(options).addr(),
+        };
         let mut state = self.0.lock();
         state.on_control.clone_from(&options.on_control);
         let free = state
             .registered
             .iter_mut()
-            .filter(|it| it.connection.is_open() && !it.lent_to.contains(&thread));
+            .filter(|it| it.connection.is_open() && !it.lent_to.contains(&borrower));
         let Some(chosen) = free.min_by_key(|it| it.lent_to.len()) else {
             let error = io::Error::new(
                 io::ErrorKind::NotConnected,
@@ -146,11 +159,11 @@ impl ReverseAgent {
             );
             return Err(ConnectError::Unreachable(error));
         };
-        chosen.lent_to.insert(thread);
+        chosen.lent_to.insert(borrower);
         Ok(Lease(Arc::new(LeaseInner {
             agent: self.clone(),
             number: chosen.number,
-            thread,
+            borrower,
             connection: chosen.connection.clone(),
             left: watch::Sender::new(false),
         })))
@@ -347,7 +360,7 @@ pub(crate) struct Lease(Arc<LeaseInner>);
 struct LeaseInner {
     agent: ReverseAgent,
     number: u64,
-    thread: ThreadId,
+    borrower: Borrower,
     connection: Connection,
     left: watch::Sender<bool>,
 }
@@ -394,7 +407,7 @@ impl Drop for LeaseInner {
         let mut state = self.agent.0.lock();
         let lent = state.registered.iter_mut();
         if let Some(it) = lent.into_iter().find(|it| it.number == self.number) {
-            it.lent_to.remove(&self.thread);
+            it.lent_to.remove(&self.borrower);
         }
     }
 }

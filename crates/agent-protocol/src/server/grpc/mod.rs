@@ -19,7 +19,7 @@ use self::listener::Incoming;
 use self::service::Service;
 use super::report::Stop;
 use super::{Agent, ServeOptions, drain};
-use crate::dialect::channel::{certificates, identity, reasons};
+use crate::dialect::channel::{WINDOWS, certificates, identity, reasons};
 
 /// How long nothing may come before a proxy is asked whether it is there, and
 /// how long it may take to answer.
@@ -66,6 +66,8 @@ pub async fn serve_grpc<A: Agent + ?Sized>(
     let (interval, timeout) = KEEP_ALIVE;
     let mut server = Server::builder()
         .max_concurrent_streams(streams)
+        .initial_stream_window_size(WINDOWS.0)
+        .initial_connection_window_size(WINDOWS.1)
         .http2_keepalive_interval(Some(interval))
         .http2_keepalive_timeout(Some(timeout));
     if let Some(tls) = &tls {
