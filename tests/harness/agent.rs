@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::{
     fs::File,
+    net::{SocketAddr, TcpListener, TcpStream},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -29,6 +30,10 @@ pub(crate) struct TestAgent {
 pub(super) struct Script {
     pub(super) name: String,
     pub(super) socket: PathBuf,
+    /// It speaks gRPC here instead.
+    pub(super) grpc: Option<Grpc>,
+    /// It dials the proxy there instead.
+    pub(super) reverse: Option<Reverse>,
     /// What the agent saw, one JSON object per line.
     pub(super) record: PathBuf,
     /// Exists when answers that come late may come.
@@ -58,6 +63,29 @@ pub(super) struct Script {
     pub(super) version: String,
     /// A header of request and response that the agent sets to what it saw of these headers.
     pub(super) tells: Option<(String, Vec<String>)>,
+}
+
+/// Where an agent speaks gRPC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Grpc {
+    pub(super) address: SocketAddr,
+    /// With TLS, and proxies have to show who they are.
+    pub(super) tls: bool,
+}
+
+/// Where an agent dials the proxy, and what it shows.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Reverse {
+    pub(super) path: PathBuf,
+    pub(super) agent_id: String,
+    pub(super) token: String,
+}
+
+/// A file of certificates, see `tests/fixtures/tls`.
+pub(crate) fn tls_file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/fixtures/tls")
+        .join(name)
 }
 
 /// What an agent does in a phase after that of the request's head.
@@ -211,6 +239,8 @@ impl TestAgent {
             script: Script {
                 name: name.to_owned(),
                 socket: folder.path().join("agent.sock"),
+                grpc: None,
+                reverse: None,
                 record: folder.path().join("record"),
                 release: folder.path().join("release"),
                 dialect: Dialect::Binary,
@@ -230,6 +260,70 @@ impl TestAgent {
             },
             folder,
             process: None,
+        }
+    }
+
+    /// One that speaks gRPC; with the dialect `Json` nothing but the published protocol.
+    pub(crate) fn over_grpc(mut self) -> Self {
+        // The agent binds it again, also when it has been killed.
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = free.local_addr().unwrap();
+        self.script.grpc = Some(Grpc {
+            address,
+            tls: false,
+        });
+        self
+    }
+
+    /// The same with TLS; it lets in whom `ca.pem` has signed.
+    pub(crate) fn over_mtls(mut self) -> Self {
+        self = self.over_grpc();
+        if let Some(grpc) = &mut self.script.grpc {
+            grpc.tls = true;
+        }
+        self
+    }
+
+    /// One that dials the proxy, and shows this token.
+    pub(crate) fn dialling(mut self, token: &str) -> Self {
+        self.script.reverse = Some(Reverse {
+            path: self.folder.path().join("reverse.sock"),
+            agent_id: self.script.name.clone(),
+            token: token.to_owned(),
+        });
+        self
+    }
+
+    /// Another process that does the same and dials the same proxy. It does not run yet.
+    pub(crate) fn twin(&self) -> Self {
+        let mut twin = Self::named(&self.script.name);
+        twin.script = Script {
+            socket: twin.script.socket.clone(),
+            record: twin.script.record.clone(),
+            release: twin.script.release.clone(),
+            says: twin.script.says.clone(),
+            ..self.script.clone()
+        };
+        twin
+    }
+
+    /// The socket of the proxy that it dials.
+    pub(crate) fn door(&self) -> &Path {
+        &self.script.reverse.as_ref().unwrap().path
+    }
+
+    /// How the configuration says where it is.
+    pub(crate) fn way(&self) -> String {
+        if let Some(reverse) = &self.script.reverse {
+            return format!("reverse \"{}\"", reverse.path.display());
+        }
+        match self.script.grpc {
+            None => format!("unix-socket \"{}\"", self.socket().display()),
+            Some(Grpc {
+                address,
+                tls: false,
+            }) => format!("grpc \"http://{address}\""),
+            Some(Grpc { address, tls: true }) => format!("grpc \"https://{address}\""),
         }
     }
 
@@ -354,8 +448,12 @@ impl TestAgent {
             .spawn()
             .unwrap();
         self.process = Some(process);
-        eventually("socket of the agent", || {
-            UnixStream::connect(self.socket()).ok()
+        if self.script.reverse.is_some() {
+            return;
+        }
+        eventually("socket of the agent", || match self.script.grpc {
+            None => UnixStream::connect(self.socket()).map(drop).ok(),
+            Some(grpc) => TcpStream::connect(grpc.address).map(drop).ok(),
         });
     }
 

@@ -1,7 +1,7 @@
 //! The agent's side of [`TestAgent`](super::TestAgent): what the process does that is an agent.
 
 use super::{
-    agent::{Dialect, Phase, Reaction, SCRIPT_VARIABLE, Script, Told},
+    agent::{Dialect, Grpc, Phase, Reaction, SCRIPT_VARIABLE, Script, Told, tls_file},
     agent_json::from_json,
     agent_raw,
 };
@@ -11,7 +11,7 @@ use portcullis_agent_protocol::{
     BodyChunk, Capabilities, Decision, EventKind, Extensions, GuardrailInspect, HealthState,
     Metric, MetricValue, MetricsReport, RequestComplete, RequestHeaders, ResponseHeaders,
     WebSocketFrame,
-    server::{self, Agent, AgentError, Reporter, ServeOptions},
+    server::{self, Agent, AgentError, DialOptions, Reporter, ServeOptions, ServerTls},
 };
 use serde_json::{Map, Value, json};
 use std::{
@@ -58,6 +58,27 @@ async fn serve(script: Script) {
         ..ServeOptions::default()
     };
     tokio::spawn(report(script.says.clone(), options.reporter.clone()));
+    if let Some(reverse) = &script.reverse {
+        let proxy = DialOptions {
+            path: reverse.path.clone(),
+            agent_id: reverse.agent_id.clone(),
+            token: Some(reverse.token.clone()),
+        };
+        let agent = Arc::new(Scripted(script));
+        return server::dial(agent, proxy, options, std::future::pending()).await;
+    }
+    if let Some(Grpc { address, tls }) = script.grpc {
+        let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+        let tls = tls.then(|| ServerTls {
+            certificate: tls_file("agent.pem"),
+            key: tls_file("agent.key"),
+            client_ca: Some(tls_file("ca.pem")),
+        });
+        let agent = Arc::new(Scripted(script));
+        let serving =
+            server::serve_grpc(agent, listener, tls, options, std::future::pending()).await;
+        return serving.unwrap();
+    }
     let listener = server::bind_socket(&script.socket).unwrap();
     let agent = Arc::new(Scripted(script));
     server::serve(agent, listener, options, std::future::pending())

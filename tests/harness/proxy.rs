@@ -188,6 +188,13 @@ impl Proxy {
             .unwrap_or_else(|_| self.stdout.text())
     }
 
+    /// What is in the process's own log by now.
+    pub(crate) fn log_lines(&self) -> Vec<Value> {
+        let lines = self.stderr.0.lock().unwrap();
+        let parsed = lines.iter().map(|line| serde_json::from_str(line));
+        parsed.filter_map(Result::ok).collect()
+    }
+
     /// Waits for a line of the process's own log.
     pub(crate) fn log_line(&self, wanted: impl Fn(&Value) -> bool) -> Value {
         eventually("line of the log", || {
@@ -261,8 +268,7 @@ impl Builder {
 
     /// Adds an agent with these settings.
     pub(crate) fn agent_with(self, agent: &TestAgent, kdl: &str) -> Self {
-        let socket = agent.socket();
-        let kdl = format!("unix-socket \"{}\"; {kdl}", socket.display());
+        let kdl = format!("{}; {kdl}", agent.way());
         self.agent_block(agent.name(), &kdl)
     }
 

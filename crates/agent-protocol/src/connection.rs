@@ -4,113 +4,21 @@
 use std::fmt;
 use std::future::Future;
 use std::num::NonZeroU32;
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use crate::dialect::authz::{
-    ExtAuthzGrpc, ExtAuthzGrpcOptions, ExtAuthzHttp, ExtAuthzHttpOptions, ForwardAuth,
-    ForwardAuthOptions,
-};
-use crate::dialect::channel::GrpcEndpoint;
+use crate::dialect::authz::{ExtAuthzGrpc, ExtAuthzHttp, ForwardAuth};
 use crate::dialect::exchanges::{Dialect, Exchanges, MoreTime, PendingExchange};
-use crate::dialect::ext_proc::{ExtProc, ExtProcOptions};
+use crate::dialect::ext_proc::ExtProc;
 use crate::dialect::v1;
+use crate::dialect::v2_uds::grpc;
+use crate::dialect::v2_uds::reverse::Lease;
 use crate::{
     CallError, CallGuard, CancelReason, Capabilities, CloseReason, Condition, ConnectError,
-    ConnectOptions, Connection, ConnectionDriver, Decision, Event, EventKind, HttpEndpoint,
-    PendingAnswer, PendingPong,
+    ConnectOptions, Connection, ConnectionDriver, Decision, Event, EventKind, ExtAuthzGrpcTarget,
+    ExtAuthzHttpTarget, ExtProcTarget, ForwardAuthTarget, PendingAnswer, PendingPong, Target,
 };
-
-/// Where an agent is, and what is spoken there.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Target {
-    /// Protocol version 2 over the Unix socket at this path.
-    UnixSocket(PathBuf),
-    /// Version 1 over the Unix socket at this path.
-    V1UnixSocket(PathBuf),
-    /// Version 1 over HTTP.
-    V1Http(HttpEndpoint),
-    /// Envoy's external processing over gRPC.
-    ExtProc(Box<ExtProcTarget>),
-    /// Envoy's external authorization over gRPC.
-    ExtAuthzGrpc(Box<ExtAuthzGrpcTarget>),
-    /// Envoy's external authorization over HTTP.
-    ExtAuthzHttp(Box<ExtAuthzHttpTarget>),
-    /// forward-auth.
-    ForwardAuth(Box<ForwardAuthTarget>),
-}
-
-/// An agent that speaks Envoy's external processing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ExtProcTarget {
-    /// Where it is.
-    pub endpoint: GrpcEndpoint,
-    /// How it is spoken to.
-    pub options: ExtProcOptions,
-}
-
-/// A service that speaks Envoy's external authorization over gRPC.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ExtAuthzGrpcTarget {
-    /// Where it is.
-    pub endpoint: GrpcEndpoint,
-    /// How it is spoken to.
-    pub options: ExtAuthzGrpcOptions,
-}
-
-/// A service that speaks Envoy's external authorization over HTTP.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ExtAuthzHttpTarget {
-    /// Where it is.
-    pub endpoint: HttpEndpoint,
-    /// How it is spoken to.
-    pub options: ExtAuthzHttpOptions,
-}
-
-/// A service that speaks forward-auth.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ForwardAuthTarget {
-    /// What is called.
-    pub endpoint: HttpEndpoint,
-    /// How it is spoken to.
-    pub options: ForwardAuthOptions,
-}
-
-impl Target {
-    /// Whether a body of this kind of event has to be shown in one piece.
-    #[must_use]
-    pub fn takes_whole(&self, kind: EventKind) -> bool {
-        match self {
-            Self::ExtProc(agent) => agent.options.is_whole(kind),
-            _ => false,
-        }
-    }
-
-    /// How long an answer may take at most when the agent asks for more time;
-    /// zero where it cannot.
-    #[must_use]
-    pub fn most_time(&self) -> Duration {
-        match self {
-            Self::ExtProc(agent) => agent.options.max_message_timeout.unwrap_or_default(),
-            _ => Duration::ZERO,
-        }
-    }
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::UnixSocket(path) | Self::V1UnixSocket(path) => path.display().fmt(f),
-            Self::V1Http(endpoint) => endpoint.fmt(f),
-            Self::ExtProc(agent) => agent.endpoint.url.fmt(f),
-            Self::ExtAuthzGrpc(agent) => agent.endpoint.url.fmt(f),
-            Self::ExtAuthzHttp(agent) => agent.endpoint.fmt(f),
-            Self::ForwardAuth(agent) => agent.endpoint.fmt(f),
-        }
-    }
-}
 
 /// A connection to an agent of any dialect. Clones share it; when the last is
 /// dropped, it finishes what is outstanding and closes.
@@ -120,6 +28,7 @@ pub struct AnyConnection(Kind);
 #[derive(Debug, Clone)]
 enum Kind {
     V2(Connection),
+    Reverse(Lease),
     Exchanges(Exchanges),
 }
 
@@ -138,6 +47,17 @@ impl AnyConnection {
             Target::UnixSocket(path) => {
                 let (connection, driver) = Connection::connect(path, options).await?;
                 Ok((connection.into(), AnyDriver(Driver::V2(Box::new(driver)))))
+            }
+            Target::V2Grpc { endpoint, package } => {
+                let (connection, driver) = grpc::connect(endpoint, package, options).await?;
+                let driver = AnyDriver(Driver::V2Grpc(Box::new(driver)));
+                Ok((connection.into(), driver))
+            }
+            Target::Reverse(agent) => {
+                let lease = agent.lease(options)?;
+                let ended = Lease::ended(lease.connection().clone(), lease.watch());
+                let driver = AnyDriver(Driver::Exchanges(Box::pin(ended)));
+                Ok((Self(Kind::Reverse(lease)), driver))
             }
             Target::V1UnixSocket(path) => {
                 let (agent, capabilities) = v1::UnixAgent::connect(path, options).await?;
@@ -195,6 +115,7 @@ impl AnyConnection {
     pub fn capabilities(&self) -> &Capabilities {
         match &self.0 {
             Kind::V2(connection) => connection.capabilities(),
+            Kind::Reverse(lease) => lease.connection().capabilities(),
             Kind::Exchanges(exchanges) => exchanges.capabilities(),
         }
     }
@@ -211,6 +132,7 @@ impl AnyConnection {
     pub fn tells_answers_apart(&self) -> bool {
         match &self.0 {
             Kind::V2(connection) => connection.extensions().event_id,
+            Kind::Reverse(lease) => lease.connection().extensions().event_id,
             Kind::Exchanges(_) => true,
         }
     }
@@ -220,7 +142,7 @@ impl AnyConnection {
     #[must_use]
     pub fn binds_requests(&self) -> bool {
         match &self.0 {
-            Kind::V2(_) => false,
+            Kind::V2(_) | Kind::Reverse(_) => false,
             Kind::Exchanges(exchanges) => exchanges.binds_requests(),
         }
     }
@@ -238,7 +160,7 @@ impl AnyConnection {
     /// Nothing more comes about the request with this correlation id.
     pub fn forget(&self, correlation_id: &str) {
         match &self.0 {
-            Kind::V2(_) => {}
+            Kind::V2(_) | Kind::Reverse(_) => {}
             Kind::Exchanges(exchanges) => exchanges.forget(correlation_id),
         }
     }
@@ -275,6 +197,7 @@ impl AnyConnection {
     pub fn is_open(&self) -> bool {
         match &self.0 {
             Kind::V2(connection) => connection.is_open(),
+            Kind::Reverse(lease) => lease.is_open(),
             Kind::Exchanges(exchanges) => exchanges.is_open(),
         }
     }
@@ -284,6 +207,7 @@ impl AnyConnection {
     pub fn in_flight(&self) -> usize {
         match &self.0 {
             Kind::V2(connection) => connection.in_flight(),
+            Kind::Reverse(lease) => lease.connection().in_flight(),
             Kind::Exchanges(exchanges) => exchanges.under_way(),
         }
     }
@@ -294,6 +218,7 @@ impl AnyConnection {
     pub fn unanswered(&self) -> usize {
         match &self.0 {
             Kind::V2(connection) => connection.unanswered(),
+            Kind::Reverse(lease) => lease.connection().unanswered(),
             Kind::Exchanges(exchanges) => exchanges.under_way(),
         }
     }
@@ -303,6 +228,7 @@ impl AnyConnection {
     pub fn condition(&self) -> Condition {
         match &self.0 {
             Kind::V2(connection) => connection.condition(),
+            Kind::Reverse(lease) => lease.connection().condition(),
             Kind::Exchanges(_) => Condition::default(),
         }
     }
@@ -313,6 +239,7 @@ impl AnyConnection {
     pub async fn condition_changed(&self, seen: Condition) -> Option<Condition> {
         match &self.0 {
             Kind::V2(connection) => connection.condition_changed(seen).await,
+            Kind::Reverse(lease) => lease.connection().condition_changed(seen).await,
             Kind::Exchanges(exchanges) => {
                 exchanges.closed().await;
                 None
@@ -324,14 +251,28 @@ impl AnyConnection {
     pub fn retire(&self) {
         match &self.0 {
             Kind::V2(connection) => connection.retire(),
+            Kind::Reverse(lease) => lease.connection().retire(),
             Kind::Exchanges(exchanges) => exchanges.retire(),
         }
     }
 
-    /// Waits until the connection is gone.
+    /// Is asked no more by this owner: it retires, unless the agent dialled it,
+    /// for then others ask over it too.
+    pub fn leave(&self) {
+        match &self.0 {
+            Kind::V2(_) | Kind::Exchanges(_) => self.retire(),
+            Kind::Reverse(lease) => lease.leave(),
+        }
+    }
+
+    /// Waits until the connection is gone, or was [left](Self::leave).
     pub async fn closed(&self) {
         match &self.0 {
             Kind::V2(connection) => connection.closed().await,
+            Kind::Reverse(lease) => tokio::select! {
+                () = lease.connection().closed() => {}
+                () = lease.left() => {}
+            },
             Kind::Exchanges(exchanges) => exchanges.closed().await,
         }
     }
@@ -340,6 +281,10 @@ impl AnyConnection {
     pub async fn no_longer_open(&self) {
         match &self.0 {
             Kind::V2(connection) => connection.no_longer_open().await,
+            Kind::Reverse(lease) => tokio::select! {
+                () = lease.connection().no_longer_open() => {}
+                () = lease.left() => {}
+            },
             Kind::Exchanges(exchanges) => exchanges.no_longer_open().await,
         }
     }
@@ -350,6 +295,7 @@ impl AnyConnection {
     pub fn last_heard(&self) -> Instant {
         match &self.0 {
             Kind::V2(connection) => connection.last_heard(),
+            Kind::Reverse(lease) => lease.connection().last_heard(),
             Kind::Exchanges(exchanges) => exchanges.last_heard(),
         }
     }
@@ -359,6 +305,7 @@ impl AnyConnection {
     pub fn ping(&self) -> AnyPong {
         AnyPong(match &self.0 {
             Kind::V2(connection) => Pong::V2(connection.ping()),
+            Kind::Reverse(lease) => Pong::V2(lease.connection().ping()),
             Kind::Exchanges(exchanges) => Pong::Exchange(exchanges.ping()),
         })
     }
@@ -375,6 +322,8 @@ impl AnyConnection {
     pub fn send(&self, event: &Event<'_>, guard: CallGuard) -> Result<AnyAnswer, CallError> {
         let answer = match &self.0 {
             Kind::V2(connection) => Answer::V2(connection.send(event, guard)?),
+            Kind::Reverse(lease) if !lease.is_open() => return Err(CallError::Closed),
+            Kind::Reverse(lease) => Answer::V2(lease.connection().send(event, guard)?),
             Kind::Exchanges(exchanges) => Answer::Exchange(exchanges.ask(event, guard)?),
         };
         Ok(AnyAnswer(answer))
@@ -394,6 +343,7 @@ pub struct AnyDriver(Driver);
 
 enum Driver {
     V2(Box<ConnectionDriver>),
+    V2Grpc(Box<grpc::GrpcDriver>),
     Exchanges(Pin<Box<dyn Future<Output = CloseReason> + Send>>),
 }
 
@@ -403,6 +353,7 @@ impl Future for AnyDriver {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<CloseReason> {
         match &mut self.0 {
             Driver::V2(driver) => Pin::new(&mut **driver).poll(cx),
+            Driver::V2Grpc(driver) => Pin::new(&mut **driver).poll(cx),
             Driver::Exchanges(end) => end.as_mut().poll(cx),
         }
     }

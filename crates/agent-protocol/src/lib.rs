@@ -28,9 +28,11 @@ mod decision;
 mod dialect;
 mod error;
 mod event;
+mod grpc;
 mod guardrail;
 mod header_op;
 pub mod server;
+mod target;
 mod transport;
 mod verdict_ttl;
 mod websocket;
@@ -38,10 +40,7 @@ mod websocket;
 pub use call_guard::CallGuard;
 pub use cancel::CancelReason;
 pub use capability::{AgentLimits, Capabilities, EventKind, Extensions, Features};
-pub use connection::{
-    AnyAnswer, AnyConnection, AnyDriver, AnyPong, ExtAuthzGrpcTarget, ExtAuthzHttpTarget,
-    ExtProcTarget, ForwardAuthTarget, Target,
-};
+pub use connection::{AnyAnswer, AnyConnection, AnyDriver, AnyPong};
 pub use control::{
     Condition, ConfigChange, ConfigUpdate, ControlMessage, FlowAction, HealthState, LogEntry,
     LogLevel, Metric, MetricValue, MetricsReport,
@@ -60,6 +59,7 @@ pub use dialect::http_client::HttpEndpoint;
 pub mod ext_proc {
     pub use crate::dialect::ext_proc::{BodyMode, ExtProcOptions, Parts, StreamCounters, messages};
 }
+pub use dialect::v2_uds::reverse::{RegisterError, ReverseAgent, ReverseDoor, ReverseSettings};
 pub use dialect::v2_uds::{
     CloseReason, ConnectOptions, Connection, ConnectionDriver, ControlHandler, Limits,
     PendingAnswer, PendingConfiguration, PendingPong,
@@ -72,6 +72,9 @@ pub use guardrail::{
     Detection, GuardrailInspect, GuardrailResult, InspectionType, Severity, TextSpan,
 };
 pub use header_op::HeaderOp;
+pub use target::{
+    ExtAuthzGrpcTarget, ExtAuthzHttpTarget, ExtProcTarget, ForwardAuthTarget, Target,
+};
 pub use verdict_ttl::{KeyPart, MAX_VERDICT_TTL, VerdictTtl};
 pub use websocket::{
     FrameDecision, FrameOpcode, MAX_CLOSE_REASON_BYTES, MAX_CONTROL_FRAME_BYTES, WebSocketFrame,

@@ -30,7 +30,7 @@ mod protocol_page;
 type Decoder = fn(&[u8]);
 
 /// The fuzz targets, and which examples of docs/protocol.md are their seeds.
-const TARGETS: [(&str, Decoder, &[&str]); 8] = [
+const TARGETS: [(&str, Decoder, &[&str]); 10] = [
     ("frame", decoders::frame, &["frame-allow"]),
     (
         "handshake_request",
@@ -40,12 +40,13 @@ const TARGETS: [(&str, Decoder, &[&str]); 8] = [
             "configure",
             "configure-event-id",
             "configure-later",
+            "registration",
         ],
     ),
     (
         "handshake_response",
         decoders::handshake_response,
-        &["handshake-response"],
+        &["handshake-response", "registration-reply"],
     ),
     (
         "json_event",
@@ -119,6 +120,30 @@ const TARGETS: [(&str, Decoder, &[&str]); 8] = [
             "binary-frame-close",
             "binary-ttl",
             "binary-guardrail",
+        ],
+    ),
+    (
+        "protobuf_event",
+        decoders::protobuf_event,
+        &[
+            "protobuf-handshake-request",
+            "protobuf-request-headers",
+            "protobuf-request-headers-legacy",
+            "protobuf-body-chunk-last",
+            "protobuf-cancel",
+        ],
+    ),
+    (
+        "protobuf_answer",
+        decoders::protobuf_answer,
+        &[
+            "protobuf-answer",
+            "protobuf-answer-block",
+            "protobuf-answer-body",
+            "protobuf-answer-frame",
+            "protobuf-answer-error",
+            "protobuf-answer-overloaded",
+            "protobuf-answer-ttl",
         ],
     ),
 ];

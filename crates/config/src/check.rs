@@ -38,6 +38,7 @@ const ERRORS: &[Check] = &[
     agents::owned_headers,
     agents::pools,
     authz::settings,
+    agents::reverse_sockets,
     agents::useless_budgets,
     inspect::limits,
     inspect::encodings,

@@ -129,7 +129,7 @@ async fn use_connection(
     let ended = watch_over(agent, slot, &connection, ending).await;
     if let Ended::Stopping = ended {
         slot.set(State::Down("the proxy does without this agent".into()));
-        connection.retire();
+        connection.leave();
         connection.closed().await;
     }
     drop(connected);

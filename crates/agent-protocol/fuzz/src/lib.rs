@@ -9,6 +9,9 @@ use std::time::{Duration, UNIX_EPOCH};
 use bytes::{Bytes, BytesMut};
 use portcullis_agent_protocol::codec::frame::{self, HEADER_BYTES, MessageType};
 use portcullis_agent_protocol::codec::handshake::{self, Agreement};
+use portcullis_agent_protocol::codec::protobuf::messages::{AgentToProxy, FromAgent, ProxyToAgent};
+use portcullis_agent_protocol::codec::protobuf::{self, Message};
+use portcullis_agent_protocol::codec::registration;
 use portcullis_agent_protocol::codec::{Answer, EventId, binary, json, v1};
 use portcullis_agent_protocol::{
     BodyChunk, ControlMessage, Event, EventKind, Extensions, Metric, MetricValue, MetricsReport,
@@ -63,7 +66,7 @@ pub fn frame(bytes: &[u8]) {
     }
 }
 
-/// What a proxy says before there are events.
+/// What a proxy says before there are events, and an agent that dials it.
 pub fn handshake_request(bytes: &[u8]) {
     if let Ok(request) = handshake::decode_request(bytes) {
         let mut out = Vec::new();
@@ -74,6 +77,15 @@ pub fn handshake_request(bytes: &[u8]) {
         assert_eq!(again.supported_encodings, request.supported_encodings);
         assert_eq!(again.extensions, request.extensions);
     }
+    if let Ok(registration) = registration::decode_registration(bytes) {
+        let mut out = Vec::new();
+        handshake::encode(&mut out, &registration).expect("what was read can be written");
+        let again = registration::decode_registration(&out).expect("what was written can be read");
+        assert_eq!(again.agent_id, registration.agent_id);
+        assert_eq!(again.capabilities, registration.capabilities);
+        assert_eq!(again.auth_token, registration.auth_token);
+        assert_eq!(again.extensions, registration.extensions);
+    }
     if let Ok(message) = handshake::decode_configure(bytes) {
         let mut out = Vec::new();
         handshake::encode(&mut out, &message).expect("what was read can be written");
@@ -83,8 +95,13 @@ pub fn handshake_request(bytes: &[u8]) {
     }
 }
 
-/// What an agent answers to it.
+/// What an agent answers to it, and a proxy to an agent that dials it.
 pub fn handshake_response(bytes: &[u8]) {
+    for offered in [Extensions::ALL, BY_NUMBER, Extensions::NONE] {
+        if let Ok(Ok(chosen)) = registration::decode_reply(bytes, offered) {
+            assert!(chosen.is_within(offered));
+        }
+    }
     let accepted = |offered| match handshake::decode_response(bytes, offered) {
         Ok(Agreement::Accepted(_, chosen)) => Some(chosen),
         Ok(Agreement::Refused(_)) | Err(_) => None,
@@ -252,6 +269,52 @@ pub fn binary_answer(bytes: &[u8]) {
         let shared = binary::decode_shared_answer(&payload, extensions);
         let (again, shared) = shared.expect("it can be read either way");
         assert_eq!((again, rounded(shared)), (id, rounded(answer)));
+    }
+}
+
+/// What a proxy sends over gRPC.
+pub fn protobuf_event(bytes: &[u8]) {
+    let Ok(message) = ProxyToAgent::decode(bytes) else {
+        return;
+    };
+    for by_number in [true, false] {
+        let Ok((id, event)) = protobuf::decode_event(&message, by_number) else {
+            continue;
+        };
+        assert_eq!(protobuf::event_id(&message, by_number), Some(id.clone()));
+        let view = event.view();
+        let again = protobuf::encode_event(number(&id), &view);
+        let (again, event) =
+            protobuf::decode_event(&again, by_number).expect("what was written can be read");
+        // Events that are answered by their correlation id have it in them.
+        assert_eq!((again, event.view()), (id, view));
+    }
+}
+
+/// What an agent sends over gRPC.
+pub fn protobuf_answer(bytes: &[u8]) {
+    let Ok(AgentToProxy {
+        message: Some(message),
+    }) = AgentToProxy::decode(bytes)
+    else {
+        return;
+    };
+    let FromAgent::Response(response) = message else {
+        drop(protobuf::decode_control(message));
+        return;
+    };
+    for extensions in [protobuf::EXTENSIONS, Extensions::NONE] {
+        let Ok((id, answer)) = protobuf::decode_answer((*response).clone(), extensions) else {
+            continue;
+        };
+        let again = protobuf::encode_answer(&id, &answer, extensions);
+        let (again, decoded) =
+            protobuf::decode_answer(again, extensions).expect("what was written can be read");
+        assert_eq!(again, id);
+        // A legacy peer is told in other words what it does not know.
+        if extensions.event_id {
+            assert_eq!(rounded(decoded), rounded(answer));
+        }
     }
 }
 

@@ -98,8 +98,16 @@ pub fn decode_request(payload: &[u8]) -> Result<HandshakeRequest<'static>, Proto
 /// # Errors
 /// What is wrong with it.
 pub fn decode_response(payload: &[u8], offered: Extensions) -> Result<Agreement, ProtocolError> {
-    let response: HandshakeResponse = serde_json::from_slice(payload)
+    let response = serde_json::from_slice(payload)
         .map_err(|error| ProtocolError::malformed("handshake response", error))?;
+    agree(response, offered)
+}
+
+/// Checks that the agent chose among what was offered.
+///
+/// # Errors
+/// What it chose that was not.
+pub fn agree(response: HandshakeResponse, offered: Extensions) -> Result<Agreement, ProtocolError> {
     if !response.success {
         let reason = response
             .error

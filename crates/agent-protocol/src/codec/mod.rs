@@ -7,6 +7,8 @@ mod decoded;
 pub mod frame;
 pub mod handshake;
 pub mod json;
+pub mod protobuf;
+pub mod registration;
 pub mod v1;
 
 pub use answer::{Answer, MAX_RETRY_AFTER, NoDecision};
@@ -15,7 +17,7 @@ pub use decoded::{
     DecodedRequestHeaders, DecodedResponseHeaders, DecodedWebSocketFrame, EventId,
 };
 
-/// The time left of a budget and the like, as both encodings have it.
+/// The time left of a budget and the like, as all encodings have it.
 fn whole_microseconds(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

@@ -19,6 +19,11 @@ use crate::codec::frame::MAX_FRAME_BYTES;
 /// Unix socket may have, and something for the fields around a body.
 pub(crate) const MAX_MESSAGE_BYTES: usize = MAX_FRAME_BYTES + (64 << 10);
 
+/// How much may be under way on a stream before its reader has taken it, and on
+/// a connection. The 64 KiB of the standard would make large bodies wait for
+/// the other end again and again.
+pub(crate) const WINDOWS: (u32, u32) = (1 << 20, 4 << 20);
+
 /// How long a peer may take to answer a ping of HTTP/2, or a probe of TCP.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// After how long without traffic the kernel probes a connection.
@@ -99,6 +104,8 @@ async fn configure(endpoint: &GrpcEndpoint, connect_timeout: Duration) -> io::Re
     let mut configured = Endpoint::from_shared(endpoint.url.clone())
         .map_err(invalid)?
         .connect_timeout(connect_timeout)
+        .initial_stream_window_size(WINDOWS.0)
+        .initial_connection_window_size(WINDOWS.1)
         .tcp_keepalive(Some(TCP_KEEP_ALIVE))
         .tcp_keepalive_interval(Some(KEEP_ALIVE_TIMEOUT));
     if let Some(interval) = endpoint.keep_alive {

@@ -5,11 +5,11 @@ use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures::FutureExt;
 
+use super::wire::Payload;
 use super::{Agent, AgentError};
-use crate::codec::{Answer, BadMessage, EventId, NoDecision, binary, handshake, json};
+use crate::codec::{Answer, BadMessage, EventId, NoDecision, binary, handshake, json, protobuf};
 use crate::{Decision, Event, EventKind, Extensions, ProtocolError};
 
 /// What an event ends with.
@@ -17,6 +17,7 @@ pub(super) struct Answered {
     pub(super) id: EventId,
     /// Which piece of a body it was about; 0 when it was about something else.
     pub(super) chunk_index: u32,
+    pub(super) is_configuration: bool,
     pub(super) answer: Answer,
 }
 
@@ -25,6 +26,7 @@ impl Answered {
         Self {
             id,
             chunk_index: 0,
+            is_configuration: false,
             answer,
         }
     }
@@ -33,7 +35,15 @@ impl Answered {
 /// An event whose id cannot be read has no answer, and ends the session.
 pub(super) type Done = Result<Answered, ProtocolError>;
 
-pub(super) fn event_id(kind: EventKind, payload: &[u8], extensions: Extensions) -> Option<EventId> {
+pub(super) fn event_id(
+    kind: EventKind,
+    payload: &Payload,
+    extensions: Extensions,
+) -> Option<EventId> {
+    let payload = match payload {
+        Payload::Encoded(payload) => payload,
+        Payload::Message(message, _) => return protobuf::event_id(message, extensions.event_id),
+    };
     let is_json = match kind {
         EventKind::RequestHeaders
         | EventKind::RequestBodyChunk
@@ -51,7 +61,7 @@ pub(super) fn event_id(kind: EventKind, payload: &[u8], extensions: Extensions) 
 }
 
 // A phase that the agent does not have is never allowed without a look.
-pub(super) fn unsupported(kind: EventKind, payload: &[u8], extensions: Extensions) -> Done {
+pub(super) fn unsupported(kind: EventKind, payload: &Payload, extensions: Extensions) -> Done {
     let id = event_id(kind, payload, extensions);
     let id = id.ok_or_else(|| ProtocolError::malformed("event", "it has no id"))?;
     let answer = failure(format!("the agent does not support {kind:?}"));
@@ -62,12 +72,13 @@ pub(super) fn unsupported(kind: EventKind, payload: &[u8], extensions: Extension
 pub(super) async fn event<A: Agent + ?Sized>(
     agent: Arc<A>,
     kind: EventKind,
-    payload: Bytes,
+    payload: Payload,
     extensions: Extensions,
 ) -> Done {
-    let decoded = match extensions.binary {
-        true => binary::decode_event(kind, &payload),
-        false => json::decode_event(kind, &payload, extensions.event_id),
+    let decoded = match &payload {
+        Payload::Message(message, _) => protobuf::decode_event(message, extensions.event_id),
+        Payload::Encoded(payload) if extensions.binary => binary::decode_event(kind, payload),
+        Payload::Encoded(payload) => json::decode_event(kind, payload, extensions.event_id),
     };
     let (id, event) = match decoded {
         Ok(decoded) => decoded,
@@ -89,6 +100,7 @@ pub(super) async fn event<A: Agent + ?Sized>(
             | Event::GuardrailInspect(_)
             | Event::RequestComplete(_) => 0,
         },
+        is_configuration: false,
         answer,
     })
 }
@@ -110,10 +122,10 @@ async fn decide<A: Agent + ?Sized>(agent: &A, event: &Event<'_>) -> Result<Decis
 
 pub(super) async fn configure<A: Agent + ?Sized>(
     agent: Arc<A>,
-    payload: Bytes,
+    payload: Payload,
     extensions: Extensions,
 ) -> Done {
-    let message = handshake::decode_configure(&payload)?;
+    let message = handshake::decode_configure(payload.json())?;
     let id = match (extensions.event_id, message.event_id) {
         (true, Some(number)) => EventId::Number(number),
         (true, None) => return Err(ProtocolError::malformed("configure", "event_id is missing")),
@@ -127,7 +139,10 @@ pub(super) async fn configure<A: Agent + ?Sized>(
         Ok(Decision::allow())
     };
     let answer = guarded(configured).await;
-    Ok(Answered::new(id, answer))
+    Ok(Answered {
+        is_configuration: true,
+        ..Answered::new(id, answer)
+    })
 }
 
 // A panic of the agent is the failure of one event.

@@ -36,11 +36,14 @@
 
 mod agent;
 mod counters;
+mod dial;
 mod events;
+mod grpc;
 mod per_request;
 mod report;
 mod session;
 mod socket;
+mod wire;
 mod work;
 
 use std::io;
@@ -53,12 +56,15 @@ use tokio::task::JoinSet;
 
 pub use agent::{Agent, AgentError};
 pub use counters::ServeCounters;
+pub use dial::{DialOptions, dial};
+pub use grpc::{ServerTls, serve_grpc};
 pub use per_request::PerRequest;
 pub use report::Reporter;
-pub use socket::{SOCKET_VARIABLE, bind_socket, socket_from_env};
+pub use socket::{SOCKET_VARIABLE, bind_socket, bind_socket_with_mode, socket_from_env};
 
 use self::report::Stop;
 use self::session::Session;
+use self::wire::FrameWire;
 use crate::Extensions;
 use crate::codec::frame::MAX_FRAME_BYTES;
 
@@ -143,7 +149,8 @@ pub async fn serve<A: Agent + ?Sized>(
             }
             Ok((stream, _)) => {
                 let agent = Arc::clone(&agent);
-                let session = Session::new(agent, stream, Arc::clone(&options), stopping.clone());
+                let wire = FrameWire::new(stream);
+                let session = Session::new(agent, wire, Arc::clone(&options), stopping.clone());
                 sessions.spawn(session.run());
             }
             Err(error) => {
@@ -156,12 +163,17 @@ pub async fn serve<A: Agent + ?Sized>(
         }
     }
     drop(listener);
-    drain(sessions, &stop, &options).await;
+    let ended = async { while sessions.join_next().await.is_some() {} };
+    drain(ended, &stop, &options).await;
     Ok(())
 }
 
-async fn drain(mut sessions: JoinSet<()>, stop: &watch::Sender<Stop>, options: &ServeOptions) {
-    let ended = async { while sessions.join_next().await.is_some() {} };
+// Tells the sessions to end, and waits until they have.
+async fn drain(
+    ended: impl Future<Output = ()>,
+    stop: &watch::Sender<Stop>,
+    options: &ServeOptions,
+) {
     let drained = async {
         let mut ended = std::pin::pin!(ended);
         stop.send_replace(Stop::Announced);

@@ -7,19 +7,20 @@ use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
 use futures::FutureExt;
-use tokio::net::UnixStream;
 use tokio::sync::watch;
 
+use super::dial::DialOptions;
 use super::events::{self, Answered, Done, event_id};
 use super::report::{News, Signals, Stop};
+use super::wire::{Payload, Unsent, Wire};
 use super::work::{Handling, Work};
 use super::{Agent, ServeOptions};
-use crate::codec::frame::{self, MessageType};
+use crate::codec::frame::MessageType;
 use crate::codec::handshake::{self, HandshakeRequest, HandshakeResponse};
-use crate::codec::{Answer, EventId, binary, json};
-use crate::transport::{Inbound, Outbound, now_ms};
+use crate::codec::json;
+use crate::codec::registration::{self, Registration};
+use crate::transport::now_ms;
 use crate::{Capabilities, EventKind, Extensions, ProtocolError};
 
 /// While this much waits to be written, nothing more is read.
@@ -36,13 +37,16 @@ enum SessionError {
     HandshakeTimeout,
     #[error("the handshake was refused: {0}")]
     Refused(String),
+    /// There was no other way to say it.
+    #[error("{0}")]
+    Ends(String),
     #[error("a message cannot be written: {0}")]
     Unwritable(String),
 }
 
 /// What there is to be done with what has come in.
 enum Next {
-    Frame(MessageType, Bytes),
+    Frame(MessageType, Payload),
     /// More has to be read.
     Incomplete,
     /// Answers have to be written first.
@@ -51,25 +55,27 @@ enum Next {
     WorkFull,
 }
 
-pub(super) struct Session<A: ?Sized> {
+pub(super) struct Session<A: ?Sized, W> {
     agent: Arc<A>,
-    stream: UnixStream,
+    wire: W,
     options: Arc<ServeOptions>,
     stop: watch::Receiver<Stop>,
     signals: Signals,
-    inbound: Inbound,
-    outbound: Outbound,
     agent_id: Arc<str>,
     extensions: Extensions,
     /// The numbers of the events that the agent has announced.
     supported_events: Vec<u32>,
     work: Work,
+    /// How many configurations are being taken.
+    configuring: usize,
+    /// The agent begins the conversation, with this.
+    registers: Option<DialOptions>,
 }
 
-impl<A: Agent + ?Sized> Session<A> {
+impl<A: Agent + ?Sized, W: Wire> Session<A, W> {
     pub(super) fn new(
         agent: Arc<A>,
-        stream: UnixStream,
+        wire: W,
         options: Arc<ServeOptions>,
         stop: watch::Receiver<Stop>,
     ) -> Self {
@@ -79,25 +85,33 @@ impl<A: Agent + ?Sized> Session<A> {
         };
         Self {
             agent,
-            stream,
+            wire,
             signals: Signals::new(stop.clone(), &options.reporter),
             options,
             stop,
-            inbound: Inbound::default(),
-            outbound: Outbound::default(),
             agent_id: Arc::default(),
             extensions: Extensions::NONE,
             supported_events: Vec::new(),
             work,
+            configuring: 0,
+            registers: None,
         }
+    }
+
+    /// The same on a connection that the agent has dialled.
+    pub(super) fn registering(mut self, proxy: DialOptions) -> Self {
+        self.registers = Some(proxy);
+        self
     }
 
     /// Serves the connection until either side ends it.
     pub(super) async fn run(mut self) {
-        match self.converse().await {
+        let ended = self.converse().await;
+        match &ended {
             Ok(()) => tracing::debug!("a proxy has disconnected"),
             Err(error) => tracing::warn!(%error, "a connection of a proxy has ended"),
         }
+        self.wire.end(ended.err().map(|error| error.to_string()));
     }
 
     async fn converse(&mut self) -> Result<(), SessionError> {
@@ -107,7 +121,7 @@ impl<A: Agent + ?Sized> Session<A> {
         let timeout = self.options.handshake_timeout;
         let shaken = tokio::select! {
             () = stopping => return Ok(()),
-            shaken = tokio::time::timeout(timeout, self.shake_hands()) => shaken,
+            shaken = tokio::time::timeout(timeout, self.begin()) => shaken,
         };
         match shaken {
             Ok(Ok(())) => {}
@@ -120,24 +134,71 @@ impl<A: Agent + ?Sized> Session<A> {
         std::future::poll_fn(|cx| self.poll_serve(cx)).await
     }
 
-    async fn shake_hands(&mut self) -> Result<(), SessionError> {
-        let (kind, payload) = loop {
-            match frame::take(&mut self.inbound.bytes, self.options.max_frame_bytes)? {
-                Some(frame) => break frame,
-                None => self.inbound.read(&mut self.stream).await?,
+    async fn begin(&mut self) -> Result<(), SessionError> {
+        match self.registers.take() {
+            Some(proxy) => self.register(&proxy).await,
+            None => self.shake_hands().await,
+        }
+    }
+
+    async fn receive(&mut self) -> Result<(MessageType, Payload), SessionError> {
+        loop {
+            if let Some(frame) = self.wire.take(self.options.max_frame_bytes)? {
+                return Ok(frame);
             }
+            let read = std::future::poll_fn(|cx| self.wire.poll_read(cx));
+            if read.await? == 0 {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+            }
+        }
+    }
+
+    async fn register(&mut self, proxy: &DialOptions) -> Result<(), SessionError> {
+        let offered = self.options.extensions.and(W::EXTENSIONS);
+        let capabilities = self.capabilities();
+        self.introduce(&capabilities);
+        let registration = Registration {
+            protocol_version: handshake::PROTOCOL_VERSION,
+            agent_id: proxy.agent_id.as_str().into(),
+            capabilities,
+            auth_token: proxy.token.as_deref().map(Into::into),
+            metadata: serde_json::Value::Null,
+            extensions: offered.names().into_iter().map(Into::into).collect(),
         };
-        if kind != MessageType::HandshakeRequest {
+        self.queue(MessageType::HandshakeRequest, |out| {
+            handshake::encode(out, &registration)
+        })?;
+        std::future::poll_fn(|cx| self.wire.poll_flush(cx)).await?;
+        let (kind, payload) = self.receive().await?;
+        if kind != MessageType::HandshakeResponse {
             return Err(ProtocolError::UnexpectedMessage(kind).into());
         }
-        let request = handshake::decode_request(&payload)?;
-        let refusal = refusal(&request);
-        let offered = request.extensions.iter().map(AsRef::as_ref);
-        self.extensions = Extensions::from_known_names(offered).and(self.options.extensions);
-        let capabilities = self.capabilities();
+        let chosen = registration::decode_reply(payload.json(), offered)?;
+        self.extensions = chosen.map_err(SessionError::Refused)?;
+        tracing::debug!(agent = proxy.agent_id, "registered at the proxy");
+        Ok(())
+    }
+
+    // What is remembered of what the proxy is told.
+    fn introduce(&mut self, capabilities: &Capabilities) {
         self.agent_id = Arc::from(&*capabilities.agent_id);
         self.supported_events
             .clone_from(&capabilities.supported_events);
+    }
+
+    async fn shake_hands(&mut self) -> Result<(), SessionError> {
+        let (kind, payload) = self.receive().await?;
+        if kind != MessageType::HandshakeRequest {
+            return Err(ProtocolError::UnexpectedMessage(kind).into());
+        }
+        let request = handshake::decode_request(payload.json())?;
+        let refusal = refusal(&request);
+        let offered = request.extensions.iter().map(AsRef::as_ref);
+        self.extensions = Extensions::from_known_names(offered)
+            .and(self.options.extensions)
+            .and(W::EXTENSIONS);
+        let capabilities = self.capabilities();
+        self.introduce(&capabilities);
         let response = HandshakeResponse {
             protocol_version: handshake::PROTOCOL_VERSION,
             capabilities,
@@ -154,7 +215,7 @@ impl<A: Agent + ?Sized> Session<A> {
         self.queue(MessageType::HandshakeResponse, |out| {
             handshake::encode(out, &response)
         })?;
-        self.outbound.flush(&mut self.stream).await?;
+        std::future::poll_fn(|cx| self.wire.poll_flush(cx)).await?;
         refusal.map_or(Ok(()), |reason| Err(SessionError::Refused(reason)))
     }
 
@@ -192,7 +253,7 @@ impl<A: Agent + ?Sized> Session<A> {
                     other => break other,
                 }
             };
-            let flushed = self.outbound.poll_flush(&mut self.stream, cx)?;
+            let flushed = self.wire.poll_flush(cx)?;
             if stopped && flushed.is_ready() && self.work.is_empty() {
                 return Poll::Ready(Ok(()));
             }
@@ -205,7 +266,7 @@ impl<A: Agent + ?Sized> Session<A> {
                 Next::OutboundFull | Next::WorkFull => return Poll::Pending,
                 Next::Frame(..) | Next::Incomplete => {}
             }
-            if ready!(self.inbound.poll_read(&mut self.stream, cx))? == 0 {
+            if ready!(self.wire.poll_read(cx))? == 0 {
                 return Poll::Ready(Ok(()));
             }
         }
@@ -273,13 +334,17 @@ impl<A: Agent + ?Sized> Session<A> {
         if self.is_outbound_full() {
             return Ok(Next::OutboundFull);
         }
+        // A peer that gets no answer to its configuration takes that to what
+        // comes behind it for a yes.
+        if self.configuring > 0 && !self.extensions.event_id {
+            return Ok(Next::WorkFull);
+        }
         let limit = self.options.max_frame_bytes;
-        let kind = frame::peek(&self.inbound.bytes, limit)?.map(|(kind, _)| kind);
-        let event = kind.and_then(MessageType::event_kind);
+        let event = self.wire.peek(limit)?.and_then(MessageType::event_kind);
         if event.is_some_and(|kind| self.takes(kind)) && !self.work.takes_more() {
             return Ok(Next::WorkFull);
         }
-        Ok(match frame::take(&mut self.inbound.bytes, limit)? {
+        Ok(match self.wire.take(limit)? {
             Some((kind, payload)) => Next::Frame(kind, payload),
             None => Next::Incomplete,
         })
@@ -300,21 +365,21 @@ impl<A: Agent + ?Sized> Session<A> {
     }
 
     fn is_outbound_full(&self) -> bool {
-        self.outbound.remaining() >= OUTBOUND_HIGH_BYTES
+        self.wire.unwritten() >= OUTBOUND_HIGH_BYTES
     }
 
     fn on_frame(
         &mut self,
         cx: &mut Context<'_>,
         kind: MessageType,
-        payload: Bytes,
+        payload: Payload,
     ) -> Result<(), SessionError> {
         if let Some(event) = kind.event_kind() {
             return self.on_event(cx, event, payload);
         }
         match kind {
             MessageType::Ping => {
-                let (sequence, timestamp_ms) = json::decode_ping(&payload)?;
+                let (sequence, timestamp_ms) = json::decode_ping(payload.json())?;
                 self.queue(MessageType::Pong, |out| {
                     json::encode_pong(out, sequence, timestamp_ms);
                     Ok(())
@@ -322,7 +387,7 @@ impl<A: Agent + ?Sized> Session<A> {
             }
             // The answer comes all the same where nothing else was announced.
             MessageType::Cancel if is_legacy(&self.options) => Ok(()),
-            MessageType::Cancel => self.cancel(&payload),
+            MessageType::Cancel => self.cancel(payload.json()),
             // What only agents send, and a second handshake.
             _ => Err(ProtocolError::UnexpectedMessage(kind).into()),
         }
@@ -332,7 +397,7 @@ impl<A: Agent + ?Sized> Session<A> {
         &mut self,
         cx: &mut Context<'_>,
         kind: EventKind,
-        payload: Bytes,
+        payload: Payload,
     ) -> Result<(), SessionError> {
         let agent = Arc::clone(&self.agent);
         let extensions = self.extensions;
@@ -348,6 +413,7 @@ impl<A: Agent + ?Sized> Session<A> {
             EventKind::Configure => None,
             kind => event_id(kind, &payload, extensions),
         };
+        self.configuring += usize::from(kind == EventKind::Configure);
         match self.work.add(cx, event, payload.len(), id) {
             Some(done) => self.answer(done?),
             None => Ok(()),
@@ -366,23 +432,25 @@ impl<A: Agent + ?Sized> Session<A> {
         let Answered {
             id,
             chunk_index,
+            is_configuration,
             answer,
         } = answered;
+        self.configuring -= usize::from(is_configuration);
+        let limit = self.options.max_frame_bytes;
         let extensions = self.extensions;
-        let encode = |out: &mut Vec<u8>, answer: &Answer| match &id {
-            EventId::Number(number) if extensions.binary => {
-                binary::encode_answer(out, *number, answer, extensions)
-            }
-            id => json::encode_answer(out, id, chunk_index, answer, extensions),
-        };
-        match self.queue(MessageType::AgentResponse, |out| encode(out, &answer)) {
-            Err(SessionError::Unwritable(detail)) => {
+        let queued = self
+            .wire
+            .answer(&id, chunk_index, &answer, extensions, limit);
+        let queued = match queued {
+            Err(Unsent::Unwritable(detail)) => {
                 tracing::error!(detail, "an answer cannot be sent");
                 let failed = events::failure("the agent's answer cannot be sent");
-                self.queue(MessageType::AgentResponse, |out| encode(out, &failed))
+                self.wire
+                    .answer(&id, chunk_index, &failed, extensions, limit)
             }
             queued => queued,
-        }
+        };
+        queued.map_err(SessionError::from)
     }
 
     fn queue(
@@ -390,17 +458,17 @@ impl<A: Agent + ?Sized> Session<A> {
         kind: MessageType,
         write: impl FnOnce(&mut Vec<u8>) -> Result<(), serde_json::Error>,
     ) -> Result<(), SessionError> {
-        let start = self.outbound.frames.bytes.len();
-        let mut written = Ok(());
         let limit = self.options.max_frame_bytes;
-        let framed = frame::append(&mut self.outbound.frames.bytes, kind, limit, |out| {
-            written = write(out);
-        });
-        if let Err(error) = written {
-            self.outbound.frames.bytes.truncate(start);
-            return Err(SessionError::Unwritable(error.to_string()));
+        Ok(self.wire.queue(kind, limit, write)?)
+    }
+}
+
+impl From<Unsent> for SessionError {
+    fn from(unsent: Unsent) -> Self {
+        match unsent {
+            Unsent::Unwritable(detail) => Self::Unwritable(detail),
+            Unsent::Ends(reason) => Self::Ends(reason),
         }
-        framed.map_err(|bytes| SessionError::Unwritable(format!("{bytes} bytes are too many")))
     }
 }
 

@@ -30,6 +30,14 @@ pub fn socket_from_env() -> Option<PathBuf> {
 /// `AddrInUse` when somebody listens there, `AlreadyExists` when something
 /// else than a socket is there, and what binding itself ends with.
 pub fn bind_socket(path: &Path) -> io::Result<UnixListener> {
+    bind_socket_with_mode(path, SOCKET_MODE)
+}
+
+/// The same with another mode, as in `0o600`.
+///
+/// # Errors
+/// As [`bind_socket`].
+pub fn bind_socket_with_mode(path: &Path, mode: u32) -> io::Result<UnixListener> {
     refuse_if_taken(path)?;
     // Bound under another name and then renamed, so that nobody can connect
     // before the mode is set, and a stale socket is replaced at once.
@@ -42,7 +50,7 @@ pub fn bind_socket(path: &Path) -> io::Result<UnixListener> {
         _ => {}
     }
     let listener = UnixListener::bind(&beside)?;
-    let in_place = fs::set_permissions(&beside, Permissions::from_mode(SOCKET_MODE))
+    let in_place = fs::set_permissions(&beside, Permissions::from_mode(mode))
         .and_then(|()| fs::rename(&beside, path));
     if let Err(error) = in_place {
         // What went wrong first is what the caller needs to know.

@@ -202,7 +202,7 @@ fn websocket_frame() -> impl Strategy<Value = DecodedWebSocketFrame<'static>> {
         )
 }
 
-fn event(any_bytes: bool) -> impl Strategy<Value = DecodedEvent<'static>> {
+pub(crate) fn event(any_bytes: bool) -> impl Strategy<Value = DecodedEvent<'static>> {
     prop_oneof![
         request_headers(any_bytes).prop_map(DecodedEvent::RequestHeaders),
         chunk(any_bytes).prop_map(DecodedEvent::RequestBodyChunk),
@@ -287,7 +287,7 @@ fn ttl() -> impl Strategy<Value = Option<Box<VerdictTtl>>> {
     option::of(ttl.prop_map(Box::new))
 }
 
-fn decision() -> impl Strategy<Value = Decision> {
+pub(crate) fn decision() -> impl Strategy<Value = Decision> {
     (
         verdict(),
         (ops(), ops()),
@@ -310,7 +310,7 @@ fn decision() -> impl Strategy<Value = Decision> {
         })
 }
 
-fn answer() -> impl Strategy<Value = Answer> {
+pub(crate) fn answer() -> impl Strategy<Value = Answer> {
     let failed = text().prop_map(|message| Err(NoDecision::Failed(message)));
     let overloaded = option::of(0_u64..=3_600_000).prop_map(|milliseconds| {
         let retry_after = milliseconds.map(Duration::from_millis);

@@ -24,7 +24,7 @@ use crate::support::Request;
 use crate::{page_control, page_guardrail};
 
 #[path = "../protocol_page/mod.rs"]
-mod protocol_page;
+pub(crate) mod protocol_page;
 
 const NUMBER: u64 = 1_048_576;
 
@@ -81,6 +81,9 @@ fn written() -> BTreeMap<&'static str, Vec<u8>> {
     add("cancel-event-id", cancel(Some(NUMBER)));
     for (name, payload) in page_control::written() {
         add(name, payload);
+    }
+    for (name, bytes) in crate::page_protobuf::written() {
+        add(name, bytes);
     }
     written
 }

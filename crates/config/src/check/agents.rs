@@ -5,7 +5,7 @@ use crate::{
     diagnostic::{Diagnostic, Report, code},
     header_pattern,
     kdl::{Parsed, PartialPool},
-    model::Pool,
+    model::{AgentTransport, Pool},
 };
 use std::collections::HashMap;
 
@@ -42,6 +42,33 @@ pub(super) fn owned_headers(parsed: &Parsed, report: &Report) {
             .also(first.span, format!("`{earlier}` owns them"))
             .help("a header is owned by one agent: take it from one of the two"),
         );
+    }
+}
+
+/// Agents that dial the same socket find one mode there.
+pub(super) fn reverse_sockets(parsed: &Parsed, report: &Report) {
+    let mut modes = HashMap::new();
+    for agent in &parsed.agents {
+        let Some(AgentTransport::Reverse(reverse)) = &agent.transport else {
+            continue;
+        };
+        let (mode, first) = *modes
+            .entry(&reverse.path)
+            .or_insert((reverse.mode, agent.span));
+        if mode != reverse.mode {
+            report.add(
+                Diagnostic::error(
+                    code::CONTRADICTION,
+                    agent.span,
+                    format!(
+                        "the socket {} cannot have two modes",
+                        reverse.path.display()
+                    ),
+                )
+                .also(first, "this agent dials it too")
+                .help("write the same `mode` for both, or give each a socket of its own"),
+            );
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use super::{
     agent_endpoint::{self, Over},
     agent_policy::{self, AgentPolicy},
+    agent_reverse,
     authz::{self, ParsedAuthz},
     cursor::{Block, Later, Node},
     ext_proc::{self, ParsedExtProc},
@@ -52,11 +53,6 @@ pub(super) const LATER: &[Later] = &[
     Later::new("user"),
     Later::new("group"),
 ];
-
-const LATER_TRANSPORTS: &[Later] = &[Later::with_remedy(
-    "reverse",
-    "use `unix-socket`, `command` or `builtin`",
-)];
 
 /// What tells an agent where its socket is. Set by us.
 const SOCKET_VARIABLE: &str = "PORTCULLIS_AGENT_SOCKET";
@@ -192,6 +188,20 @@ fn dialect(block: &mut Block<'_>, transport: Option<&AgentTransport>, agent: Spa
     if let Some(problem) = agent_endpoint::spoken(dialect, over, span) {
         block.report(problem);
     }
+    if let Some(AgentTransport::Grpc(endpoint)) = transport
+        && endpoint.package.is_some()
+        && dialect != Dialect::V2
+    {
+        let name = dialect.name();
+        block.report(
+            Diagnostic::error(
+                code::CONTRADICTION,
+                span,
+                format!("the service of `{name}` is always in the same package"),
+            )
+            .help("remove `package`"),
+        );
+    }
     dialect
 }
 
@@ -221,6 +231,11 @@ fn strict(block: &mut Block<'_>, dialect: Dialect) -> bool {
 /// With the node of `tls`, which means something only over a network and with `https`.
 fn endpoint(node: &mut Node<'_>, tls: Option<&(AgentTls, Span)>) -> Option<AgentEndpoint> {
     let url = agent_endpoint::url(node)?;
+    let is_grpc = node.name() == "grpc";
+    let package = is_grpc.then(|| agent_endpoint::package(node)).flatten();
+    if is_grpc {
+        agent_endpoint::without_path(node, &url);
+    }
     if let Some((_, span)) = tls
         && !url.is_https
     {
@@ -237,6 +252,7 @@ fn endpoint(node: &mut Node<'_>, tls: Option<&(AgentTls, Span)>) -> Option<Agent
     Some(AgentEndpoint {
         url,
         tls: tls.map(|(tls, _)| tls.clone()).unwrap_or_default(),
+        package: package.map(|package| package.value),
     })
 }
 
@@ -261,12 +277,9 @@ fn transport(block: &mut Block<'_>, span: Span) -> Option<AgentTransport> {
                 "builtin" => builtin(node, env.clone()),
                 "grpc" => endpoint(node, tls.as_ref()).map(AgentTransport::Grpc),
                 "http" => endpoint(node, tls.as_ref()).map(AgentTransport::Http),
-                name => {
-                    if let Some(later) = LATER_TRANSPORTS.iter().find(|later| later.name == name) {
-                        node.report(later.diagnostic(node.span()));
-                    }
-                    node.ignore_rest();
-                    None
+                _ => {
+                    refuse_env(node, env_span);
+                    agent_reverse::reverse(node).map(AgentTransport::Reverse)
                 }
             };
             written.push(Spanned {
@@ -282,7 +295,7 @@ fn transport(block: &mut Block<'_>, span: Span) -> Option<AgentTransport> {
                 span,
                 "it is not said how this agent is reached",
             )
-            .label("no `unix-socket`, `command`, `builtin`, `grpc` or `http`")
+            .label("no `unix-socket`, `command`, `builtin`, `grpc`, `http` or `reverse`")
             .help("add a line such as `unix-socket \"/run/portcullis/agents/waf.sock\"`"),
         ),
         [only] => {
@@ -323,7 +336,8 @@ fn refuse_tls(block: &Block<'_>, way: &Spanned<Option<AgentTransport>>, tls: Opt
     }
 }
 
-fn unix_socket(node: &mut Node<'_>, env: Option<Span>) -> Option<AgentTransport> {
+/// `env` means something only for an agent that we start.
+fn refuse_env(node: &Node<'_>, env: Option<Span>) {
     if let Some(env) = env {
         node.report(
             Diagnostic::error(
@@ -335,6 +349,10 @@ fn unix_socket(node: &mut Node<'_>, env: Option<Span>) -> Option<AgentTransport>
             .help("set its environment where it is started"),
         );
     }
+}
+
+fn unix_socket(node: &mut Node<'_>, env: Option<Span>) -> Option<AgentTransport> {
+    refuse_env(node, env);
     node.argument("the path of the agent's socket")?
         .socket_path("")
         .map(AgentTransport::UnixSocket)

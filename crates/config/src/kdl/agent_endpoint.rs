@@ -4,7 +4,7 @@ use super::{cursor::Node, value::Value};
 use crate::{
     diagnostic::{Diagnostic, code},
     model::{AgentTls, AgentUrl, Dialect},
-    source::Span,
+    source::{Span, Spanned},
 };
 
 /// What an agent can be reached over, as it is written.
@@ -19,7 +19,7 @@ pub(super) enum Over {
 
 /// Which dialect is spoken over what.
 const SPOKEN: &[(Dialect, &[Over])] = &[
-    (Dialect::V2, &[Over::Socket, Over::Builtin]),
+    (Dialect::V2, &[Over::Socket, Over::Builtin, Over::Grpc]),
     (Dialect::V1, &[Over::Socket, Over::Http]),
     (Dialect::ExtProc, &[Over::Grpc]),
     (Dialect::ExtAuthz, &[Over::Grpc, Over::Http]),
@@ -79,6 +79,49 @@ pub(super) fn url(node: &mut Node<'_>) -> Option<AgentUrl> {
             refuse(value, &text, problem);
             None
         }
+    }
+}
+
+/// `package="…"` of `grpc`: dots between names, as protobuf has them.
+pub(super) fn package(node: &mut Node<'_>) -> Option<Spanned<String>> {
+    let value = node.property("package")?;
+    let text = value.nonempty_text()?;
+    let is_name = |name: &str| {
+        let begins = name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_');
+        begins
+            && name
+                .chars()
+                .all(|it| it.is_ascii_alphanumeric() || it == '_')
+    };
+    if !text.split('.').all(is_name) {
+        value.report(
+            value
+                .error(
+                    code::INVALID_VALUE,
+                    format!("`{text}` is not the package of a service"),
+                )
+                .help(
+                    "write the `package` of the agent's .proto file, such as \"zentinel.agent.v2\"",
+                ),
+        );
+        return None;
+    }
+    Some(value.spanned(text))
+}
+
+/// gRPC calls a service at a host; it has no paths of its own.
+pub(super) fn without_path(node: &Node<'_>, url: &AgentUrl) {
+    if url.path != "/" {
+        node.report(
+            node.error(
+                code::INVALID_VALUE,
+                format!(
+                    "`{}` has no effect: gRPC calls a service at a host",
+                    url.path
+                ),
+            )
+            .help("leave the path out of the URL"),
+        );
     }
 }
 

@@ -8,6 +8,7 @@ mod admin;
 mod agent;
 mod agent_endpoint;
 mod agent_policy;
+mod agent_reverse;
 mod authz;
 mod condition;
 mod cursor;

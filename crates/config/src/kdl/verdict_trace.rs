@@ -43,8 +43,8 @@ pub(super) fn verdict_trace(node: &mut Node<'_>) -> Option<VerdictTrace> {
     })
 }
 
-/// The token, which is written here or in a file.
-fn one_of([here, file]: [Option<Value<'_>>; 2]) -> Option<Secret> {
+/// A token, which is written here or in a file.
+pub(super) fn one_of([here, file]: [Option<Value<'_>>; 2]) -> Option<Secret> {
     if let (Some(here), Some(file)) = (here, file) {
         file.report(
             file.error(code::CONTRADICTION, "the token is written twice")

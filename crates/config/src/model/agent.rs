@@ -1,7 +1,8 @@
 //! `agents { agent "ID" { … } }`: the processes that are asked for verdicts.
 
 use super::{
-    AgentEndpoint, AgentId, Authz, Dialect, ExtProc, Inspect, Place, Reports, VerdictCache,
+    AgentEndpoint, AgentId, AgentReverse, Authz, Dialect, ExtProc, Inspect, Place, Reports,
+    VerdictCache,
 };
 use std::{path::PathBuf, time::Duration};
 
@@ -65,6 +66,8 @@ pub enum AgentTransport {
     Grpc(AgentEndpoint),
     /// It runs on its own and is called over HTTP.
     Http(AgentEndpoint),
+    /// It runs on its own and dials us.
+    Reverse(AgentReverse),
     /// We start it and give it its socket.
     Command {
         /// The path of the executable, resolved against the configuration file; never looked up in PATH.

@@ -61,6 +61,8 @@ pub struct AgentEndpoint {
     pub url: AgentUrl,
     /// How it is recognised and how we show who we are; means something only with `https`.
     pub tls: AgentTls,
+    /// The package of its service, where forks of a dialect have several. None: the usual one.
+    pub package: Option<String>,
 }
 
 /// A URL without user, query and fragment, as in `http://127.0.0.1:50051`.

@@ -3,6 +3,7 @@
 mod admin;
 mod agent;
 mod agent_endpoint;
+mod agent_reverse;
 mod authz;
 mod condition;
 mod ext_proc;
@@ -30,6 +31,7 @@ pub use agent::{
     SendHeaders,
 };
 pub use agent_endpoint::{AgentEndpoint, AgentTls, AgentUrl, Dialect};
+pub use agent_reverse::AgentReverse;
 pub use authz::Authz;
 pub use condition::{
     HeaderCondition, HeaderConditionKind, HostPattern, Match, PathPattern, QueryCondition,

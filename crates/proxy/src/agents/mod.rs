@@ -10,6 +10,7 @@ mod frame_guard;
 
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use clap::{Args, ValueEnum};
 use portcullis_agent_protocol::Extensions;
 use portcullis_agent_protocol::server::{self, Agent, SOCKET_VARIABLE, ServeOptions};
 use serde_json::Value;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::body_guard::BodyGuard;
@@ -35,6 +37,10 @@ pub(crate) struct AgentArgs {
     /// The Unix socket to listen on; default: $PORTCULLIS_AGENT_SOCKET
     #[arg(long, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
+
+    /// Serve gRPC at this address, without TLS, instead of a Unix socket
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "socket")]
+    pub(crate) grpc: Option<SocketAddr>,
 
     /// A JSON file with the agent's configuration, until a proxy sends one
     #[arg(long, value_name = "FILE")]
@@ -72,10 +78,15 @@ impl AgentName {
 /// Why an agent does not run.
 #[derive(Debug, thiserror::Error)]
 enum AgentRunError {
-    #[error("no socket to listen on: give --socket or set {SOCKET_VARIABLE}")]
+    #[error("no socket to listen on: give --socket or --grpc, or set {SOCKET_VARIABLE}")]
     NoSocket,
     #[error("cannot listen on {}: {error}", .path.display())]
     Bind { path: PathBuf, error: io::Error },
+    #[error("cannot listen on {address}: {error}")]
+    BindAddress {
+        address: SocketAddr,
+        error: io::Error,
+    },
     #[error("cannot read {}: {error}", .path.display())]
     ReadConfig { path: PathBuf, error: io::Error },
     #[error("{} is not JSON: {error}", .path.display())]
@@ -104,14 +115,26 @@ pub(crate) fn run(args: AgentArgs) -> ExitCode {
     }
 }
 
+/// Where an agent listens.
+enum Place {
+    Socket(PathBuf),
+    Grpc(SocketAddr),
+}
+
 fn run_agent(args: &AgentArgs) -> Result<(), AgentRunError> {
-    let path = args.socket.clone().or_else(server::socket_from_env);
-    let path = path.ok_or(AgentRunError::NoSocket)?;
+    let path = || {
+        let path = args.socket.clone().or_else(server::socket_from_env);
+        path.ok_or(AgentRunError::NoSocket)
+    };
+    let place = match args.grpc {
+        Some(address) => Place::Grpc(address),
+        None => Place::Socket(path()?),
+    };
     let config = args.config.as_deref().map(read_config).transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(serve(args, &path, config))
+    runtime.block_on(serve(args, &place, config))
 }
 
 fn read_config(path: &Path) -> Result<(PathBuf, Value), AgentRunError> {
@@ -130,7 +153,7 @@ fn read_config(path: &Path) -> Result<(PathBuf, Value), AgentRunError> {
 
 async fn serve(
     args: &AgentArgs,
-    path: &Path,
+    place: &Place,
     config: Option<(PathBuf, Value)>,
 ) -> Result<(), AgentRunError> {
     let agent = args.name.agent();
@@ -147,20 +170,30 @@ async fn serve(
             _ = interrupt.recv() => {}
         }
     };
-    let listener = server::bind_socket(path).map_err(|error| AgentRunError::Bind {
-        path: path.to_owned(),
-        error,
-    })?;
-    eprintln!(
-        "agent {} {} listens on {}",
-        agent.name(),
-        agent.version(),
-        path.display()
-    );
     let mut options = ServeOptions::default();
     if args.legacy {
         options.extensions = Extensions::NONE;
     }
-    server::serve(agent, listener, options, stop).await?;
+    let says = |place: &dyn std::fmt::Display| {
+        let (name, version) = (agent.name(), agent.version());
+        eprintln!("agent {name} {version} listens on {place}");
+    };
+    match place {
+        Place::Socket(path) => {
+            let listener = server::bind_socket(path).map_err(|error| AgentRunError::Bind {
+                path: path.clone(),
+                error,
+            })?;
+            says(&path.display());
+            server::serve(agent, listener, options, stop).await?;
+        }
+        Place::Grpc(address) => {
+            let address = *address;
+            let bound = TcpListener::bind(address).await;
+            let listener = bound.map_err(|error| AgentRunError::BindAddress { address, error })?;
+            says(&listener.local_addr()?);
+            server::serve_grpc(agent, listener, None, options, stop).await?;
+        }
+    }
     Ok(())
 }

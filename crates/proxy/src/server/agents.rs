@@ -58,45 +58,6 @@ fn way(agent: &portcullis_config::Agent, executable: &Path) -> Way {
     }
 }
 
-fn over_grpc(agent: &portcullis_config::Agent, endpoint: &AgentEndpoint) -> Target {
-    let AgentEndpoint { url, tls } = endpoint;
-    let scheme = if url.is_https { "https" } else { "http" };
-    let endpoint = GrpcEndpoint {
-        url: format!("{scheme}://{}", url.authority()),
-        tls: tls_files(tls),
-        keep_alive: None,
-    };
-    match agent.dialect {
-        Dialect::ExtAuthz => authz::ext_authz_over_grpc(agent, endpoint),
-        Dialect::V2 | Dialect::V1 | Dialect::ExtProc | Dialect::ForwardAuth => {
-            unreachable!("they are not spoken over gRPC, which the configuration says")
-        }
-    }
-}
-
-fn over_http(agent: &portcullis_config::Agent, endpoint: &AgentEndpoint) -> Target {
-    let endpoint = HttpEndpoint {
-        // The configuration has seen to it that this is one.
-        url: endpoint.url.to_string().parse().unwrap_or_default(),
-        tls: tls_files(&endpoint.tls),
-    };
-    match agent.dialect {
-        Dialect::ExtAuthz => authz::ext_authz_over_http(agent, endpoint),
-        Dialect::ForwardAuth => authz::forward_auth(agent, endpoint),
-        Dialect::V2 | Dialect::V1 | Dialect::ExtProc => {
-            unreachable!("they are not spoken over HTTP, which the configuration says")
-        }
-    }
-}
-
-fn tls_files(tls: &AgentTls) -> TlsFiles {
-    TlsFiles {
-        ca: tls.ca.clone(),
-        server_name: tls.server_name.clone(),
-        identity: tls.identity.clone(),
-    }
-}
-
 /// The agents that the proxy starts.
 pub(super) fn launches(config: &Config, executable: &Path) -> Vec<Launch> {
     let ways = config.agents.iter().map(|agent| way(agent, executable));

@@ -7,6 +7,7 @@ pub(crate) mod limits;
 mod listeners;
 mod private_dir;
 mod reload;
+mod reverse;
 mod signals;
 mod stream;
 mod worker;
@@ -23,13 +24,19 @@ use crate::{
 use limits::ConnectionLimits;
 use listeners::Listeners;
 use portcullis_agent_manager::{
-    AgentManager,
+    AgentManager, AgentSettings,
     supervise::{STOP_GRACE, Supervisor},
 };
 use portcullis_config::{AgentId, Config, System};
 use private_dir::PrivateDir;
+use reverse::Doors;
 use signals::{End, Signals, Wanted};
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::sync::Notify;
 use worker::Shared;
 use workers::Workers;
@@ -128,6 +135,7 @@ struct Process {
     health: Arc<Health>,
     admin: AdminListeners,
     supervisor: Supervisor,
+    doors: Doors,
     listeners: Listeners,
     workers: Workers,
     snapshot: Arc<Snapshot>,
@@ -157,7 +165,9 @@ impl Process {
         let echo = private.path().join("echo.sock");
         admin::serve_unix(&echo, Arc::new(echo::EchoOrigin), Bounds::INTERNAL)?;
         // From here on nothing fails that an operator could have mistaken.
-        let settings = agents::settings(&config, &executable, |launch| supervisor.run(launch));
+        let mut doors = Doors::default();
+        let (settings, doors_plan) = reached(&config, &executable, &mut supervisor, &doors)?;
+        doors.adopt(doors_plan);
         let manager = manager(settings, None, &telemetry, &reload_asked);
         let buffer_memory = Arc::new(BufferMemory::new(bytes(config.system.buffer_memory)));
         let sockets = Arc::new(Sockets::new(telemetry.metrics.open_sockets()));
@@ -194,6 +204,7 @@ impl Process {
             health,
             admin,
             supervisor,
+            doors,
             listeners,
             workers,
             snapshot,
@@ -265,6 +276,28 @@ impl Process {
     }
 }
 
+/// How the agents of a configuration are reached: those that do not run are started, sockets are bound for those that dial.
+fn reached(
+    config: &Config,
+    executable: &Path,
+    supervisor: &mut Supervisor,
+    doors: &Doors,
+) -> Result<(Vec<AgentSettings>, reverse::Plan), ServeError> {
+    let mut dialling = Vec::new();
+    let settings = agents::settings(
+        config,
+        executable,
+        |launch| supervisor.run(launch),
+        |agent, reverse| {
+            let agent = doors.agent(agent, reverse);
+            dialling.push(agent.clone());
+            agent
+        },
+    );
+    let plan = doors.plan(&config.agents, &dialling)?;
+    Ok((settings, plan))
+}
+
 fn telemetry(config: &Config) -> Result<Telemetry, ServeError> {
     let metrics = Metrics::new();
     let settings = config.observability.access_log.as_ref();
@@ -287,7 +320,7 @@ fn access_log_error(config: &Config, source: io::Error) -> ServeError {
 }
 
 fn manager(
-    settings: Vec<portcullis_agent_manager::AgentSettings>,
+    settings: Vec<AgentSettings>,
     previous: Option<&AgentManager>,
     telemetry: &Telemetry,
     reload_asked: &Arc<Notify>,

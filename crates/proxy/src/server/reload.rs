@@ -6,6 +6,7 @@
 
 use super::{
     Process, ServeError, access_log_error, agents, bytes, changes::Changes, listeners, manager,
+    reached, reverse,
 };
 use crate::{
     admin,
@@ -27,6 +28,7 @@ const AGENTS_READY_WITHIN: Duration = Duration::from_secs(5);
 struct Prepared {
     listeners: listeners::Plan,
     admin: admin::Plan,
+    doors: reverse::Plan,
     /// `None`: as it is.
     access_log: Option<Sink>,
     snapshot: Arc<Snapshot>,
@@ -95,7 +97,7 @@ impl Process {
             .plan(&config.listeners, self.workers.count())?;
         let admin = self.admin.plan(config).await?;
         let supervisor = &mut self.supervisor;
-        let settings = agents::settings(config, &self.executable, |launch| supervisor.run(launch));
+        let (settings, doors) = reached(config, &self.executable, supervisor, &self.doors)?;
         let old = &self.snapshot;
         let manager = manager(
             settings,
@@ -120,6 +122,7 @@ impl Process {
         Ok(Prepared {
             listeners,
             admin,
+            doors,
             access_log,
             snapshot,
         })
@@ -147,6 +150,7 @@ impl Process {
         self.health
             .serves(self.snapshot.clone(), agents::needed(&config));
         self.admin.adopt(prepared.admin, &self.health);
+        self.doors.adopt(prepared.doors);
         let (workers, grace) = (
             self.config.system.worker_threads,
             config.system.shutdown_grace,

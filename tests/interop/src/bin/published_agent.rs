@@ -9,7 +9,7 @@ use std::{
 };
 use zentinel_agent_protocol::{
     AgentResponse, Decision, EventType, HeaderOp, RequestHeadersEvent,
-    v2::{AgentCapabilities, AgentHandlerV2, UdsAgentServerV2},
+    v2::{AgentCapabilities, AgentHandlerV2, GrpcAgentServerV2, UdsAgentServerV2},
 };
 
 #[derive(Default)]
@@ -73,11 +73,18 @@ impl AgentHandlerV2 for PublishedAgent {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
-    let socket = std::env::args()
+    let place = std::env::args()
         .nth(1)
-        .expect("usage: published-agent SOCKET");
-    let server = UdsAgentServerV2::new("published", socket, Box::<PublishedAgent>::default());
-    if let Err(error) = server.run().await {
+        .expect("usage: published-agent SOCKET|ADDRESS");
+    let agent = Box::<PublishedAgent>::default();
+    let ended = match place.parse() {
+        Ok(address) => {
+            let server = GrpcAgentServerV2::new("published", agent);
+            server.run(address).await
+        }
+        Err(_) => UdsAgentServerV2::new("published", place, agent).run().await,
+    };
+    if let Err(error) = ended {
         eprintln!("published-agent: {error}");
         std::process::exit(1);
     }

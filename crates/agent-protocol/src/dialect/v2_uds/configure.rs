@@ -13,9 +13,9 @@ use serde_json::Value;
 
 use super::calls::{CallId, Outcome};
 use super::connection::queue;
+use super::outbox::{NewConfiguration, Outgoing};
 use super::shared::{Shared, wake};
-use crate::codec::frame::MessageType;
-use crate::codec::handshake::{self, Configure};
+use crate::codec::handshake::Configure;
 use crate::{CallError, ConfigureError, Decision, Verdict};
 
 /// How much is kept of what an agent says when it refuses.
@@ -97,23 +97,26 @@ pub struct PendingConfiguration {
 impl PendingConfiguration {
     pub(super) fn new(shared: &Arc<Shared>, config: &Value, version: Option<&str>) -> Self {
         let correlation_id = correlation_id(&shared.agent_name);
-        let by_number = shared.extensions.event_id;
-        let encode = |out: &mut Vec<u8>, number| {
-            let number = by_number.then_some(number);
-            let message = message(config, version, &correlation_id, number);
-            let encoded = handshake::encode(out, &message);
-            debug_assert!(encoded.is_ok(), "any value can be written into a vector");
-            None
-        };
+        let outgoing = Outgoing::Configure(NewConfiguration {
+            config,
+            version,
+            correlation_id: &correlation_id,
+            is_initial: false,
+        });
         let mut state = shared.lock();
-        let kind = MessageType::Configure;
-        let call = queue(&mut state, shared, kind, &correlation_id, encode);
-        let driver = match call {
-            Ok(_) => state.driver.take(),
+        let call = match shared.answers_configure {
+            true => queue(&mut state, shared, &correlation_id, &outgoing),
+            false => {
+                let reason = "the agent would not say whether it takes another configuration";
+                Err(CallError::Agent(reason.to_owned()))
+            }
+        };
+        let writer = match call {
+            Ok(_) => state.writer.take(),
             Err(_) => None,
         };
         drop(state);
-        wake(driver);
+        wake([writer, None]);
         Self {
             shared: Arc::clone(shared),
             call,
@@ -144,9 +147,9 @@ impl Drop for PendingConfiguration {
         // Not cancelled: half a configuration is worse than a late one. Its
         // id is its own, so that the late answer is not taken for another.
         state.calls.forget(call);
-        let driver = state.close_if_retired();
+        let closing = state.close_if_retired();
         drop(state);
-        wake(driver);
+        wake(closing);
     }
 }
 

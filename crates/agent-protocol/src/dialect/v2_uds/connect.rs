@@ -10,12 +10,14 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::net::UnixStream;
 
+use super::outbox::Outbox;
 use super::shared::Shared;
 use super::{ConnectOptions, Connection, ConnectionDriver, configure, driver};
 use crate::codec::frame::{self, MessageType};
 use crate::codec::handshake::{self, Agreement, HandshakeRequest};
+use crate::codec::registration::RegistrationReply;
 use crate::codec::{BadMessage, EventId};
-use crate::transport::{Inbound, Outbound};
+use crate::transport::{Frames, Inbound, Outbound};
 use crate::{CallError, ConfigureError, ConnectError, Extensions, ProtocolError};
 
 /// Opens a connection, however long it takes.
@@ -26,11 +28,7 @@ pub(super) async fn open(
     let stream = UnixStream::connect(path)
         .await
         .map_err(ConnectError::Unreachable)?;
-    let mut opening = Opening {
-        stream,
-        inbound: Inbound::default(),
-        options,
-    };
+    let mut opening = Opening::new(stream, options);
     opening
         .send(MessageType::HandshakeRequest, &greeting(options))
         .await?;
@@ -46,16 +44,15 @@ pub(super) async fn open(
             return Err(ConnectError::Refused { reason });
         }
     };
-    let shared = Arc::new(Shared::new(capabilities, extensions, options));
-    if let Some(config) = &options.config {
-        opening.configure(config, &shared).await?;
-        shared.note_heard();
-    }
+    let outbound = Outbox::Frames(Frames::default());
+    let shared = Arc::new(Shared::new(capabilities, extensions, options, outbound));
+    accepted_configuration(&mut opening, &shared).await?;
     let driver = ConnectionDriver::new(Arc::clone(&shared), opening.stream, opening.inbound);
     Ok((Connection::new(shared), driver))
 }
 
-fn greeting(options: &ConnectOptions) -> HandshakeRequest<'_> {
+/// The first message of a connection.
+pub(crate) fn greeting(options: &ConnectOptions) -> HandshakeRequest<'_> {
     HandshakeRequest {
         supported_versions: vec![handshake::PROTOCOL_VERSION],
         proxy_id: Cow::Borrowed(&options.proxy_id),
@@ -74,13 +71,55 @@ fn greeting(options: &ConnectOptions) -> HandshakeRequest<'_> {
     }
 }
 
-struct Opening<'a> {
+/// Has the configuration accepted when there is one.
+pub(super) async fn accepted_configuration(
+    opening: &mut Opening<'_>,
+    shared: &Shared,
+) -> Result<(), ConnectError> {
+    if let Some(config) = &opening.options.config {
+        opening.configure(config, shared).await?;
+        shared.note_heard();
+    }
+    Ok(())
+}
+
+/// A connection on which there are no events yet.
+pub(super) struct Opening<'a> {
     stream: UnixStream,
     inbound: Inbound,
     options: &'a ConnectOptions,
 }
 
-impl Opening<'_> {
+impl<'a> Opening<'a> {
+    pub(super) fn new(stream: UnixStream, options: &'a ConnectOptions) -> Self {
+        Self::resumed(stream, Inbound::default(), options)
+    }
+
+    /// One of which this has been read already.
+    pub(super) fn resumed(
+        stream: UnixStream,
+        inbound: Inbound,
+        options: &'a ConnectOptions,
+    ) -> Self {
+        Self {
+            stream,
+            inbound,
+            options,
+        }
+    }
+
+    pub(super) fn into_parts(self) -> (UnixStream, Inbound) {
+        (self.stream, self.inbound)
+    }
+
+    /// Answers a registration.
+    pub(super) async fn send_reply(
+        &mut self,
+        reply: &RegistrationReply,
+    ) -> Result<(), ConnectError> {
+        self.send(MessageType::HandshakeResponse, reply).await
+    }
+
     async fn send(
         &mut self,
         kind: MessageType,
@@ -101,7 +140,7 @@ impl Opening<'_> {
             .map_err(ConnectError::Unreachable)
     }
 
-    async fn receive(&mut self) -> Result<(MessageType, Bytes), ConnectError> {
+    pub(super) async fn receive(&mut self) -> Result<(MessageType, Bytes), ConnectError> {
         loop {
             let limit = self.options.limits.max_frame_bytes;
             if let Some(frame) = frame::take(&mut self.inbound.bytes, limit)? {

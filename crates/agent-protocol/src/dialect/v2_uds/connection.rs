@@ -9,17 +9,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use bytes::Bytes;
 use serde_json::Value;
 
 use super::calls::CallId;
+use super::outbox::Outgoing;
 use super::shared::{Phase, Shared, State, wake};
 use super::{
     CloseReason, ConnectOptions, ConnectionDriver, PendingConfiguration, PendingPong, connect,
 };
-use crate::codec::frame::{self, MessageType};
-use crate::codec::{binary, json};
-use crate::transport::now_ms;
 use crate::{
     CallError, CallGuard, CancelReason, Capabilities, Condition, ConnectError, Decision, Event,
     EventKind, Extensions, HealthState,
@@ -282,26 +279,13 @@ impl Connection {
     /// guard is dropped.
     pub fn send(&self, event: &Event<'_>, guard: CallGuard) -> Result<PendingAnswer, CallError> {
         let shared = self.shared();
-        let extensions = shared.extensions;
-        let encode = |out: &mut Vec<u8>, number| match extensions {
-            Extensions { binary: true, .. } => binary::encode_event_head(out, number, event),
-            Extensions { event_id, .. } => {
-                json::encode_event(out, event_id.then_some(number), event);
-                None
-            }
-        };
+        let outgoing = Outgoing::Event(event);
         let mut state = shared.lock();
-        let id = queue(
-            &mut state,
-            shared,
-            event.kind().into(),
-            event.correlation_id(),
-            encode,
-        )?;
+        let id = queue(&mut state, shared, event.correlation_id(), &outgoing)?;
         state.calls.hold(id, guard);
-        let driver = state.driver.take();
+        let writer = state.writer.take();
         drop(state);
-        wake(driver);
+        wake([writer, None]);
         Ok(PendingAnswer {
             shared: Arc::clone(shared),
             id: Some(id),
@@ -309,14 +293,13 @@ impl Connection {
     }
 }
 
-// Appends an event to the outbound buffer, or leaves everything as it was. What
-// `encode` returns belongs behind what it appends.
+// Appends an event or a configuration to the outbound buffer, or leaves
+// everything as it was.
 pub(super) fn queue(
     state: &mut State,
     shared: &Shared,
-    kind: MessageType,
     correlation_id: &str,
-    encode: impl FnOnce(&mut Vec<u8>, u64) -> Option<Bytes>,
+    outgoing: &Outgoing<'_>,
 ) -> Result<CallId, CallError> {
     if state.phase != Phase::Open {
         return Err(CallError::Closed);
@@ -328,31 +311,16 @@ pub(super) fn queue(
     if state.outbound.len() >= room {
         return Err(CallError::OutboundFull);
     }
-    let start = state.outbound.bytes.len();
     let id = state.calls.insert(correlation_id)?;
-    let mut large = None;
-    let out = &mut state.outbound.bytes;
-    let framed = frame::append_head(out, kind, limits.max_frame_bytes, |out| {
-        large = encode(out, id.number());
-        large.as_ref().map_or(0, Bytes::len)
-    });
-    let large_bytes = large.as_ref().map_or(0, Bytes::len);
-    let refused = match framed {
-        Err(bytes) => CallError::EventTooLarge {
-            bytes,
-            limit: limits.max_frame_bytes,
-        },
-        Ok(()) if state.outbound.len() + large_bytes > room => CallError::OutboundFull,
-        Ok(()) => {
-            if let Some(large) = large {
-                state.outbound.push_large(large);
-            }
-            return Ok(id);
-        }
-    };
-    state.outbound.bytes.truncate(start);
-    state.calls.remove(id, correlation_id);
-    Err(refused)
+    let number = id.number();
+    let pushed = state
+        .outbound
+        .push(outgoing, number, shared.extensions, limits, room);
+    if let Err(refused) = pushed {
+        state.calls.remove(id, correlation_id);
+        return Err(refused);
+    }
+    Ok(id)
 }
 
 impl Drop for Handle {
@@ -426,12 +394,12 @@ impl PendingAnswer {
         if retires {
             state.phase = Phase::Retiring;
         }
-        let driver = match state.close_if_retired() {
-            None if cancelled => state.driver.take(),
+        let sleepers = match state.close_if_retired() {
+            [None, None] if cancelled => [state.writer.take(), None],
             closing => closing,
         };
         drop(state);
-        wake(driver);
+        wake(sleepers);
         if retires {
             self.shared.note_phase();
         }
@@ -449,18 +417,20 @@ fn queue_cancel(state: &mut State, shared: &Shared, id: CallId, reason: CancelRe
     if !matches!(state.phase, Phase::Open | Phase::Retiring) {
         return false;
     }
-    let number = shared.extensions.event_id.then_some(id.number());
-    let limit = shared.limits.max_frame_bytes;
-    let framed = frame::append(
-        &mut state.outbound.bytes,
-        MessageType::Cancel,
-        limit,
-        |out| {
-            json::encode_cancel(out, number, correlation_id, reason, now_ms());
-        },
+    let outgoing = Outgoing::Cancel {
+        correlation_id,
+        reason,
+    };
+    let number = id.number();
+    let queued = state.outbound.push(
+        &outgoing,
+        number,
+        shared.extensions,
+        &shared.limits,
+        usize::MAX,
     );
-    state.cancels_sent += u64::from(framed.is_ok());
-    framed.is_ok()
+    state.cancels_sent += u64::from(queued.is_ok());
+    queued.is_ok()
 }
 
 impl Drop for PendingAnswer {

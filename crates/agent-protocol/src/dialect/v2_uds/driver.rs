@@ -75,19 +75,23 @@ impl ConnectionDriver {
             if state.phase == Phase::Closing {
                 // A last Cancel is still written, as far as the socket takes
                 // it without waiting.
-                self.outbound.frames.append(&mut state.outbound);
+                if let Some(queued) = state.outbound.frames() {
+                    self.outbound.frames.append(queued);
+                }
                 drop(state);
                 let written = self.outbound.poll_flush(&mut self.stream, cx);
                 drop(written);
                 return Poll::Ready(CloseReason::Local);
             }
-            match &mut state.driver {
+            match &mut state.writer {
                 // Costs nothing when it is the same waker, as it mostly is.
                 Some(waker) => waker.clone_from(cx.waker()),
-                None => state.driver = Some(cx.waker().clone()),
+                None => state.writer = Some(cx.waker().clone()),
             }
-            if self.outbound.remaining() == 0 {
-                std::mem::swap(&mut self.outbound.frames, &mut state.outbound);
+            if self.outbound.remaining() == 0
+                && let Some(queued) = state.outbound.frames()
+            {
+                std::mem::swap(&mut self.outbound.frames, queued);
             }
             state.unwritten_bytes = self.outbound.remaining();
             drop(state);

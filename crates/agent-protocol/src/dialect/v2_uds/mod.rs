@@ -1,4 +1,5 @@
-//! Protocol version 2 over a Unix socket: the proxy's end.
+//! Protocol version 2, the proxy's end: over a Unix socket and, in `grpc`, over
+//! gRPC.
 //!
 //! A connection has two halves that meet in `Shared`: the handles, which
 //! encode events into the outbound buffer and wait in the table of calls, and
@@ -13,9 +14,12 @@ mod configure;
 mod connect;
 mod connection;
 mod driver;
+pub(crate) mod grpc;
 mod options;
+mod outbox;
 mod ping;
 mod pings;
+pub(crate) mod reverse;
 mod shared;
 
 pub use configure::PendingConfiguration;

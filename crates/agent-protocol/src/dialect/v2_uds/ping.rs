@@ -7,11 +7,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use super::outbox::Outgoing;
 use super::shared::{Phase, Shared, State, wake};
 use crate::CallError;
-use crate::codec::frame::{self, MessageType};
-use crate::codec::json;
-use crate::transport::now_ms;
 
 /// How long the agent took to answer a ping.
 ///
@@ -31,12 +29,12 @@ impl PendingPong {
     pub(super) fn new(shared: &Arc<Shared>) -> Self {
         let mut state = shared.lock();
         let sequence = queue(&mut state, shared);
-        let driver = match sequence {
-            Ok(_) => state.driver.take(),
+        let writer = match sequence {
+            Ok(_) => state.writer.take(),
             Err(_) => None,
         };
         drop(state);
-        wake(driver);
+        wake([writer, None]);
         Self {
             shared: Arc::clone(shared),
             sequence,
@@ -53,14 +51,11 @@ fn queue(state: &mut State, shared: &Shared) -> Result<u64, CallError> {
         return Err(CallError::OutboundFull);
     }
     let sequence = state.pings.insert(Instant::now())?;
-    let limit = shared.limits.max_frame_bytes;
-    let framed = frame::append(&mut state.outbound.bytes, MessageType::Ping, limit, |out| {
-        json::encode_ping(out, sequence, now_ms());
-    });
-    framed.map_err(|bytes| {
-        state.pings.forget(sequence);
-        CallError::EventTooLarge { bytes, limit }
-    })?;
+    let outgoing = Outgoing::Ping { sequence };
+    let pushed = state
+        .outbound
+        .push(&outgoing, 0, shared.extensions, &shared.limits, usize::MAX);
+    pushed.inspect_err(|_| state.pings.forget(sequence))?;
     Ok(sequence)
 }
 

@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use super::calls::{CallTable, Ended, Outcome};
+use super::outbox::Outbox;
 use super::pings::Pings;
 use super::{ConnectOptions, ControlHandler, Limits};
 use crate::codec::frame::MessageType;
 use crate::codec::{EventId, json};
-use crate::transport::Frames;
 use crate::{CallError, Capabilities, Condition, ControlMessage, Extensions, ProtocolError};
 
 /// Why a connection is gone.
@@ -26,6 +26,9 @@ pub enum CloseReason {
     /// The agent closed it.
     #[error("closed by the agent")]
     Peer,
+    /// The agent ended it with a status of gRPC.
+    #[error("ended by the agent: {0}")]
+    Status(String),
     /// Reading or writing went wrong.
     #[error("lost: {0}")]
     Lost(io::ErrorKind),
@@ -38,7 +41,7 @@ impl CloseReason {
     pub(in crate::dialect) fn call_error(&self) -> CallError {
         match self {
             Self::Protocol(error) => CallError::Protocol(error.clone()),
-            Self::Local | Self::Peer | Self::Lost(_) => CallError::Closed,
+            Self::Local | Self::Peer | Self::Status(_) | Self::Lost(_) => CallError::Closed,
         }
     }
 }
@@ -58,6 +61,9 @@ pub(super) struct Shared {
     pub(super) capabilities: Capabilities,
     pub(super) extensions: Extensions,
     pub(super) limits: Limits,
+    /// Whether the agent answers a configuration. Published agents over gRPC
+    /// do not: they end the stream when they refuse it.
+    pub(super) answers_configure: bool,
     /// Told of every change of the phase and of the condition, and of purges.
     changed: Notify,
     opened: Instant,
@@ -69,8 +75,8 @@ pub(super) struct Shared {
 }
 
 pub(super) struct State {
-    /// Encoded frames that the driver has not taken yet.
-    pub(super) outbound: Frames,
+    /// What the driver has not taken yet.
+    pub(super) outbound: Outbox,
     /// What the driver has taken and not yet written, in bytes.
     pub(super) unwritten_bytes: usize,
     pub(super) calls: CallTable,
@@ -81,8 +87,11 @@ pub(super) struct State {
     pub(super) condition: Condition,
     /// How many times it has said that its verdicts hold no longer.
     pub(super) purges: u64,
-    /// The driver, while it sleeps.
-    pub(super) driver: Option<Waker>,
+    /// Whoever writes, while it sleeps.
+    pub(super) writer: Option<Waker>,
+    /// Whoever reads, while it sleeps, if it is another. It is woken only
+    /// when the connection is to be closed.
+    pub(super) reader: Option<Waker>,
 }
 
 impl Shared {
@@ -90,6 +99,7 @@ impl Shared {
         capabilities: Capabilities,
         extensions: Extensions,
         options: &ConnectOptions,
+        outbound: Outbox,
     ) -> Self {
         let limits = options.limits;
         let cancellation = capabilities.features.cancellation;
@@ -98,13 +108,14 @@ impl Shared {
             capabilities,
             extensions,
             limits,
+            answers_configure: extensions.event_id || matches!(outbound, Outbox::Frames(_)),
             changed: Notify::new(),
             opened: Instant::now(),
             heard_ns: AtomicU64::new(0),
             on_control: options.on_control.clone(),
             control_messages: AtomicU64::new(0),
             state: Mutex::new(State {
-                outbound: Frames::default(),
+                outbound,
                 unwritten_bytes: 0,
                 calls: CallTable::new(extensions.event_id, cancellation, limits.max_unanswered),
                 cancels_sent: 0,
@@ -112,7 +123,8 @@ impl Shared {
                 phase: Phase::Open,
                 condition: Condition::default(),
                 purges: 0,
-                driver: None,
+                writer: None,
+                reader: None,
             }),
         }
     }
@@ -143,7 +155,7 @@ impl Shared {
         Ok(())
     }
 
-    fn on_control(&self, message: &ControlMessage) {
+    pub(super) fn on_control(&self, message: &ControlMessage) {
         self.control_messages.fetch_add(1, Ordering::Relaxed);
         match message {
             ControlMessage::PurgeVerdicts => {
@@ -152,7 +164,7 @@ impl Shared {
             }
             ControlMessage::Pong { sequence } => {
                 let waker = self.lock().pings.complete(*sequence, Instant::now());
-                wake(waker);
+                wake([waker, None]);
             }
             message => {
                 let changed = self.lock().condition.note(message);
@@ -207,9 +219,9 @@ impl Shared {
         if state.phase == Phase::Open {
             state.phase = Phase::Retiring;
         }
-        let driver = state.close_if_retired();
+        let closing = state.close_if_retired();
         drop(state);
-        wake(driver);
+        wake(closing);
         self.note_phase();
     }
 
@@ -221,9 +233,9 @@ impl Shared {
         state.phase = Phase::Closing;
         // Nobody would get the answers.
         state.outbound.clear();
-        let driver = state.driver.take();
+        let sleepers = state.sleepers();
         drop(state);
-        wake(driver);
+        wake(sleepers);
         self.note_phase();
     }
 
@@ -252,10 +264,10 @@ impl Shared {
                 }
             }
         }
-        // The driver itself is here, so there is nobody to be woken.
-        state.close_if_retired();
+        let sleepers = state.close_if_retired();
         let closing = state.phase == Phase::Closing;
         drop(state);
+        wake(sleepers);
         ended.drain(..).for_each(Ended::release);
         unknown.map_or(Ok(closing), Err)
     }
@@ -267,11 +279,13 @@ impl Shared {
             return;
         }
         state.phase = Phase::Closed(reason.clone());
-        state.outbound = Frames::default();
+        state.outbound.clear();
+        let sleepers = state.sleepers();
         let error = reason.call_error();
         let ended = state.calls.fail_all(&error);
         let wakers = state.pings.fail_all(&error);
         drop(state);
+        wake(sleepers);
         ended.into_iter().for_each(Ended::release);
         wakers.into_iter().for_each(Waker::wake);
         self.note_phase();
@@ -281,17 +295,22 @@ impl Shared {
 impl State {
     /// Starts closing when nobody waits for a retiring connection, and says
     /// whom to wake.
-    pub(super) fn close_if_retired(&mut self) -> Option<Waker> {
+    pub(super) fn close_if_retired(&mut self) -> Sleepers {
         if self.phase != Phase::Retiring || self.calls.waiting() > 0 {
-            return None;
+            return [None, None];
         }
         self.phase = Phase::Closing;
-        self.driver.take()
+        self.sleepers()
+    }
+
+    fn sleepers(&mut self) -> Sleepers {
+        [self.writer.take(), self.reader.take()]
     }
 }
 
-pub(super) fn wake(waker: Option<Waker>) {
-    if let Some(waker) = waker {
-        waker.wake();
-    }
+/// Who is to be woken.
+pub(super) type Sleepers = [Option<Waker>; 2];
+
+pub(super) fn wake(sleepers: Sleepers) {
+    sleepers.into_iter().flatten().for_each(Waker::wake);
 }

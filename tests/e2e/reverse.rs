@@ -1,0 +1,139 @@
+//! Agents that dial the proxy: who may register, what becomes of what is registered.
+
+use crate::harness::{Origin, Proxy, TestAgent, eventually, proxy::Builder};
+use portcullis_agent_protocol::Decision;
+use serde_json::Value;
+use std::{fs, os::unix::fs::PermissionsExt};
+
+const TOKEN: &str = "a-token-that-is-long-enough";
+
+fn agent() -> TestAgent {
+    TestAgent::named("inside")
+        .dialling(TOKEN)
+        .on("/block", Decision::block(451))
+        .otherwise(Decision::allow().set_request_header("x-judged", "yes"))
+}
+
+fn asking(agent: &TestAgent, origin: &Origin, way: &str, settings: &str) -> Builder {
+    let way = format!("{} token=\"{TOKEN}\" {way}; {settings}", agent.way());
+    Proxy::builder(
+        r#"system { worker-threads 2 }
+        routes { route "all" { filters { agent "inside" }; upstream "origin" } }"#,
+    )
+    .origin(origin)
+    .agent_block("inside", &way)
+}
+
+fn registrations(proxy: &Proxy) -> usize {
+    let is_one = |line: &Value| line["message"] == "agent has registered";
+    proxy.log_lines().iter().filter(|line| is_one(line)).count()
+}
+
+#[test]
+fn an_agent_registers_decides_and_comes_back() {
+    // It dials before anybody listens.
+    let mut agent = agent().start();
+    let origin = Origin::start();
+    let proxy = asking(&agent, &origin, "", "timeout \"10s\"; config { level 2 }").start();
+    proxy.wait_ready();
+    let mode = fs::metadata(agent.door()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(agent.seen("configure")[0]["config"]["level"], 2);
+    for _ in 0..2 {
+        // Both workers ask over the same connection.
+        for _ in 0..10 {
+            assert_eq!(proxy.get("/").status, 200);
+            assert_eq!(proxy.get("/block").status, 451);
+        }
+        assert!(
+            origin
+                .requests()
+                .iter()
+                .all(|it| it.header("x-judged").is_some())
+        );
+        agent.kill();
+        eventually("refusals", || (proxy.get("/").status == 503).then_some(()));
+        assert_eq!(
+            proxy.access_line(|line| line["status"] == 503)["reason"],
+            "unreachable"
+        );
+        agent.start_again();
+        proxy.wait_ready();
+        eventually("verdicts", || (proxy.get("/").status == 200).then_some(()));
+        proxy.wait_metric(r#"portcullis_agent_up{agent="inside"}"#, 1.0);
+        eventually("verdicts of both workers", || {
+            let all = (0..10).all(|_| proxy.get("/").status == 200);
+            all.then_some(())
+        });
+    }
+    assert_eq!(registrations(&proxy), 3);
+}
+
+#[test]
+fn who_may_not_register_is_refused() {
+    let origin = Origin::start();
+    for (shows, way, reason) in [
+        ("another-token-as-long", "", "has not shown the token"),
+        (TOKEN, "uid=123456", "belongs to another user"),
+    ] {
+        let agent = TestAgent::named("inside").dialling(shows).start();
+        let proxy = asking(&agent, &origin, way, "").start();
+        let line = proxy.log_line(|line| line["message"] == "a registration came to nothing");
+        assert_eq!(line["agent"], "inside");
+        assert!(line["error"].as_str().unwrap().contains(reason), "{line}");
+        assert_eq!(proxy.get("/").status, 503);
+        assert_eq!(proxy.access_line_of("/")["reason"], "unreachable");
+        assert_eq!(registrations(&proxy), 0);
+    }
+    assert_eq!(origin.connections(), 0);
+}
+
+#[test]
+fn a_second_registration_joins_and_takes_over() {
+    let mut first = agent().start();
+    let origin = Origin::start();
+    let proxy = asking(&first, &origin, "replicas=2", "timeout \"10s\"").start();
+    proxy.wait_ready();
+    let second = first.twin().start();
+    eventually("both", || (registrations(&proxy) == 2).then_some(()));
+    let mut third = first.twin().start();
+    let refused = proxy.log_line(|line| line["message"] == "a registration came to nothing");
+    let error = refused["error"].as_str().unwrap();
+    assert!(
+        error.contains("as many are registered as may be"),
+        "{error}"
+    );
+    third.kill();
+    assert_eq!(proxy.get("/").status, 200);
+    first.kill();
+    eventually("verdicts of the other", || {
+        let all = (0..10).all(|_| proxy.get("/block").status == 451);
+        all.then_some(())
+    });
+    assert!(!second.requests().is_empty());
+}
+
+#[test]
+fn a_reload_keeps_what_is_registered() {
+    let agent = agent().start();
+    let origin = Origin::start();
+    let with = |settings: &str| asking(&agent, &origin, "", settings);
+    let proxy = with("timeout \"10s\"").start();
+    proxy.wait_ready();
+    assert_eq!(proxy.get("/block").status, 451);
+    // With the same settings, and with others that are not about who may register.
+    for settings in ["timeout \"10s\"", "timeout \"5s\"", "timeout \"4s\""] {
+        proxy.reload(&with(settings));
+        for _ in 0..10 {
+            assert_eq!(proxy.get("/block").status, 451);
+        }
+    }
+    assert_eq!(registrations(&proxy), 1);
+    // What is no longer configured is gone.
+    let without = Proxy::builder(r#"routes { route "all" { upstream "origin" } }"#).origin(&origin);
+    proxy.reload(&without);
+    eventually("the socket is gone", || {
+        (!agent.door().exists()).then_some(())
+    });
+    assert_eq!(proxy.get("/block").status, 200);
+}
