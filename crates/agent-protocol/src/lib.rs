@@ -40,6 +40,7 @@ pub use capability::{AgentLimits, Capabilities, EventKind, Extensions, Features}
 pub use connection::{AnyAnswer, AnyConnection, AnyDriver, AnyPong, Target};
 pub use control::{Condition, ControlMessage, FlowAction, HealthState};
 pub use decision::{Audit, Decision, Verdict};
+pub use dialect::channel::{GrpcEndpoint, TlsFiles};
 pub use dialect::v2_uds::{
     CloseReason, ConnectOptions, Connection, ConnectionDriver, ControlHandler, Limits,
     PendingAnswer, PendingConfiguration, PendingPong,
