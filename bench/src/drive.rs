@@ -4,7 +4,7 @@ use crate::{
     error::BenchError,
     report::{Machine, Report, Series, cpu_us},
     scenario::{SCENARIOS, Scenario, Subject, choose},
-    stage::{Cast, Load, Processors, Stage},
+    stage::{Cast, Load, Processors, Programs, Stage},
 };
 use rustix::thread::sched_getaffinity;
 use std::{
@@ -46,6 +46,9 @@ pub(crate) struct Options {
     /// The proxy to measure; without it, a release build of this workspace is made.
     #[arg(long)]
     binary: Option<PathBuf>,
+    /// Envoy, for the scenarios that measure it.
+    #[arg(long, default_value = "envoy")]
+    envoy: PathBuf,
 }
 
 /// Measures and reports. The table goes to stdout, all else to stderr, the figures to target/bench/.
@@ -84,7 +87,10 @@ pub(crate) fn run(options: &Options) -> Result<(), BenchError> {
     let machine = look_at_machine();
     let stage = Stage::set(
         executable.clone(),
-        program,
+        Programs {
+            proxy: program,
+            envoy: options.envoy.clone(),
+        },
         directory.path(),
         processors()?,
         options.size,

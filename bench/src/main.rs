@@ -4,6 +4,7 @@
 //! mean.
 
 mod drive;
+mod envoy;
 mod error;
 mod isolation;
 mod process;
@@ -15,7 +16,7 @@ mod statistics;
 mod usage;
 
 use clap::{Parser, Subcommand};
-use roles::{agent, floor, load, origin, pinned};
+use roles::{agent, envoy_agent, floor, load, origin, pinned};
 use std::{io::Write, process::ExitCode};
 
 #[derive(Parser)]
@@ -33,6 +34,8 @@ enum Role {
     Isolation(isolation::Options),
     /// Answer every request of an agent's events alike, at once, late, or never.
     Agent(agent::Options),
+    /// Let every request pass as an agent of Envoy, of either kind.
+    EnvoyAgent(envoy_agent::Options),
     /// Serve a fixed answer.
     Origin(origin::Options),
     /// Proxy with bare Pingora.
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         None => drive::run(&cli.driver),
         Some(Role::Isolation(options)) => isolation::run(options),
         Some(Role::Agent(options)) => agent::run(options),
+        Some(Role::EnvoyAgent(options)) => envoy_agent::run(options),
         Some(Role::Origin(options)) => origin::run(options),
         Some(Role::Floor(options)) => floor::run(options),
         Some(Role::Load(options)) => load::run(options),

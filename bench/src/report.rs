@@ -116,7 +116,7 @@ impl Figures {
         let comparisons = scenario
             .comparisons
             .iter()
-            .filter_map(|comparison| compare(comparison, own, &cost(comparison.base)?.1))
+            .filter_map(|comparison| compare(comparison, own, |name| Some(&*cost(name)?.1)))
             .collect();
         Some(Self {
             name: scenario.name,
@@ -136,11 +136,22 @@ impl Figures {
     }
 }
 
-fn compare(comparison: &Comparison, own: &[f64], base: &[f64]) -> Option<Compared> {
-    let pairs = own.iter().zip(base);
+fn compare<'a>(
+    comparison: &Comparison,
+    own: &[f64],
+    cost: impl Fn(&str) -> Option<&'a [f64]>,
+) -> Option<Compared> {
+    let pairs = own.iter().zip(cost(comparison.base)?);
     let values: Vec<f64> = match comparison.kind {
         Kind::Ratio => pairs.map(|(own, base)| own / base).collect(),
         Kind::DifferenceUs => pairs.map(|(own, base)| own - base).collect(),
+        Kind::MoreThanUs { other, other_base } => {
+            let others = cost(other)?.iter().zip(cost(other_base)?);
+            let pairs = pairs.zip(others);
+            pairs
+                .map(|((own, base), (other, other_base))| (own - base) - (other - other_base))
+                .collect()
+        }
     };
     let estimate = Estimate::of(&values)?;
     Some(Compared {
@@ -274,6 +285,9 @@ impl Compared {
             Kind::DifferenceUs => {
                 format!("{name} = {base} {median:+.2} us  [{low:+.2}, {high:+.2}]")
             }
+            Kind::MoreThanUs { other, other_base } => format!(
+                "{name} over {base} = {other} over {other_base} {median:+.2} us  [{low:+.2}, {high:+.2}]"
+            ),
         };
         if let Some(bar) = self.at_most {
             let verdict = match self.met {

@@ -1,7 +1,10 @@
 //! What is measured: one entry of a table per scenario.
 
-use crate::roles::floor::Accept;
+mod table;
+
+use crate::{envoy, roles::floor::Accept};
 use std::{fmt::Write, net::SocketAddr, path::PathBuf};
+pub(crate) use table::SCENARIOS;
 
 /// Who is measured with what.
 pub(crate) struct Scenario {
@@ -32,16 +35,31 @@ pub(crate) enum Subject {
         /// The agents that the configuration names.
         agents: &'static [Agent],
     },
+    /// Envoy in front of the same origin; with the same agent, if it has one.
+    Envoy(envoy::Filter),
 }
 
 /// An agent that is a process of its own.
 pub(crate) struct Agent {
     /// Its id in the configuration.
     pub(crate) id: &'static str,
-    /// The arguments of our program that start it; `--socket PATH` is added. Without any, it is absent.
-    pub(crate) arguments: &'static [&'static str],
+    /// What starts it.
+    pub(crate) start: Start,
     /// More lines for its block in the configuration.
     pub(crate) settings: &'static str,
+}
+
+/// What starts an agent, and how it is reached then.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Start {
+    /// Our proxy's program with these arguments; `--socket PATH` is added.
+    Program(&'static [&'static str]),
+    /// This program in the role that these arguments name; `--socket PATH` is added.
+    Role(&'static [&'static str]),
+    /// This program in the role of an agent as Envoy knows them, and the dialect that is spoken with it.
+    AsEnvoyKnows(&'static str),
+    /// Nothing: it is not there.
+    Absent,
 }
 
 /// What the client speaks to the proxy. To the origin it is always HTTP/1.1.
@@ -81,298 +99,14 @@ pub(crate) enum Kind {
     Ratio,
     /// This one less the base, in microseconds.
     DifferenceUs,
+    /// The same, less the difference of two others.
+    MoreThanUs {
+        /// What adds that difference.
+        other: &'static str,
+        /// To what.
+        other_base: &'static str,
+    },
 }
-
-const PLAIN_GET: Request = Request {
-    protocol: Protocol::Http1,
-    method: "GET",
-    path: "/hello",
-    headers: &["user-agent: portcullis-bench", "accept: */*"],
-    body_bytes: 0,
-};
-
-const PLAIN_GET_H2C: Request = Request {
-    protocol: Protocol::H2c,
-    ..PLAIN_GET
-};
-
-const OVER_PLAIN: Comparison = Comparison {
-    base: "plain",
-    kind: Kind::DifferenceUs,
-    at_most: None,
-};
-
-const OVER_PLAIN_H2C: Comparison = Comparison {
-    base: "plain-h2c",
-    ..OVER_PLAIN
-};
-
-const UPLOAD: Request = Request {
-    protocol: Protocol::Http1,
-    method: "POST",
-    path: "/upload",
-    headers: &["user-agent: portcullis-bench", "accept: */*"],
-    body_bytes: 100_000,
-};
-
-/// One agent for request headers that is not there.
-const ABSENT: Subject = Subject::Ours {
-    filters: r#"agent "absent" failure-mode="open""#,
-    agents: &[Agent {
-        id: "absent",
-        arguments: &[],
-        settings: "",
-    }],
-};
-
-/// The same for response headers.
-const ABSENT_IN_EXCHANGE: Subject = Subject::Ours {
-    filters: r#"agent "absent" failure-mode="open""#,
-    agents: &[Agent {
-        id: "absent",
-        arguments: &[],
-        settings: "        inspect { response-headers }\n",
-    }],
-};
-
-const OVER_UPLOAD: Comparison = Comparison {
-    base: "upload",
-    kind: Kind::DifferenceUs,
-    at_most: Some(60.0),
-};
-
-/// All scenarios, in the order of the report.
-pub(crate) static SCENARIOS: &[Scenario] = &[
-    Scenario {
-        name: "floor",
-        about: "bare Pingora: upstream_peer and nothing else (F)",
-        subject: Subject::Floor(Accept::Service),
-        request: PLAIN_GET,
-        by_default: true,
-        optional: false,
-        comparisons: &[],
-    },
-    Scenario {
-        name: "floor-loop",
-        about: "bare Pingora behind an accept loop of its own",
-        subject: Subject::Floor(Accept::Loop),
-        request: PLAIN_GET,
-        by_default: false,
-        optional: false,
-        comparisons: &[Comparison {
-            base: "floor",
-            kind: Kind::Ratio,
-            at_most: None,
-        }],
-    },
-    Scenario {
-        name: "plain",
-        about: "no agent; access log, metrics, limits and timeouts as in production",
-        subject: Subject::Ours {
-            filters: "",
-            agents: &[],
-        },
-        request: PLAIN_GET,
-        by_default: true,
-        optional: false,
-        comparisons: &[Comparison {
-            base: "floor",
-            kind: Kind::Ratio,
-            at_most: Some(1.15),
-        }],
-    },
-    Scenario {
-        name: "plain-h2c",
-        about: "plain for a client that speaks HTTP/2",
-        subject: Subject::Ours {
-            filters: "",
-            agents: &[],
-        },
-        request: PLAIN_GET_H2C,
-        by_default: false,
-        optional: false,
-        comparisons: &[OVER_PLAIN],
-    },
-    Scenario {
-        name: "agent",
-        about: "plain and one agent for request headers, with our own encoding",
-        subject: Subject::Ours {
-            filters: r#"agent "echo""#,
-            agents: &[Agent {
-                id: "echo",
-                arguments: &["agent", "echo"],
-                settings: "",
-            }],
-        },
-        request: PLAIN_GET,
-        by_default: true,
-        optional: false,
-        comparisons: &[Comparison {
-            at_most: Some(8.0),
-            ..OVER_PLAIN
-        }],
-    },
-    Scenario {
-        name: "cached",
-        about: "the same agent, whose verdict is known from an earlier request",
-        subject: Subject::Ours {
-            filters: r#"agent "echo""#,
-            agents: &[Agent {
-                id: "echo",
-                arguments: &["agent", "echo"],
-                settings: "        config { hold-for-ms 3600000 }\n        verdict-cache max-ttl=\"1h\"\n",
-            }],
-        },
-        request: PLAIN_GET,
-        by_default: false,
-        optional: false,
-        comparisons: &[Comparison {
-            at_most: Some(1.5),
-            ..OVER_PLAIN
-        }],
-    },
-    Scenario {
-        name: "parallel",
-        about: "plain and three agents at once for request headers",
-        subject: Subject::Ours {
-            filters: r#"parallel { agent "echo"; agent "second"; agent "third" }"#,
-            agents: &[
-                Agent {
-                    id: "echo",
-                    arguments: &["agent", "echo"],
-                    settings: "",
-                },
-                Agent {
-                    id: "second",
-                    arguments: &["agent", "denylist"],
-                    settings: "",
-                },
-                Agent {
-                    id: "third",
-                    arguments: &["agent", "denylist"],
-                    settings: "",
-                },
-            ],
-        },
-        request: PLAIN_GET,
-        by_default: true,
-        optional: false,
-        comparisons: &[Comparison {
-            at_most: Some(16.0),
-            ..OVER_PLAIN
-        }],
-    },
-    Scenario {
-        name: "legacy",
-        about: "the same agent, which knows no extensions: JSON as published",
-        subject: Subject::Ours {
-            filters: r#"agent "echo""#,
-            agents: &[Agent {
-                id: "echo",
-                arguments: &["agent", "echo", "--legacy"],
-                settings: "",
-            }],
-        },
-        request: PLAIN_GET,
-        by_default: true,
-        optional: true,
-        comparisons: &[OVER_PLAIN],
-    },
-    Scenario {
-        name: "absent",
-        about: "plain and one agent for request headers that is absent and open",
-        subject: ABSENT,
-        request: PLAIN_GET,
-        by_default: false,
-        optional: false,
-        comparisons: &[OVER_PLAIN],
-    },
-    Scenario {
-        name: "absent-h2c",
-        about: "absent for a client that speaks HTTP/2",
-        subject: ABSENT,
-        request: PLAIN_GET_H2C,
-        by_default: false,
-        optional: false,
-        comparisons: &[OVER_PLAIN_H2C],
-    },
-    Scenario {
-        name: "exchange",
-        about: "the same for response headers: the way of inspected exchanges",
-        subject: ABSENT_IN_EXCHANGE,
-        request: PLAIN_GET,
-        by_default: false,
-        optional: false,
-        comparisons: &[
-            OVER_PLAIN,
-            Comparison {
-                base: "absent",
-                kind: Kind::DifferenceUs,
-                at_most: Some(12.0),
-            },
-        ],
-    },
-    Scenario {
-        name: "exchange-h2c",
-        about: "exchange for a client that speaks HTTP/2",
-        subject: ABSENT_IN_EXCHANGE,
-        request: PLAIN_GET_H2C,
-        by_default: false,
-        optional: false,
-        comparisons: &[
-            OVER_PLAIN_H2C,
-            Comparison {
-                base: "absent-h2c",
-                kind: Kind::DifferenceUs,
-                at_most: Some(18.0),
-            },
-        ],
-    },
-    Scenario {
-        name: "upload",
-        about: "no agent, and a body of 100 KB in each request",
-        subject: Subject::Ours {
-            filters: "",
-            agents: &[],
-        },
-        request: UPLOAD,
-        by_default: false,
-        optional: false,
-        comparisons: &[],
-    },
-    Scenario {
-        name: "buffer",
-        about: "upload and one agent that sees the body before the upstream does",
-        subject: Subject::Ours {
-            filters: r#"agent "echo""#,
-            agents: &[Agent {
-                id: "echo",
-                arguments: &["agent", "echo"],
-                settings: "        inspect { request-body \"buffer\" }\n",
-            }],
-        },
-        request: UPLOAD,
-        by_default: false,
-        optional: false,
-        comparisons: &[OVER_UPLOAD],
-    },
-    Scenario {
-        name: "stream",
-        about: "upload and one agent that sees the body as it passes",
-        subject: Subject::Ours {
-            filters: r#"agent "echo""#,
-            agents: &[Agent {
-                id: "echo",
-                arguments: &["agent", "echo"],
-                settings: "        inspect { request-body \"stream\" }\n",
-            }],
-        },
-        request: UPLOAD,
-        by_default: false,
-        optional: false,
-        comparisons: &[OVER_UPLOAD],
-    },
-];
 
 /// The scenarios of these names, in the order of the table; those that run by default if there are no names.
 ///
@@ -401,8 +135,27 @@ pub(crate) struct Places {
     pub(crate) origin: SocketAddr,
     pub(crate) probes: SocketAddr,
     pub(crate) access_log: PathBuf,
-    /// The sockets of the agents, in the order of the scenario.
-    pub(crate) sockets: Vec<PathBuf>,
+    /// Where the agents are, in the order of the scenario.
+    pub(crate) agents: Vec<Place>,
+}
+
+/// Where an agent is.
+#[derive(Debug, Clone)]
+pub(crate) enum Place {
+    Socket(PathBuf),
+    /// With the dialect that it speaks.
+    Grpc(SocketAddr, &'static str),
+}
+
+impl Place {
+    fn lines(&self) -> String {
+        match self {
+            Self::Socket(path) => format!("        unix-socket \"{}\"\n", path.display()),
+            Self::Grpc(address, dialect) => {
+                format!("        grpc \"http://{address}\"\n        dialect \"{dialect}\"\n")
+            }
+        }
+    }
 }
 
 /// A route for the paths below `prefix`. `filters` is the inside of its block; empty: no block.
@@ -433,13 +186,13 @@ pub(crate) fn configuration(
         Protocol::H2c => "        h2c\n",
     };
     let mut agent_blocks = String::new();
-    for (agent, socket) in agents.iter().zip(&places.sockets) {
+    for (agent, place) in agents.iter().zip(&places.agents) {
         // The timeout is as in production in what it costs, and long enough for a machine that is shared.
         let _ = write!(
             agent_blocks,
-            "    agent \"{}\" {{\n        unix-socket \"{}\"\n        timeout \"1s\"\n{}    }}\n",
+            "    agent \"{}\" {{\n{}        timeout \"1s\"\n{}    }}\n",
             agent.id,
-            socket.display(),
+            place.lines(),
             agent.settings
         );
     }
@@ -534,8 +287,14 @@ mod tests {
                 origin: "127.0.0.1:2".parse().unwrap(),
                 probes: "127.0.0.1:3".parse().unwrap(),
                 access_log: "/l".into(),
-                sockets: (0..agents.len())
-                    .map(|index| format!("/{index}").into())
+                agents: agents
+                    .iter()
+                    .map(|agent| match agent.start {
+                        Start::AsEnvoyKnows(dialect) => {
+                            Place::Grpc("127.0.0.1:4".parse().unwrap(), dialect)
+                        }
+                        _ => Place::Socket(format!("/{}", agent.id).into()),
+                    })
                     .collect(),
             };
             let protocol = scenario.request.protocol;

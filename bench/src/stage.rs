@@ -1,10 +1,11 @@
 //! Everything that runs during the measurements: one origin, and a proxy with its agents for each scenario.
 
 use crate::{
+    envoy,
     error::BenchError,
     process::{Launcher, Process, accepts_tcp, accepts_unix, answers_ok, free_address},
     roles::load::LoadReport,
-    scenario::{Agent, Places, Protocol, Scenario, Subject, configuration, route},
+    scenario::{Agent, Place, Places, Protocol, Scenario, Start, Subject, configuration, route},
 };
 use std::{
     ffi::OsStr,
@@ -35,11 +36,18 @@ pub(crate) struct Load {
     pub(crate) size: usize,
 }
 
+/// What is measured.
+pub(crate) struct Programs {
+    /// Our proxy; also some of its agents.
+    pub(crate) proxy: PathBuf,
+    pub(crate) envoy: PathBuf,
+}
+
 /// The origin and what starts everything.
 pub(crate) struct Stage {
     launcher: Launcher,
     directory: PathBuf,
-    program: PathBuf,
+    programs: Programs,
     processors: Processors,
     origin: SocketAddr,
     _origin_process: Process,
@@ -56,13 +64,13 @@ pub(crate) struct Cast {
 }
 
 impl Stage {
-    /// Starts the origin. `program` is our proxy; `directory` takes configurations, sockets and logs.
+    /// Starts the origin. `directory` takes configurations, sockets and logs.
     ///
     /// # Errors
     /// The origin does not come up.
     pub(crate) fn set(
         executable: PathBuf,
-        program: PathBuf,
+        programs: Programs,
         directory: &Path,
         processors: Processors,
         size: usize,
@@ -77,7 +85,7 @@ impl Stage {
         Ok(Self {
             launcher,
             directory: directory.to_owned(),
-            program,
+            programs,
             processors,
             origin,
             _origin_process: process,
@@ -111,6 +119,7 @@ impl Stage {
                 })
             }
             Subject::Ours { filters, agents } => self.cast_ours(scenario, filters, agents),
+            Subject::Envoy(filter) => self.cast_envoy(scenario, *filter),
         }
     }
 
@@ -123,20 +132,18 @@ impl Stage {
         let name = scenario.name;
         let file = |suffix: &str| self.file(&format!("{name}{suffix}"));
         let mut agent_processes = Vec::new();
-        let mut sockets = Vec::new();
+        let mut agent_places = Vec::new();
         for agent in agents {
-            let socket = file(&format!("-{}.sock", agent.id));
-            if !agent.arguments.is_empty() {
-                agent_processes.push(self.start_agent(name, agent, &socket)?);
-            }
-            sockets.push(socket);
+            let (place, process) = self.start_agent(name, agent)?;
+            agent_places.push(place);
+            agent_processes.extend(process);
         }
         let places = Places {
             listener: free_address()?,
             origin: self.origin,
             probes: free_address()?,
             access_log: file(".access.json"),
-            sockets,
+            agents: agent_places,
         };
         let routes = route("all", "/", filters);
         let text = configuration(scenario.request.protocol, &routes, agents, &places);
@@ -166,7 +173,7 @@ impl Stage {
         let arguments = ["run", "-c", &path];
         let mut proxy =
             self.launcher
-                .start(name, self.processors.proxy, &self.program, &arguments)?;
+                .start(name, self.processors.proxy, &self.programs.proxy, &arguments)?;
         proxy.wait_ready(|| answers_ok(probes, "/readyz"))?;
         Ok(proxy)
     }
@@ -194,23 +201,87 @@ impl Stage {
         self.directory.join(name)
     }
 
-    fn start_agent(
+    /// Starts an agent of a scenario, if it is to be there, and waits until it can be reached.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub(crate) fn start_agent(
         &self,
         scenario: &str,
         agent: &Agent,
-        socket: &Path,
-    ) -> Result<Process, BenchError> {
-        let path = socket.display().to_string();
-        let mut arguments = agent.arguments.to_vec();
-        arguments.extend(["--socket", &path]);
-        let mut process = self.launcher.start(
-            &format!("{scenario}-{}", agent.id),
-            self.processors.others,
-            &self.program,
-            &arguments,
-        )?;
-        process.wait_ready(|| accepts_unix(socket))?;
-        Ok(process)
+    ) -> Result<(Place, Option<Process>), BenchError> {
+        let name = format!("{scenario}-{}", agent.id);
+        let socket = self.file(&format!("{name}.sock"));
+        let on_socket = |start: &[&str]| {
+            let mut arguments: Vec<String> = start.iter().map(|it| (*it).to_owned()).collect();
+            arguments.extend(["--socket".to_owned(), socket.display().to_string()]);
+            arguments
+        };
+        let (processor, proxy) = (self.processors.others, &self.programs.proxy);
+        let mut process = match agent.start {
+            Start::Absent => return Ok((Place::Socket(socket), None)),
+            Start::AsEnvoyKnows(dialect) => {
+                let (address, process) = self.start_envoy_agent(&name)?;
+                return Ok((Place::Grpc(address, dialect), Some(process)));
+            }
+            Start::Role(start) => {
+                let arguments = on_socket(start);
+                self.launcher.start_role(&name, processor, &arguments)?
+            }
+            Start::Program(start) => {
+                let arguments = on_socket(start);
+                self.launcher.start(&name, processor, proxy, &arguments)?
+            }
+        };
+        process.wait_ready(|| accepts_unix(&socket))?;
+        Ok((Place::Socket(socket), Some(process)))
+    }
+
+    fn start_envoy_agent(&self, name: &str) -> Result<(SocketAddr, Process), BenchError> {
+        let address = free_address()?;
+        let listen = address.to_string();
+        let mut process = self.start_role(name, &["envoy-agent", "--listen", &listen])?;
+        process.wait_ready(|| accepts_tcp(address))?;
+        Ok((address, process))
+    }
+
+    fn cast_envoy(
+        &self,
+        scenario: &'static Scenario,
+        filter: envoy::Filter,
+    ) -> Result<Cast, BenchError> {
+        let name = scenario.name;
+        let (agent, agents) = match filter {
+            envoy::Filter::None => (None, Vec::new()),
+            _ => {
+                let (address, process) = self.start_envoy_agent(&format!("{name}-agent"))?;
+                (Some(address), vec![process])
+            }
+        };
+        let access_log = self.file(&format!("{name}.access.json"));
+        let address = free_address()?;
+        let text = envoy::configuration(
+            filter,
+            &envoy::Places {
+                listener: address,
+                origin: self.origin,
+                agent,
+                access_log: &access_log,
+            },
+        );
+        let path = self.file(&format!("{name}.json"));
+        fs::write(&path, text).map_err(BenchError::file("write", &path))?;
+        let arguments = envoy::arguments(&path);
+        let (processor, envoy) = (self.processors.proxy, &self.programs.envoy);
+        let mut proxy = self.launcher.start(name, processor, envoy, &arguments)?;
+        proxy.wait_ready(|| answers_ok(address, "/"))?;
+        Ok(Cast {
+            scenario,
+            address,
+            proxy,
+            agents,
+            access_log: Some(access_log),
+        })
     }
 
     /// Loads a proxy once. In the report's `usage` the proxy comes first, then its agents.

@@ -13,7 +13,7 @@ use crate::{
     drive::{self, say},
     error::BenchError,
     scenario::Agent,
-    stage::Stage,
+    stage::{Programs, Stage},
 };
 use scene::{Load, Scene};
 use std::{
@@ -79,7 +79,10 @@ pub(crate) fn run(options: &Options) -> Result<(), BenchError> {
     drive::look_at_machine();
     let stage = Stage::set(
         executable,
-        program,
+        Programs {
+            proxy: program,
+            envoy: PathBuf::new(),
+        },
         directory.path(),
         drive::processors()?,
         options.size,

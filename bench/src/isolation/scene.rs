@@ -3,7 +3,7 @@
 use super::trouble::Trouble;
 use crate::{
     error::BenchError,
-    process::{Process, accepts_unix, answers_ok, free_address},
+    process::{Process, answers_ok, free_address},
     roles::load::LoadReport,
     scenario::{Agent, Places, Protocol, configuration, route},
     stage::Stage,
@@ -58,18 +58,15 @@ impl Scene {
         trouble: &'static Trouble,
         agent: &'static Agent,
     ) -> Result<Self, BenchError> {
-        let socket = stage.file(&format!("{name}.sock"));
-        let mut arguments = agent.arguments.to_vec();
-        let path = socket.display().to_string();
-        arguments.extend(["--socket", &path]);
-        let mut process = stage.start_role(&format!("{name}-agent"), &arguments)?;
-        process.wait_ready(|| accepts_unix(&socket))?;
+        let (place, process) = stage.start_agent(name, agent)?;
+        let process =
+            process.ok_or_else(|| BenchError::Usage(format!("{name} has no agent to trouble")))?;
         let places = Places {
             listener: free_address()?,
             origin: stage.origin(),
             probes: free_address()?,
             access_log: stage.file(&format!("{name}.access.json")),
-            sockets: vec![socket],
+            agents: vec![place],
         };
         let text = configuration(
             Protocol::Http1,
@@ -169,6 +166,7 @@ fn routes(trouble: &Trouble) -> String {
 #[cfg(test)]
 mod tests {
     use super::{super::trouble::TROUBLES, *};
+    use crate::scenario::Place;
     use std::path::Path;
 
     #[test]
@@ -179,7 +177,7 @@ mod tests {
                 origin: "127.0.0.1:2".parse().unwrap(),
                 probes: "127.0.0.1:3".parse().unwrap(),
                 access_log: "/l".into(),
-                sockets: vec!["/s".into()],
+                agents: vec![Place::Socket("/s".into())],
             };
             let agent = slice::from_ref(&trouble.ill);
             let text = configuration(Protocol::Http1, &routes(trouble), agent, &places);

@@ -1,6 +1,6 @@
 //! What is wrong with the agent: one entry of a table per trouble.
 
-use crate::scenario::Agent;
+use crate::scenario::{Agent, Start};
 
 /// Something that befalls the agent of a route, compared with the same load while the agent is well.
 pub(crate) struct Trouble {
@@ -39,7 +39,7 @@ const NO_BREAKER: &str =
 const fn agent(arguments: &'static [&'static str]) -> Agent {
     Agent {
         id: "bench",
-        arguments,
+        start: Start::Role(arguments),
         settings: NO_BREAKER,
     }
 }

@@ -1,6 +1,7 @@
 //! What this executable can be besides the driver: each role is a process of its own.
 
 pub(crate) mod agent;
+pub(crate) mod envoy_agent;
 pub(crate) mod floor;
 pub(crate) mod load;
 pub(crate) mod origin;
