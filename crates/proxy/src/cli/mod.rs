@@ -1,5 +1,6 @@
 //! The command line. One file per command.
 
+mod admin;
 mod check;
 mod healthcheck;
 mod run;
