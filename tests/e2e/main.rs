@@ -17,6 +17,7 @@ mod drain;
 mod faults;
 mod healthcheck;
 mod http;
+mod kit;
 mod limits;
 mod observability;
 mod paths;

@@ -1,0 +1,75 @@
+//! `portcullis agent`: the agents of this binary, and the kit for authors of others.
+
+mod mock;
+
+use crate::agents::{self, Builtin};
+use clap::Subcommand;
+use portcullis_agent_protocol::EventKind;
+use std::process::ExitCode;
+
+/// What to do about agents.
+#[derive(Debug, Clone, Subcommand)]
+pub(super) enum AgentCommand {
+    #[command(flatten)]
+    Builtin(Builtin),
+    /// Run an agent that does what these flags say, for tests
+    Mock(mock::MockArgs),
+}
+
+pub(super) fn run(command: &AgentCommand) -> ExitCode {
+    match command {
+        AgentCommand::Builtin(builtin) => agents::run(builtin),
+        AgentCommand::Mock(args) => mock::mock(args),
+    }
+}
+
+/// The phases as they are written in configurations, and the events that are their questions.
+const PHASES: [(&str, EventKind); 6] = [
+    ("request-headers", EventKind::RequestHeaders),
+    ("request-body", EventKind::RequestBodyChunk),
+    ("response-headers", EventKind::ResponseHeaders),
+    ("response-body", EventKind::ResponseBodyChunk),
+    ("websocket-frames", EventKind::WebSocketFrame),
+    ("request-complete", EventKind::RequestComplete),
+];
+
+/// A phase that is named on a command line.
+fn phase(name: &str) -> Result<EventKind, String> {
+    let found = PHASES.iter().find(|(known, _)| *known == name);
+    found.map(|(_, kind)| *kind).ok_or_else(|| {
+        let names = PHASES.map(|(name, _)| name).join(", ");
+        format!("there is no such phase; there are {names}")
+    })
+}
+
+/// A header field that is written on a command line as `name: value`.
+fn header(text: &str) -> Result<(http::HeaderName, http::HeaderValue), String> {
+    let (name, value) = text
+        .split_once(':')
+        .ok_or("it is written as `name: value`")?;
+    let name = name.trim().parse().map_err(|error| format!("{error}"))?;
+    let value = value.trim().parse().map_err(|error| format!("{error}"))?;
+    Ok((name, value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn phases_have_the_names_of_the_configuration() {
+        for (name, kind) in PHASES {
+            assert_eq!(phase(name), Ok(kind));
+        }
+        assert!(phase("request").unwrap_err().contains("request-body"));
+    }
+
+    #[test]
+    fn headers_are_written_as_they_are_sent() {
+        let (name, value) = header("X-Key:  a:b ").unwrap();
+        assert_eq!((name.as_str(), value.as_bytes()), ("x-key", &b"a:b"[..]));
+        for wrong in ["x-key", "x key: 1", ": 1", "x: a\n1"] {
+            assert!(header(wrong).is_err(), "{wrong}");
+        }
+    }
+}
