@@ -51,6 +51,7 @@ const ONLY_IN: [(&str, &str, &[&str]); 11] = [
         &[
             "access.rs",
             "admin/mod.rs",
+            "cli/agent/check/line.rs",
             "cli/spawn_agent.rs",
             "filter/agents.rs",
             "filter/bodies.rs",

@@ -44,6 +44,10 @@ fn d15_an_event_is_encoded_once_for_each_connection() {
     let mut calls = Vec::new();
     for folder in ["agent-protocol", "agent-manager", "proxy"] {
         for (name, code) in sources(&format!("crates/{folder}/src")) {
+            // The kit for authors asks agents itself, and no request.
+            if name.starts_with("cli/") {
+                continue;
+            }
             let count = encodes.find_iter(&code).count();
             calls.extend(std::iter::repeat_n(name, count));
         }

@@ -1,11 +1,14 @@
 //! The kit for authors of agents: `portcullis agent check`, `bench`, `mock`, `record` and `replay`.
 
+mod broken;
+mod check;
 mod mock;
 
 use crate::harness::eventually;
+use serde_json::Value;
 use std::{
     os::unix::net::UnixStream,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 use tempfile::TempDir;
@@ -33,6 +36,16 @@ fn kit(arguments: &[&str]) -> (Option<i32>, String, String) {
     )
 }
 
+/// Runs it with `--json`; the exit code and what it says.
+fn kit_json(arguments: &[&str]) -> (Option<i32>, Value) {
+    let (code, output, errors) = kit(&[arguments, &["--json"]].concat());
+    let report = serde_json::from_str(&output);
+    (
+        code,
+        report.unwrap_or_else(|_| panic!("{output}\n{errors}")),
+    )
+}
+
 /// An agent of the binary in a process of its own. It is killed when it is dropped.
 struct Running {
     child: Child,
@@ -54,6 +67,11 @@ impl Running {
     fn socket(&self) -> PathBuf {
         self.folder.path().join("agent.sock")
     }
+
+    /// As a target on the command line.
+    fn target(&self) -> String {
+        format!("unix:{}", self.socket().display())
+    }
 }
 
 impl Drop for Running {
@@ -62,4 +80,11 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Writes a configuration for an agent.
+fn config(folder: &Path, text: &str) -> String {
+    let path = folder.join("config.json");
+    std::fs::write(&path, text).unwrap();
+    path.display().to_string()
 }

@@ -1,11 +1,15 @@
 //! `portcullis agent`: the agents of this binary, and the kit for authors of others.
 
+mod check;
 mod mock;
+mod sample;
+mod table;
+mod target;
 
 use crate::agents::{self, Builtin};
 use clap::Subcommand;
 use portcullis_agent_protocol::EventKind;
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
 /// What to do about agents.
 #[derive(Debug, Clone, Subcommand)]
@@ -14,12 +18,15 @@ pub(super) enum AgentCommand {
     Builtin(Builtin),
     /// Run an agent that does what these flags say, for tests
     Mock(mock::MockArgs),
+    /// Check whether an agent keeps to the protocol: 0 when it does, 1 when it does not
+    Check(check::CheckArgs),
 }
 
 pub(super) fn run(command: &AgentCommand) -> ExitCode {
     match command {
         AgentCommand::Builtin(builtin) => agents::run(builtin),
         AgentCommand::Mock(args) => mock::mock(args),
+        AgentCommand::Check(args) => check::check(args),
     }
 }
 
@@ -42,6 +49,12 @@ fn phase(name: &str) -> Result<EventKind, String> {
     })
 }
 
+/// The name of the phase in which an agent is asked about events of this kind.
+fn phase_of(kind: EventKind) -> &'static str {
+    let found = PHASES.iter().find(|(_, known)| *known == kind);
+    found.map_or(kind.name(), |(name, _)| name)
+}
+
 /// A header field that is written on a command line as `name: value`.
 fn header(text: &str) -> Result<(http::HeaderName, http::HeaderValue), String> {
     let (name, value) = text
@@ -52,6 +65,30 @@ fn header(text: &str) -> Result<(http::HeaderName, http::HeaderValue), String> {
     Ok((name, value))
 }
 
+/// A configuration for an agent, from a file.
+fn config_file(path: &Path) -> Result<serde_json::Value, String> {
+    let said = |error: String| format!("{}: {error}", path.display());
+    let text = std::fs::read(path).map_err(|error| said(error.to_string()))?;
+    serde_json::from_slice(&text).map_err(|error| said(format!("not JSON: {error}")))
+}
+
+/// The result of a command.
+#[expect(clippy::print_stdout, reason = "the result of the command")]
+fn say(text: &str) {
+    println!("{}", text.trim_end());
+}
+
+/// Runs something on a runtime of its own.
+fn block_on<T>(work: impl Future<Output = T>) -> std::io::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(work);
+    // A name that is still being resolved, or a file that is read, would hold up the end.
+    runtime.shutdown_background();
+    Ok(result)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -60,6 +97,7 @@ mod tests {
     fn phases_have_the_names_of_the_configuration() {
         for (name, kind) in PHASES {
             assert_eq!(phase(name), Ok(kind));
+            assert_eq!(phase_of(kind), name);
         }
         assert!(phase("request").unwrap_err().contains("request-body"));
     }
