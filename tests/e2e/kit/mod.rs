@@ -1,5 +1,6 @@
 //! The kit for authors of agents: `portcullis agent check`, `bench`, `mock`, `record` and `replay`.
 
+mod bench;
 mod broken;
 mod check;
 mod mock;

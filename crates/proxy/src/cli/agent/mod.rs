@@ -1,5 +1,6 @@
 //! `portcullis agent`: the agents of this binary, and the kit for authors of others.
 
+mod bench;
 mod check;
 mod mock;
 mod sample;
@@ -20,6 +21,8 @@ pub(super) enum AgentCommand {
     Mock(mock::MockArgs),
     /// Check whether an agent keeps to the protocol: 0 when it does, 1 when it does not
     Check(check::CheckArgs),
+    /// Measure how fast an agent answers
+    Bench(bench::BenchArgs),
 }
 
 pub(super) fn run(command: &AgentCommand) -> ExitCode {
@@ -27,6 +30,7 @@ pub(super) fn run(command: &AgentCommand) -> ExitCode {
         AgentCommand::Builtin(builtin) => agents::run(builtin),
         AgentCommand::Mock(args) => mock::mock(args),
         AgentCommand::Check(args) => check::check(args),
+        AgentCommand::Bench(args) => bench::bench(args),
     }
 }
 
