@@ -62,6 +62,8 @@ const ONLY_IN: [(&str, &str, &[&str]); 11] = [
             "filter/shadow/run.rs",
             "filter/shadow/tally.rs",
             "filter/shadow/task.rs",
+            "recording/entry.rs",
+            "recording/mod.rs",
             "request.rs",
             "server/agents.rs",
             "server/mod.rs",

@@ -4,6 +4,7 @@ mod bench;
 mod broken;
 mod check;
 mod mock;
+mod record;
 
 use crate::harness::eventually;
 use serde_json::Value;

@@ -15,6 +15,7 @@ mod workers;
 use crate::{
     admin::{self, Bounds, Health, Listeners as AdminListeners},
     exchange::{memory::BufferMemory, sockets::Sockets, tunnel::SOCKETS_CLOSE_WITHIN},
+    recording::Recorder,
     snapshot::{Parts, Snapshot},
     telemetry::{Telemetry, access_log::AccessLog, logging, metrics::Metrics, notify},
     trace::{self, Recent},
@@ -23,7 +24,7 @@ use crate::{
 use limits::ConnectionLimits;
 use listeners::Listeners;
 use portcullis_agent_manager::{
-    AgentManager,
+    AgentManager, AgentObserver,
     supervise::{STOP_GRACE, Supervisor},
 };
 use portcullis_config::{AgentId, Config, System};
@@ -270,6 +271,7 @@ fn telemetry(config: &Config) -> Result<Telemetry, ServeError> {
         metrics,
         access_log,
         recent: Recent::new(trace::kept(&config.observability, config.admin.is_some())),
+        recordings: Arc::default(),
     })
 }
 
@@ -286,7 +288,14 @@ fn manager(
     previous: Option<&AgentManager>,
     telemetry: &Telemetry,
 ) -> Arc<AgentManager> {
-    let observer = |agent: &AgentId| Some(telemetry.metrics.agent_observer(agent));
+    let observer = |agent: &AgentId| -> Option<Arc<dyn AgentObserver>> {
+        let metrics = telemetry.metrics.agent_observer(agent);
+        Some(Arc::new(Recorder::new(
+            agent,
+            metrics,
+            &telemetry.recordings,
+        )))
+    };
     Arc::new(AgentManager::new(settings, previous, &proxy_id(), observer))
 }
 

@@ -3,6 +3,8 @@
 mod bench;
 mod check;
 mod mock;
+mod record;
+mod replay;
 mod sample;
 mod table;
 mod target;
@@ -23,6 +25,10 @@ pub(super) enum AgentCommand {
     Check(check::CheckArgs),
     /// Measure how fast an agent answers
     Bench(bench::BenchArgs),
+    /// Record what a running proxy tells its agents and what they answer, without secrets
+    Record(record::RecordArgs),
+    /// Tell an agent what was recorded of another: 0 when its verdicts are the same, 1 when they are not
+    Replay(replay::ReplayArgs),
 }
 
 pub(super) fn run(command: &AgentCommand) -> ExitCode {
@@ -31,6 +37,8 @@ pub(super) fn run(command: &AgentCommand) -> ExitCode {
         AgentCommand::Mock(args) => mock::mock(args),
         AgentCommand::Check(args) => check::check(args),
         AgentCommand::Bench(args) => bench::bench(args),
+        AgentCommand::Record(args) => record::record(args),
+        AgentCommand::Replay(args) => replay::replay(args),
     }
 }
 
