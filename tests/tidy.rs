@@ -440,6 +440,18 @@ fn the_documents_list_every_header_that_agents_cannot_change() {
 }
 
 #[test]
+fn the_documents_list_every_check_of_an_agent() {
+    let source = code_of(&read("crates/proxy/src/cli/agent/check/mod.rs"));
+    let checks = captures(r#"\("([a-z-]+)", \|it\|"#, &source);
+    assert!(checks.len() > 10, "the sources are not understood");
+    let page = read("docs/agents.md");
+    let mut listed = first_cells(section(&page, "## Testing an agent"));
+    // There is a table of flags as well.
+    listed.retain(|name| !name.starts_with("--"));
+    assert_eq!(listed, checks);
+}
+
+#[test]
 fn the_agent_in_the_documents_is_the_example() {
     let dense = |text: &str| text.split_whitespace().collect::<String>();
     let page = read("docs/agents.md");
