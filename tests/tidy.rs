@@ -53,6 +53,7 @@ const ONLY_IN: [(&str, &str, &[&str]); 11] = [
         &[
             "access.rs",
             "admin/mod.rs",
+            "cli/agent/check/line.rs",
             "cli/spawn_agent.rs",
             "filter/agents.rs",
             "filter/bodies.rs",
@@ -64,6 +65,8 @@ const ONLY_IN: [(&str, &str, &[&str]); 11] = [
             "filter/shadow/run.rs",
             "filter/shadow/tally.rs",
             "filter/shadow/task.rs",
+            "recording/entry.rs",
+            "recording/mod.rs",
             "request.rs",
             "server/agents.rs",
             "server/mod.rs",
@@ -439,6 +442,18 @@ fn the_documents_list_every_header_that_agents_cannot_change() {
     for name in names {
         assert!(page.contains(&format!("`{name}`")), "{name} is missing");
     }
+}
+
+#[test]
+fn the_documents_list_every_check_of_an_agent() {
+    let source = code_of(&read("crates/proxy/src/cli/agent/check/mod.rs"));
+    let checks = captures(r#"\("([a-z-]+)", \|it\|"#, &source);
+    assert!(checks.len() > 10, "the sources are not understood");
+    let page = read("docs/agents.md");
+    let mut listed = first_cells(section(&page, "## Testing an agent"));
+    // There is a table of flags as well.
+    listed.retain(|name| !name.starts_with("--"));
+    assert_eq!(listed, checks);
 }
 
 #[test]

@@ -171,9 +171,12 @@ impl Stage {
         fs::write(&path, configuration).map_err(BenchError::file("write", &path))?;
         let path = path.display().to_string();
         let arguments = ["run", "-c", &path];
-        let mut proxy =
-            self.launcher
-                .start(name, self.processors.proxy, &self.programs.proxy, &arguments)?;
+        let mut proxy = self.launcher.start(
+            name,
+            self.processors.proxy,
+            &self.programs.proxy,
+            &arguments,
+        )?;
         proxy.wait_ready(|| answers_ok(probes, "/readyz"))?;
         Ok(proxy)
     }

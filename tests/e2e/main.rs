@@ -23,6 +23,7 @@ mod grpc;
 mod guardrail;
 mod healthcheck;
 mod http;
+mod kit;
 mod limits;
 mod observability;
 mod paths;

@@ -183,7 +183,6 @@ pub(crate) async fn call(
     let pool = &*link.pool;
     let agent = &*pool.agent;
     let mut now = limits.now;
-    let refused = Called::refused;
     let turn = match conversation.try_turn(ask.used.agent) {
         Some(turn) => Some(turn),
         // It ends with the call before this one, which has a deadline of its own.
@@ -198,19 +197,19 @@ pub(crate) async fn call(
     };
     let Some(_turn) = turn else {
         let failure = out_of_time(Stage::Permit, limits);
-        return refused(failure.reason, "it was still busy with this request");
+        return Called::refused(failure.reason, "it was still busy with this request");
     };
     if conversation.has_given_up(ask.used.agent) {
-        return refused(
+        return Called::refused(
             FailureReason::Timeout,
             "it did not answer an earlier event of this request",
         );
     }
     if limits.budget.is_some_and(|budget| budget <= now) {
-        return refused(FailureReason::Budget, "no time was left");
+        return Called::refused(FailureReason::Budget, "no time was left");
     }
     let Some(admitted) = agent.breaker.admit(now) else {
-        return refused(FailureReason::BreakerOpen, "it failed too often");
+        return Called::refused(FailureReason::BreakerOpen, "it failed too often");
     };
     let progress = Progress::new();
     let asking = Asking {
@@ -233,6 +232,7 @@ pub(crate) async fn call(
         Some(Err(failure)) => Err(failure),
         None => Err(out_of_time(progress.stage(), limits)),
     };
+    crate::observer::pass_on(agent, ask.event, &result, [now, ended]);
     let outcome = match outcome(&result, limits, &progress) {
         Outcome::Failed | Outcome::Lost if conversation.is_aside() => Outcome::Neutral,
         outcome => outcome,

@@ -41,6 +41,7 @@ pub use failure::FailureReason;
 pub use headers::{HeaderRules, OwnedHeaders, SendHeaders};
 pub use manager::{AgentManager, AgentUse, Unsettled};
 pub use observer::AgentObserver;
+pub use operations::problem_of;
 pub use pool::Links;
 pub use quota::OverloadSettings;
 pub use record::{Phase, Record, RecordedVerdict, Told};

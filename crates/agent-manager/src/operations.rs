@@ -29,6 +29,12 @@ const MOST_OPERATIONS: usize = 256;
 /// Names and values of all headers of an answer together.
 const MOST_HEADER_BYTES: usize = 64 * 1024;
 
+/// Why an answer to an event would be a `protocol_error`, whatever headers other agents own; `None` when it would not. For
+/// tools that look at agents beside requests.
+pub fn problem_of(decision: &Decision, event: &Event<'_>) -> Option<String> {
+    validate_answer(decision, event, &OwnedHeaders::default()).err()
+}
+
 /// Checks everything in the answer to an event that could break a message or a WebSocket.
 ///
 /// # Errors

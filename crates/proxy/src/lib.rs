@@ -11,6 +11,7 @@ mod exchange;
 mod filter;
 mod hop;
 mod phases;
+mod recording;
 mod reply;
 mod request;
 mod router;

@@ -1,6 +1,7 @@
 //! Probes and the admin listener: small answers about the process, served on the control thread, away from traffic.
 
 mod listeners;
+mod recordings;
 
 pub(crate) use listeners::{Bounds, Listeners, Plan, serve_unix};
 
@@ -325,8 +326,8 @@ impl ServeHttp for ProbesApp {
     }
 }
 
-/// The same with what is missing, `/status`, `/shadow` for `portcullis shadow report` and `/requests/ID` for `portcullis why`;
-/// for the operator at this machine.
+/// The same with what is missing, `/status`, `/shadow` for `portcullis shadow report`, `/requests/ID` for `portcullis why` and
+/// `/recordings` for `portcullis agent record`; for the operator at this machine.
 struct AdminApp {
     health: Arc<Health>,
     /// Whether the listener can be reached by a browser, whose pages must not be able to ask.
@@ -337,14 +338,17 @@ struct AdminApp {
 impl ServeHttp for AdminApp {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
         let head = session.req_header();
-        if !matches!(head.method, Method::GET | Method::HEAD) {
-            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
-        }
         if self.over_tcp && !is_local(head.headers.get(header::HOST)) {
             return text(StatusCode::FORBIDDEN, "unknown Host\n");
         }
         if head.headers.contains_key(header::ORIGIN) {
             return text(StatusCode::FORBIDDEN, "not for web pages\n");
+        }
+        if head.uri.path().starts_with(recordings::PATH) {
+            return recordings::answer(&self.health, session).await;
+        }
+        if !matches!(head.method, Method::GET | Method::HEAD) {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
         }
         let path = head.uri.path();
         if let Some(id) = path.strip_prefix("/requests/") {

@@ -1,5 +1,7 @@
 //! The command line. One file per command.
 
+mod admin;
+mod agent;
 mod check;
 mod healthcheck;
 mod run;
@@ -7,7 +9,7 @@ mod shadow;
 mod spawn_agent;
 mod why;
 
-use crate::agents::{self, AgentArgs};
+use agent::AgentCommand;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use healthcheck::HealthcheckArgs;
 use portcullis_config::{Diagnostics, Loaded, Style};
@@ -58,8 +60,9 @@ enum Command {
     /// Agents that are asked in the shadow of requests
     #[command(subcommand)]
     Shadow(ShadowCommand),
-    /// Run an agent that is inside this binary
-    Agent(AgentArgs),
+    /// Run an agent that is inside this binary, or test one of your own
+    #[command(subcommand)]
+    Agent(AgentCommand),
     /// Become an agent that ends with the proxy
     #[command(hide = true)]
     SpawnAgent {
@@ -101,7 +104,7 @@ pub fn main() -> ExitCode {
         Some(Command::Healthcheck(args)) => healthcheck::healthcheck(&args),
         Some(Command::Why(args)) => why::why(&args),
         Some(Command::Shadow(command)) => shadow::run(&command),
-        Some(Command::Agent(command)) => agents::run(command),
+        Some(Command::Agent(command)) => agent::run(&command),
         Some(Command::SpawnAgent { parent, command }) => spawn_agent::run(parent, &command),
     }
 }

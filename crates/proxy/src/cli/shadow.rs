@@ -1,17 +1,13 @@
 //! `portcullis shadow report`: asks a running proxy what its shadow agents would have done.
 
-use super::{
-    ConfigArgs,
-    healthcheck::{Target, Unhealthy, exchange, first_line, printable},
-};
+use super::admin::{AdminArgs, NoAnswer, Question, Target, first_line, printable};
 use crate::filter::shadow::report::{Entry, Report};
 use clap::{Args, Subcommand};
 use http::StatusCode;
-use portcullis_config::{AdminAddress, parse_duration};
-use std::{fmt::Write, io, path::PathBuf, process::ExitCode, time::Duration};
+use std::{fmt::Write, process::ExitCode};
 
 /// What is asked for.
-const PATH: &[u8] = b"/shadow";
+const PATH: &str = "/shadow";
 /// How much of an answer is read: thousands of agents with all their disagreements.
 const LONGEST_ANSWER: usize = 64 << 20;
 
@@ -26,35 +22,17 @@ pub(super) enum ShadowCommand {
 #[derive(Debug, Clone, Args)]
 pub(super) struct ReportArgs {
     #[command(flatten)]
-    config: ConfigArgs,
-    /// Ask here; without it `admin` of the configuration is asked
-    #[arg(long, value_name = "HOST:PORT|unix:PATH")]
-    admin: Option<String>,
+    admin: AdminArgs,
     /// As JSON, as the proxy says it
     #[arg(long)]
     json: bool,
-    /// For everything together
-    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
-    timeout: Duration,
 }
 
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
 enum NoReport {
-    #[error("{0} has no admin; give --admin")]
-    NobodyToAsk(String),
-    #[error("{0} cannot be used, see portcullis check; or give --admin")]
-    Config(String),
     #[error(transparent)]
-    Address(#[from] Unhealthy),
-    #[error("not asked: {0}")]
-    Runtime(io::Error),
-    #[error("{0}: no connection: {1}")]
-    Connect(Target, io::Error),
-    #[error("{0}: no answer: {1}")]
-    Ask(Target, Box<pingora::Error>),
-    #[error("{0}: no answer within {1:?}")]
-    Timeout(Target, Duration),
+    NoAnswer(#[from] NoAnswer),
     #[error("{0}: {1} {2}")]
     Refused(Target, StatusCode, String),
     #[error("{0}: not a report: {1}")]
@@ -81,19 +59,12 @@ fn say(text: &str) {
 }
 
 fn report(args: &ReportArgs) -> Result<String, NoReport> {
-    let target = target(args)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(NoReport::Runtime)?;
-    let answer = runtime.block_on(async {
-        tokio::time::timeout(args.timeout, ask(&target))
-            .await
-            .unwrap_or_else(|_| Err(NoReport::Timeout(target.clone(), args.timeout)))
-    });
-    // A name that is still being resolved would hold up the end.
-    runtime.shutdown_background();
-    let body = answer?;
+    let target = args.admin.target()?;
+    let question = Question::get(PATH, LONGEST_ANSWER);
+    let (status, body) = target.answer(&question, args.admin.timeout)?;
+    if status != StatusCode::OK {
+        return Err(NoReport::Refused(target, status, first_line(&body)));
+    }
     let report: Report = serde_json::from_slice(&body)
         .map_err(|error| NoReport::Unreadable(target.clone(), error))?;
     if args.json {
@@ -101,39 +72,6 @@ fn report(args: &ReportArgs) -> Result<String, NoReport> {
             .map_err(|error| NoReport::Unreadable(target, error));
     }
     Ok(described(&report))
-}
-
-fn target(args: &ReportArgs) -> Result<Target, NoReport> {
-    if let Some(address) = &args.admin {
-        if let Some(path) = address.strip_prefix("unix:") {
-            return Ok(Target::Socket(PathBuf::from(path)));
-        }
-        return Ok(match address.parse() {
-            Ok(address) => Target::at(address)?,
-            Err(_) => Target::Name(address.clone()),
-        });
-    }
-    let (loaded, name) = args.config.load();
-    let Ok(loaded) = loaded else {
-        return Err(NoReport::Config(name));
-    };
-    match loaded.config.admin.map(|admin| admin.address) {
-        Some(AdminAddress::Tcp(address)) => Ok(Target::at(address)?),
-        Some(AdminAddress::Unix(path)) => Ok(Target::Socket(path)),
-        None => Err(NoReport::NobodyToAsk(name)),
-    }
-}
-
-async fn ask(target: &Target) -> Result<Vec<u8>, NoReport> {
-    let connected = target.connect().await;
-    let stream = connected.map_err(|error| NoReport::Connect(target.clone(), error))?;
-    let (status, body) = exchange(stream, target.host(), PATH, LONGEST_ANSWER)
-        .await
-        .map_err(|error| NoReport::Ask(target.clone(), error))?;
-    match status {
-        StatusCode::OK => Ok(body),
-        _ => Err(NoReport::Refused(target.clone(), status, first_line(&body))),
-    }
 }
 
 /// The report for people. Writing into a `String` cannot fail, so the results of `write!` are dropped.

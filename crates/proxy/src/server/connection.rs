@@ -244,6 +244,7 @@ pub(crate) fn test_connection(peer: &str, trusted: &[&str]) -> Connection {
         metrics: Metrics::new(),
         access_log: AccessLog::off(),
         recent: crate::trace::Recent::new(None),
+        recordings: Arc::default(),
     };
     let limits = Arc::new(ConnectionLimits::new(1));
     let permit = limits.admit(peer.ip(), None).unwrap();

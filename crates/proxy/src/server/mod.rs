@@ -16,6 +16,7 @@ mod workers;
 use crate::{
     admin::{self, Bounds, Health, Listeners as AdminListeners},
     exchange::{memory::BufferMemory, sockets::Sockets, tunnel::SOCKETS_CLOSE_WITHIN},
+    recording::Recorder,
     snapshot::{Parts, Snapshot},
     telemetry::{Telemetry, access_log::AccessLog, logging, metrics::Metrics, notify},
     trace::{self, Recent},
@@ -24,7 +25,7 @@ use crate::{
 use limits::ConnectionLimits;
 use listeners::Listeners;
 use portcullis_agent_manager::{
-    AgentManager, AgentSettings,
+    AgentManager, AgentObserver, AgentSettings,
     supervise::{STOP_GRACE, Supervisor},
 };
 use portcullis_config::{AgentId, Config, System};
@@ -308,6 +309,7 @@ fn telemetry(config: &Config) -> Result<Telemetry, ServeError> {
         metrics,
         access_log,
         recent: Recent::new(trace::kept(&config.observability, config.admin.is_some())),
+        recordings: Arc::default(),
     })
 }
 
@@ -325,7 +327,14 @@ fn manager(
     telemetry: &Telemetry,
     reload_asked: &Arc<Notify>,
 ) -> Arc<AgentManager> {
-    let observer = |agent: &AgentId| Some(telemetry.metrics.agent_observer(agent, reload_asked));
+    let observer = |agent: &AgentId| -> Option<Arc<dyn AgentObserver>> {
+        let metrics = telemetry.metrics.agent_observer(agent, reload_asked);
+        Some(Arc::new(Recorder::new(
+            agent,
+            metrics,
+            &telemetry.recordings,
+        )))
+    };
     Arc::new(AgentManager::new(settings, previous, &proxy_id(), observer))
 }
 

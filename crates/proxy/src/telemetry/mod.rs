@@ -5,11 +5,11 @@ pub(crate) mod logging;
 pub(crate) mod metrics;
 pub(crate) mod notify;
 
-use crate::{server::limits::Rejection, trace::Recent};
+use crate::{recording::Recordings, server::limits::Rejection, trace::Recent};
 use access_log::AccessLog;
 use metrics::Metrics;
 use portcullis_config::{AccessLogFormat, ListenerId};
-use std::{fmt, net::SocketAddr};
+use std::{fmt, net::SocketAddr, sync::Arc};
 
 /// Counters and logs of the process, shared by everything that has something to report.
 pub(crate) struct Telemetry {
@@ -17,6 +17,8 @@ pub(crate) struct Telemetry {
     pub(crate) access_log: AccessLog,
     /// Requests that can be explained.
     pub(crate) recent: Recent,
+    /// What agents are told and answer, as long as somebody wants it written down.
+    pub(crate) recordings: Arc<Recordings>,
 }
 
 /// Why a connection ended before a request was understood.

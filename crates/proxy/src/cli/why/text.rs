@@ -1,7 +1,7 @@
 //! An explanation for people. What it says was made up by clients and agents in part, so nothing of it reaches the terminal
 //! that could act on it.
 
-use crate::cli::healthcheck;
+use crate::cli::admin;
 use serde_json::Value;
 use std::fmt::Write;
 
@@ -22,7 +22,7 @@ pub(super) fn explain(body: &[u8]) -> Option<String> {
 
 /// The text without characters that a terminal would act on.
 pub(super) fn printable(text: &str) -> String {
-    let lines: Vec<String> = text.split('\n').map(healthcheck::printable).collect();
+    let lines: Vec<String> = text.split('\n').map(admin::printable).collect();
     lines.join("\n")
 }
 
@@ -197,7 +197,7 @@ fn answer(text: &mut String, answer: &Value) -> std::fmt::Result {
 /// A value without quotation marks and line breaks.
 fn one_line(value: &Value) -> String {
     match value.as_str() {
-        Some(text) => healthcheck::printable(text),
+        Some(text) => admin::printable(text),
         None => value.to_string(),
     }
 }
