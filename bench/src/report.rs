@@ -111,12 +111,15 @@ impl Figures {
         let of_rounds = |figure: fn(&LoadReport) -> f64| -> f64 {
             median(&rounds.iter().map(figure).collect::<Vec<_>>())
         };
-        let cost = |name| costs.iter().find(|(other, _)| *other == name);
-        let (_, own) = cost(scenario.name)?;
+        let cost = |name: &str| {
+            let found = costs.iter().find(|(other, _)| *other == name);
+            found.map(|(_, costs)| costs.as_slice())
+        };
+        let own = cost(scenario.name)?;
         let comparisons = scenario
             .comparisons
             .iter()
-            .filter_map(|comparison| compare(comparison, own, |name| Some(&*cost(name)?.1)))
+            .filter_map(|comparison| compare(comparison, own, cost))
             .collect();
         Some(Self {
             name: scenario.name,

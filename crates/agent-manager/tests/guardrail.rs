@@ -7,6 +7,7 @@ use portcullis_agent_manager::{
 };
 use portcullis_agent_protocol::{
     Capabilities, Decision, Event, EventKind, GuardrailInspect, GuardrailResult, InspectionType,
+    Target,
     server::{self, Agent, AgentError, ServeOptions},
 };
 use portcullis_config::FailureMode;
@@ -66,7 +67,7 @@ async fn what_is_found_is_told_and_what_cannot_be_is_a_failure() {
     ));
     let settings = AgentSettings {
         needs: vec![EventKind::GuardrailInspect],
-        ..AgentSettings::new("finder".into(), socket)
+        ..AgentSettings::new("finder".into(), Target::UnixSocket(socket))
     };
     let manager = AgentManager::new(vec![settings], None, "test", |_| None);
     let links = manager.attach(None);

@@ -152,7 +152,7 @@ impl AnyConnection {
     /// request belong together does that make a difference.
     pub fn body_follows(&self, correlation_id: &str) {
         match &self.0 {
-            Kind::V2(_) => {}
+            Kind::V2(_) | Kind::Reverse(_) => {}
             Kind::Exchanges(exchanges) => exchanges.body_follows(correlation_id),
         }
     }
@@ -177,7 +177,7 @@ impl AnyConnection {
     #[must_use]
     pub fn most_in_flight(&self) -> usize {
         match &self.0 {
-            Kind::V2(_) => usize::MAX,
+            Kind::V2(_) | Kind::Reverse(_) => usize::MAX,
             Kind::Exchanges(exchanges) => exchanges.most_under_way(),
         }
     }
@@ -187,7 +187,7 @@ impl AnyConnection {
     #[must_use]
     pub fn was_given_up(&self) -> bool {
         match &self.0 {
-            Kind::V2(_) => false,
+            Kind::V2(_) | Kind::Reverse(_) => false,
             Kind::Exchanges(exchanges) => exchanges.was_given_up(),
         }
     }

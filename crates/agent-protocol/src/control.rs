@@ -8,8 +8,6 @@ pub use config_update::{ConfigChange, ConfigUpdate};
 pub use log::{LogEntry, LogLevel};
 pub use metrics::{Metric, MetricValue, MetricsReport};
 
-pub use log::{LogEntry, LogLevel};
-
 /// A message of an agent that is not an answer to an event.
 ///
 /// Agents of different makes write these in different shapes. Any JSON object

@@ -211,6 +211,7 @@ fn body(node: &mut Node<'_>, what: &str) -> Option<Option<Spanned<GuardedBody>>>
             .property("max-ratio")
             .and_then(|value| value.integer(1..=MOST_RATIO))
             .unwrap_or(MAX_RATIO),
+        read_only: false,
     };
     let max_texts = node
         .property("max-texts")

@@ -10,8 +10,8 @@ mod entry;
 mod redact;
 
 use entry::Entry;
-use portcullis_agent_manager::{AgentObserver, FailureReason, Record};
-use portcullis_agent_protocol::{Decision, Event};
+use portcullis_agent_manager::{AgentObserver, FailureReason, Granted, Record};
+use portcullis_agent_protocol::{ConfigChange, Decision, Event};
 use portcullis_config::AgentId;
 use redact::Redaction;
 use serde::{Deserialize, Serialize};

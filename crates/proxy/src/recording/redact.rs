@@ -7,8 +7,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use percent_encoding::percent_decode_str;
 use portcullis_agent_protocol::{
-    Audit, BodyChunk, Decision, Event, FrameDecision, HeaderOp, RequestHeaders, ResponseHeaders,
-    Verdict, WebSocketFrame,
+    Audit, BodyChunk, Decision, Detection, Event, FrameDecision, GuardrailInspect, GuardrailResult,
+    HeaderOp, RequestHeaders, ResponseHeaders, Verdict, WebSocketFrame,
 };
 use std::{
     borrow::Cow,
@@ -152,6 +152,14 @@ impl Redaction {
                 let frame = WebSocketFrame { data, ..frame };
                 show(&Event::WebSocketFrame(frame), left_out)
             }
+            Event::GuardrailInspect(text) => {
+                let (content, left_out) = match self.is_shown(text.content.as_bytes()) {
+                    true => (text.content, 0),
+                    false => ("", text.content.len()),
+                };
+                let text = GuardrailInspect { content, ..text };
+                show(&Event::GuardrailInspect(text), left_out)
+            }
             event @ Event::RequestComplete(_) => show(&event, 0),
         }
     }
@@ -211,6 +219,16 @@ impl Redaction {
             }
             other => other.cloned().map(Box::new),
         };
+        let guardrail = decision.guardrail.as_deref().map(|found| {
+            let redacted = found.redacted_content.clone().map(Bytes::from);
+            let redacted = shown(&redacted);
+            Box::new(GuardrailResult {
+                redacted_content: redacted
+                    .and_then(|redacted| String::from_utf8(redacted.into()).ok()),
+                detections: found.detections.iter().map(undescribed).collect(),
+                ..found.clone()
+            })
+        });
         let audit = decision.audit.as_deref().map(|audit| {
             Box::new(Audit {
                 custom: serde_json::Map::new(),
@@ -226,6 +244,7 @@ impl Redaction {
             request_body,
             response_body,
             websocket,
+            guardrail,
             ttl: decision.ttl.clone(),
         };
         (decision, left_out)
@@ -276,6 +295,14 @@ impl Redaction {
                 params: pairs(params),
             },
         }
+    }
+}
+
+/// What was found, without the words that may repeat it.
+fn undescribed(found: &Detection) -> Detection {
+    Detection {
+        description: String::new(),
+        ..found.clone()
     }
 }
 

@@ -103,7 +103,9 @@ fn inspection_type<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Inspect
 ///
 /// # Errors
 /// When it cannot be written as JSON.
-pub(super) fn write_result(result: &GuardrailResult) -> Result<String, serde_json::Error> {
+pub(in crate::codec) fn write_result(
+    result: &GuardrailResult,
+) -> Result<String, serde_json::Error> {
     let detections = result.detections.iter().map(|found| WireDetection {
         category: Cow::Borrowed(&found.category),
         description: Cow::Borrowed(&found.description),
@@ -126,7 +128,7 @@ pub(super) fn write_result(result: &GuardrailResult) -> Result<String, serde_jso
 ///
 /// # Errors
 /// What is wrong with it.
-pub(super) fn read_result(text: &str) -> Result<GuardrailResult, String> {
+pub(in crate::codec) fn read_result(text: &str) -> Result<GuardrailResult, String> {
     let wire: WireResult<'_> = serde_json::from_str(text).map_err(|error| error.to_string())?;
     let detections = wire.detections.into_iter().map(|found| Detection {
         category: found.category.into_owned(),

@@ -35,6 +35,9 @@ pub use control::{
     decode_control, decode_ping, encode_flow, encode_health, encode_ping, encode_pong, encode_purge,
 };
 pub use event::{decode_event, encode_event};
+pub(in crate::codec) use guardrail::{
+    read_result as read_guardrail_result, write_result as write_guardrail_result,
+};
 pub use id::find_event_id;
 pub use report::{encode_metrics, encode_reload_request};
 pub use request_headers::{decode_request_headers, encode_request_headers};

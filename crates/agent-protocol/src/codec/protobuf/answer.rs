@@ -11,7 +11,7 @@ use super::messages::{
     WebSocketDecision,
 };
 use crate::codec::answer::{in_words_of, whole_milliseconds};
-use crate::codec::{Answer, BadMessage, EventId, NoDecision};
+use crate::codec::{Answer, BadMessage, EventId, NoDecision, json};
 use crate::{
     Audit, Decision, Extensions, FrameDecision, HeaderOp, ProtocolError, Verdict, VerdictTtl,
 };
@@ -59,6 +59,8 @@ fn needs_extensions(decision: &Decision) -> bool {
 
 fn encode_decision(decision: Decision, extensions: Extensions) -> AgentResponse {
     let ttl = decision.ttl.filter(|_| extensions.verdict_ttl);
+    // What cannot be written is no JSON, which the proxy refuses.
+    let guardrail = |it| json::write_guardrail_result(it).unwrap_or_default();
     AgentResponse {
         decision: Some(encode_verdict(decision.verdict)),
         request_headers: decision
@@ -78,6 +80,7 @@ fn encode_decision(decision: Decision, extensions: Extensions) -> AgentResponse 
         websocket: decision.websocket.map(|frame| WebSocketDecision {
             decision: Some(encode_frame(*frame)),
         }),
+        guardrail_response: decision.guardrail.as_deref().map(guardrail),
         ttl: ttl.and_then(|ttl| {
             let names = ttl.vary_ignores.iter().map(|part| part.name().to_owned());
             Some(WireTtl {
@@ -218,6 +221,8 @@ fn read(response: AgentResponse, extensions: Extensions) -> Result<Answer, Strin
     };
     let audit = response.audit.map(read_audit).transpose()?;
     let websocket = response.websocket.map(read_frame).transpose()?;
+    let guardrail = response.guardrail_response.as_deref();
+    let guardrail = guardrail.map(json::read_guardrail_result).transpose()?;
     let ttl = response.ttl.filter(|_| extensions.verdict_ttl);
     let ttl = ttl.and_then(|ttl| {
         VerdictTtl::read(
@@ -234,6 +239,7 @@ fn read(response: AgentResponse, extensions: Extensions) -> Result<Answer, Strin
         request_body: response.request_body,
         response_body: response.response_body,
         websocket: websocket.map(Box::new),
+        guardrail: guardrail.map(Box::new),
         ttl: ttl.map(Box::new),
     }))
 }

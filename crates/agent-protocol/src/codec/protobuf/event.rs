@@ -8,7 +8,7 @@ use super::messages::{
     BodyChunkEvent, FromProxy, ProxyToAgent, RequestCompleteEvent, RequestHeadersEvent,
     RequestMetadata, ResponseHeadersEvent, WebSocketFrameEvent,
 };
-use super::{header_map, headers};
+use super::{guardrail, header_map, headers};
 use crate::codec::{
     BadMessage, DecodedBodyChunk, DecodedEvent, DecodedRequestComplete, DecodedRequestHeaders,
     DecodedResponseHeaders, DecodedWebSocketFrame, EventId, whole_microseconds,
@@ -52,6 +52,10 @@ pub fn encode_event(event_number: Option<u64>, event: &Event<'_>) -> ProxyToAgen
         ),
         Event::WebSocketFrame(event) => (
             FromProxy::WebSocketFrame(websocket_frame(event)),
+            event.budget_left,
+        ),
+        Event::GuardrailInspect(event) => (
+            FromProxy::Guardrail(guardrail::encode(event)),
             event.budget_left,
         ),
         Event::RequestComplete(event) => (FromProxy::RequestComplete(complete(event)), None),
@@ -244,6 +248,9 @@ fn read(message: &ProxyToAgent, by_number: bool) -> Result<DecodedEvent<'_>, Str
                 error: event.error.as_deref().map(Cow::Borrowed),
             };
             Ok(DecodedEvent::RequestComplete(decoded))
+        }
+        Some(FromProxy::Guardrail(event)) => {
+            guardrail::decode(event, budget_left).map(DecodedEvent::GuardrailInspect)
         }
         _ => Err("it is not read here".to_owned()),
     }

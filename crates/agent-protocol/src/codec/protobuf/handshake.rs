@@ -9,7 +9,7 @@ use super::messages::{
     HandshakeResponse as WireResponse,
 };
 use crate::codec::handshake::{HandshakeRequest, HandshakeResponse, JSON};
-use crate::{AgentLimits, Capabilities, Features, ProtocolError};
+use crate::{AgentLimits, Capabilities, EventKind, Features, ProtocolError};
 
 /// The proxy's first message. Encodings have no place in it.
 #[must_use]
@@ -95,9 +95,16 @@ pub fn encode_handshake_response(response: HandshakeResponse) -> WireResponse {
 /// in JSON; numbers that are 0 count as not said.
 #[must_use]
 pub fn decode_handshake_response(wire: WireResponse) -> HandshakeResponse {
+    let mut capabilities = wire.capabilities.map(capabilities).unwrap_or_default();
+    // Published agents allow every text without a look at it, whatever they
+    // announce.
+    if !wire.extensions.iter().any(|name| name == "event-id") {
+        let guardrail = EventKind::GuardrailInspect as u32;
+        capabilities.supported_events.retain(|it| *it != guardrail);
+    }
     HandshakeResponse {
         protocol_version: wire.protocol_version,
-        capabilities: wire.capabilities.map(capabilities).unwrap_or_default(),
+        capabilities,
         success: wire.success,
         error: wire.error,
         encoding: None,

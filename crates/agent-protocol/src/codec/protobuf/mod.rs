@@ -10,6 +10,7 @@
 mod answer;
 mod control;
 mod event;
+mod guardrail;
 mod handshake;
 pub mod messages;
 

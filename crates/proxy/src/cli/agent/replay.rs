@@ -424,6 +424,7 @@ fn about(event: &Event<'_>) -> String {
         }
         Event::ResponseHeaders(head) => format!("status {}", head.status),
         Event::WebSocketFrame(frame) => format!("frame {}", frame.index),
+        Event::GuardrailInspect(text) => text.inspection_type.name().to_owned(),
         Event::RequestComplete(complete) => format!("status {}", complete.status),
     }
 }

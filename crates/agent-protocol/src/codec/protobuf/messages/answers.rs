@@ -32,6 +32,9 @@ pub struct AgentResponse {
     pub websocket: Option<WebSocketDecision>,
     #[prost(message, optional, tag = "106")]
     pub ttl: Option<VerdictTtl>,
+    /// What a guardrail found, as JSON.
+    #[prost(string, optional, tag = "107")]
+    pub guardrail_response: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Eq, prost::Oneof)]

@@ -30,6 +30,10 @@ pub struct ProxyToAgent {
     pub budget_left_us: Option<u64>,
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "made and sent at once; a box would be one allocation more for each request"
+)]
 #[derive(Clone, PartialEq, prost::Oneof)]
 pub enum FromProxy {
     #[prost(message, tag = "1")]

@@ -157,7 +157,7 @@ fn a_stream_is_over_when_nothing_can_come_any_more() {
     assert!(!begun("POST", &heads).expects_more(&heads));
     let body = ExtProcOptions {
         request_body: BodyMode::Streamed,
-        ..heads.clone()
+        ..heads
     };
     assert!(begun("POST", &body).expects_more(&body));
     assert!(!begun("GET", &body).expects_more(&body));
