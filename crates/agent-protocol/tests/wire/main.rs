@@ -24,6 +24,8 @@ mod phases;
 mod report;
 mod support;
 mod v1;
+mod v1_crossing;
 mod v1_http;
+mod v1_questions;
 mod vectors;
 mod verdict_ttl;
