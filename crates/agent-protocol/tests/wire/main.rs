@@ -31,6 +31,8 @@ mod report;
 mod reverse;
 mod support;
 mod v1;
+mod v1_crossing;
 mod v1_http;
+mod v1_questions;
 mod vectors;
 mod verdict_ttl;

@@ -6,12 +6,11 @@ use bytes::Bytes;
 use portcullis_agent_protocol::codec::v1;
 use portcullis_agent_protocol::{
     AnyConnection, BodyChunk, CallError, CallGuard, CloseReason, ConnectError, ConnectOptions,
-    Decision, Event, EventKind, FrameOpcode, ProtocolError, RequestComplete, ResponseHeaders,
-    Target, WebSocketFrame,
+    Decision, Event, EventKind, ProtocolError, Target,
 };
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 
 use super::support::{RawListener, Request, until, within};
@@ -33,14 +32,14 @@ async fn connected(listener: &RawListener) -> (AnyConnection, Driver, Peer) {
     (connection, driver, Peer(peer.stream))
 }
 
-struct Peer(UnixStream);
+pub(crate) struct Peer(pub(crate) UnixStream);
 
 impl Peer {
     async fn question(&mut self) -> Value {
         within(self.next_question()).await.unwrap()
     }
 
-    async fn next_question(&mut self) -> std::io::Result<Value> {
+    pub(crate) async fn next_question(&mut self) -> std::io::Result<Value> {
         let length = self.0.read_u32().await?;
         let mut payload = vec![0; length as usize];
         self.0.read_exact(&mut payload).await?;
@@ -62,7 +61,7 @@ impl Peer {
     }
 }
 
-fn frame(answer: &Value) -> Vec<u8> {
+pub(crate) fn frame(answer: &Value) -> Vec<u8> {
     let mut out = Vec::new();
     let append = |out: &mut Vec<u8>| out.extend_from_slice(answer.to_string().as_bytes());
     v1::append(&mut out, append).unwrap();
@@ -309,100 +308,6 @@ async fn a_connection_that_retires_finishes_its_question() {
     peer.ended().await;
 }
 
-/// The bytes of each kind of question, as old agents read them.
-#[test]
-fn questions_are_what_old_agents_read() {
-    let text = |event: &Event<'_>| {
-        let mut out = Vec::new();
-        v1::encode_question(&mut out, event);
-        String::from_utf8(out).unwrap()
-    };
-    let mut headers = http::HeaderMap::new();
-    headers.append("cookie", "a=1".parse().unwrap());
-    headers.append("cookie", "b=2".parse().unwrap());
-    let request = Request {
-        headers: headers.clone(),
-        ..Request::new("c-1", "/a?b=1")
-    };
-    let metadata = r#"{"correlation_id":"c-1","request_id":"c-1","client_ip":"203.0.113.7","client_port":51234,"server_name":null,"protocol":"HTTP/1.1","tls_version":null,"tls_cipher":null,"route_id":"api","upstream_id":"backend","timestamp":"2026-07-01T12:00:00Z"}"#;
-    let data = Bytes::from_static(b"hello");
-    let piece = BodyChunk {
-        correlation_id: "c-1",
-        index: 0,
-        data: data.clone(),
-        is_last: true,
-        total_size: Some(5),
-        transferred: 5,
-        truncated: false,
-        trailers: None,
-        budget_left: Some(Duration::from_millis(1)),
-    };
-    let frame = WebSocketFrame {
-        correlation_id: "c-1",
-        opcode: FrameOpcode::Text,
-        data,
-        client_to_server: true,
-        index: 0,
-        fin: true,
-        route_id: Some("ws"),
-        client_ip: [203, 0, 113, 7].into(),
-        budget_left: None,
-    };
-    let end = RequestComplete {
-        correlation_id: "c-1",
-        status: 200,
-        duration: Duration::from_millis(12),
-        request_body_size: 0,
-        response_body_size: 9,
-        upstream_attempts: 1,
-        error: None,
-    };
-    let response = ResponseHeaders {
-        correlation_id: "c-1",
-        status: 200,
-        headers: &headers,
-        budget_left: None,
-    };
-    let table = [
-        (
-            request.event(),
-            "request_headers",
-            format!(
-                r#"{{"correlation_id":"c-1","metadata":{metadata},"method":"GET","uri":"/a?b=1","headers":{{"cookie":["a=1","b=2"]}}}}"#
-            ),
-        ),
-        (
-            Event::RequestBodyChunk(piece.clone()),
-            "request_body_chunk",
-            r#"{"correlation_id":"c-1","data":"aGVsbG8=","is_last":true,"total_size":5,"chunk_index":0,"bytes_received":5}"#.to_owned(),
-        ),
-        (
-            Event::ResponseHeaders(response),
-            "response_headers",
-            r#"{"correlation_id":"c-1","status":200,"headers":{"cookie":["a=1","b=2"]}}"#.to_owned(),
-        ),
-        (
-            Event::ResponseBodyChunk(piece),
-            "response_body_chunk",
-            r#"{"correlation_id":"c-1","data":"aGVsbG8=","is_last":true,"total_size":5,"chunk_index":0,"bytes_sent":5}"#.to_owned(),
-        ),
-        (
-            Event::WebSocketFrame(frame),
-            "web_socket_frame",
-            r#"{"correlation_id":"c-1","opcode":"text","data":"aGVsbG8=","client_to_server":true,"frame_index":0,"fin":true,"route_id":"ws","client_ip":"203.0.113.7"}"#.to_owned(),
-        ),
-        (
-            Event::RequestComplete(end),
-            "request_complete",
-            r#"{"correlation_id":"c-1","status":200,"duration_ms":12,"request_body_size":0,"response_body_size":9,"upstream_attempts":1,"error":null}"#.to_owned(),
-        ),
-    ];
-    for (event, name, payload) in table {
-        let expected = format!(r#"{{"version":1,"event_type":"{name}","payload":{payload}}}"#);
-        assert_eq!(text(&event), expected);
-    }
-}
-
 fn chunk(data: Bytes) -> Event<'static> {
     Event::RequestBodyChunk(BodyChunk {
         correlation_id: "c",
@@ -517,101 +422,6 @@ async fn connecting_has_a_deadline_and_may_find_nobody() {
     drop(listener);
     let connected = within(AnyConnection::connect(&target, &options)).await;
     assert!(matches!(connected, Err(ConnectError::Unreachable(_))));
-}
-
-/// A few numbers that are the same at every run.
-struct Numbers(u64);
-
-impl Numbers {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005);
-        self.0 = self.0.wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % limit
-    }
-}
-
-/// Says in each answer which question it is for, some time later, and
-/// sometimes misbehaves.
-async fn agent_of_its_own_mind(listener: UnixListener) {
-    for seed in 0.. {
-        let (stream, _) = listener.accept().await.unwrap();
-        tokio::spawn(async move {
-            let mut numbers = Numbers(seed);
-            let mut peer = Peer(stream);
-            while let Ok(question) = peer.next_question().await {
-                tokio::time::sleep(Duration::from_micros(numbers.below(3000))).await;
-                let id = &question["payload"]["metadata"]["correlation_id"];
-                let set = json!({"set": {"name": "x-id", "value": id}});
-                let answer =
-                    frame(&json!({"version": 1, "decision": "allow", "request_headers": [set]}));
-                let sent = match numbers.below(40) {
-                    0 => peer.0.write_all(&answer[..numbers.below(9) as usize]).await,
-                    1 => peer.0.write_all(&[&answer[..], &answer[..]].concat()).await,
-                    2 => peer.0.write_all(b"\0\0\0\x02no").await,
-                    _ => peer.0.write_all(&answer).await,
-                };
-                if sent.is_err() || numbers.below(50) == 0 {
-                    return;
-                }
-            }
-        });
-    }
-}
-
-#[tokio::test]
-async fn d12_crossing_questions_never_get_the_verdict_of_another() {
-    const ASKERS: u64 = 16;
-    const QUESTIONS: u64 = 250;
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("agent.sock");
-    let agent = tokio::spawn(agent_of_its_own_mind(UnixListener::bind(&path).unwrap()));
-    let target = Target::V1UnixSocket(path);
-    let mut askers = Vec::new();
-    for asker in 0..ASKERS {
-        let target = target.clone();
-        askers.push(tokio::spawn(async move {
-            let mut numbers = Numbers(1000 + asker);
-            let mut connection = dial(&target).await;
-            let (mut answered, mut late) = (0, 0);
-            for question in 0..QUESTIONS {
-                let id = format!("{asker}-{question}");
-                let request = Request::new(&id, "/");
-                let pending = loop {
-                    match connection.send(&request.event(), CallGuard::none()) {
-                        Ok(pending) => break pending,
-                        Err(_) => connection = dial(&target).await,
-                    }
-                };
-                let timeout = Duration::from_micros(numbers.below(6000));
-                match tokio::time::timeout(timeout, pending).await {
-                    Ok(Ok(decision)) => {
-                        let own = Decision::allow().set_request_header("x-id", &id);
-                        assert_eq!(decision, own);
-                        answered += 1;
-                    }
-                    Ok(Err(_)) => {}
-                    Err(_) => late += 1,
-                }
-            }
-            (answered, late)
-        }));
-    }
-    let (mut answered, mut late) = (0, 0);
-    for asker in askers {
-        let (these, those) = within(asker).await.unwrap();
-        answered += these;
-        late += those;
-    }
-    agent.abort();
-    assert!(answered > 500 && late > 500, "{answered} {late}");
-}
-
-async fn dial(target: &Target) -> AnyConnection {
-    let options = ConnectOptions::new("old");
-    let connected = within(AnyConnection::connect(target, &options)).await;
-    let (connection, driver) = connected.unwrap();
-    tokio::spawn(driver);
-    connection
 }
 
 #[tokio::test]
