@@ -203,3 +203,85 @@ fn shortened(text: &str) -> String {
 fn cut(text: &str, most: usize) -> &str {
     &text[..text.floor_char_boundary(most)]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fmt;
+    use tracing::{
+        Event, Level, Metadata, Subscriber,
+        field::{Field, Visit},
+        span,
+    };
+
+    /// Keeps what is logged.
+    #[derive(Clone, Default)]
+    struct Kept(Arc<Mutex<Vec<(Level, String)>>>);
+
+    impl Subscriber for Kept {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+
+        fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+            span::Id::from_u64(1)
+        }
+
+        fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+        fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+        fn event(&self, event: &Event<'_>) {
+            struct Line(String);
+            impl Visit for Line {
+                fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+                    self.0 += &format!("{field}={value:?};");
+                }
+            }
+            let mut line = Line(String::new());
+            event.record(&mut line);
+            let kept = (*event.metadata().level(), line.0);
+            self.0.lock().unwrap().push(kept);
+        }
+
+        fn enter(&self, _: &span::Id) {}
+
+        fn exit(&self, _: &span::Id) {}
+    }
+
+    fn entry(level: LogLevel, message: &str) -> ControlMessage {
+        let fields = [("rule".to_owned(), "942100".to_owned())];
+        ControlMessage::Log(LogEntry {
+            level,
+            message: message.to_owned(),
+            fields: fields.to_vec(),
+        })
+    }
+
+    #[test]
+    fn what_agents_log_is_in_our_log_with_their_names_and_not_too_much_of_it() {
+        let kept = Kept::default();
+        let reports = Reports::new("waf".into(), ReportSettings::default(), None);
+        let now = Instant::now();
+        tracing::subscriber::with_default(kept.clone(), || {
+            reports.hear(&entry(LogLevel::Warn, "rule disabled"), now);
+            let long = "x".repeat(LONGEST_MESSAGE_BYTES + 1);
+            for _ in 0..ENTRIES_PER_SECOND + 7 {
+                reports.hear(&entry(LogLevel::Debug, &long), now);
+            }
+            let later = now + Duration::from_secs(1);
+            reports.hear(&entry(LogLevel::Error, "again"), later);
+        });
+        let lines = kept.0.lock().unwrap();
+        let (level, first) = &lines[0];
+        assert_eq!(*level, Level::WARN);
+        assert!(first.contains("agent=waf;"), "{first}");
+        assert!(first.contains("942100"), "{first}");
+        assert!(first.contains("message=rule disabled;"), "{first}");
+        assert!(lines[1].1.len() < LONGEST_MESSAGE_BYTES + 200);
+        // Those of the first second, that some are missing, and the one after.
+        assert_eq!(lines.len(), ENTRIES_PER_SECOND as usize + 2);
+        assert!(lines[lines.len() - 2].1.contains("dropped=8;"));
+        assert_eq!(lines[lines.len() - 1].0, Level::ERROR);
+    }
+}

@@ -3,7 +3,7 @@
 
 use portcullis_agent_manager::{
     AgentManager, AgentSettings, AgentState, AgentUse, Answer, Ask, Changes, Conversation,
-    FailureReason, Phase, RecordedVerdict,
+    FailureReason, Links, Phase, RecordedVerdict,
 };
 use portcullis_agent_protocol::{
     Capabilities, Decision, Event, EventKind, GuardrailInspect, GuardrailResult, InspectionType,
@@ -12,6 +12,7 @@ use portcullis_agent_protocol::{
 };
 use portcullis_config::FailureMode;
 use std::{future::Future, sync::Arc, time::Duration};
+use tempfile::TempDir;
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -53,8 +54,7 @@ async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(DEADLINE, future).await.unwrap()
 }
 
-#[tokio::test]
-async fn what_is_found_is_told_and_what_cannot_be_is_a_failure() {
+async fn stage() -> (AgentManager, Links, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("agent.sock");
     let listener = server::bind_socket(&socket).unwrap();
@@ -77,11 +77,44 @@ async fn what_is_found_is_told_and_what_cannot_be_is_a_failure() {
         }
     })
     .await;
-    let open = AgentUse {
+    (manager, links, folder)
+}
+
+/// A text of a response, whose failures are passed over.
+async fn ask(
+    manager: &AgentManager,
+    links: &Links,
+    content: &str,
+    conversation: &Conversation,
+) -> Answer {
+    let used = AgentUse {
         agent: 0,
         timeout: DEADLINE,
         failure_mode: FailureMode::Open,
     };
+    let event = Event::GuardrailInspect(GuardrailInspect {
+        correlation_id: "c",
+        inspection_type: InspectionType::PiiDetection,
+        content,
+        model: None,
+        categories: &[],
+        route_id: None,
+        is_response: true,
+        metadata: &[],
+        budget_left: None,
+    });
+    let ask = Ask {
+        used: &used,
+        event: &event,
+        more: false,
+        streamed: false,
+    };
+    within(manager.ask(links, &[ask], conversation)).await
+}
+
+#[tokio::test]
+async fn what_is_found_is_told_and_what_cannot_be_is_a_failure() {
+    let (manager, links, _folder) = stage().await;
     let failed = RecordedVerdict::Failed {
         reason: FailureReason::ProtocolError,
         mode: FailureMode::Open,
@@ -115,25 +148,8 @@ async fn what_is_found_is_told_and_what_cannot_be_is_a_failure() {
             Some("a change of the request's body, which was not asked about"),
         ),
     ] {
-        let event = Event::GuardrailInspect(GuardrailInspect {
-            correlation_id: "c",
-            inspection_type: InspectionType::PiiDetection,
-            content,
-            model: None,
-            categories: &[],
-            route_id: None,
-            is_response: true,
-            metadata: &[],
-            budget_left: None,
-        });
-        let ask = Ask {
-            used: &open,
-            event: &event,
-            more: false,
-            streamed: false,
-        };
         let conversation = Conversation::default();
-        let answer = within(manager.ask(&links, &[ask], &conversation)).await;
+        let answer = ask(&manager, &links, content, &conversation).await;
         let Answer::Continue(Changes { found, .. }) = answer else {
             panic!("{content}: {answer:?}");
         };

@@ -64,7 +64,7 @@ pub(super) fn guardrail(node: &mut Node<'_>) -> Option<ParsedGuardrail> {
         .and_then(|value| Some(value.spanned(AgentId::from(value.text()?))));
     let inspection = required(node, "inspect", "inspect=\"prompt-injection\"").and_then(inspection);
     let timeout = node.property("timeout").and_then(|value| value.timeout());
-    let failure_mode = node.property("failure-mode");
+    let failure_mode = node.property("failure-mode").and_then(filter::failure_mode);
     let on_detect = on_detect(node);
     let span = node.span();
     let (request, response, model, categories) = node.block(|block| {
@@ -84,7 +84,7 @@ pub(super) fn guardrail(node: &mut Node<'_>) -> Option<ParsedGuardrail> {
         used: ParsedAgentUse {
             agent: agent?,
             timeout,
-            failure_mode: failure_mode.and_then(filter::failure_mode),
+            failure_mode,
             shadow: None,
         },
         inspection: inspection?,
@@ -153,6 +153,9 @@ fn on_detect(node: &mut Node<'_>) -> Option<OnDetect> {
     };
     let status = node.property("status");
     let replacement = node.property("replacement");
+    // All that is written is read, so that all mistakes show.
+    let own_status = status.and_then(|value| value.integer(400..=599));
+    let own_replacement = replacement.and_then(|value| value.text());
     let chosen = chosen?;
     for (value, useless) in [
         (status, chosen == Consequence::Log),
@@ -168,15 +171,11 @@ fn on_detect(node: &mut Node<'_>) -> Option<OnDetect> {
             value.report(diagnostic);
         }
     }
-    let status = status
-        .and_then(|value| value.integer(400..=599))
-        .unwrap_or(STATUS);
+    let status = own_status.unwrap_or(STATUS);
     Some(match chosen {
         Consequence::Block => OnDetect::Block { status },
         Consequence::Redact => OnDetect::Redact {
-            replacement: replacement
-                .and_then(|value| value.text())
-                .unwrap_or_else(|| REPLACEMENT.to_owned()),
+            replacement: own_replacement.unwrap_or_else(|| REPLACEMENT.to_owned()),
             status,
         },
         Consequence::Log => OnDetect::Log,
@@ -195,7 +194,7 @@ fn body(node: &mut Node<'_>, what: &str) -> Option<Option<Spanned<GuardedBody>>>
                 .help(format!("write {MOST_POINTERS} at most")),
         );
     }
-    let texts: Option<Vec<JsonPointer>> = written.into_iter().map(pointer).collect();
+    let texts: Vec<Option<JsonPointer>> = written.into_iter().map(pointer).collect();
     let body = BodyInspection {
         mode: BodyMode::Buffer,
         limit: node
@@ -221,6 +220,7 @@ fn body(node: &mut Node<'_>, what: &str) -> Option<Option<Spanned<GuardedBody>>>
             .and_then(|value| value.choice(&otherwise, &[]))
     };
     let (not_json, unmatched) = (choice("not-json"), choice("unmatched"));
+    let texts: Option<Vec<JsonPointer>> = texts.into_iter().collect();
     let texts = texts.filter(|texts| !texts.is_empty());
     Some(texts.map(|texts| Spanned {
         value: GuardedBody {

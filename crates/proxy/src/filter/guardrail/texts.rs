@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use std::{collections::HashSet, fmt, ops::Range};
 
 /// What is deeper is not looked at, and its body is refused. Each level is read once more for those within.
-const DEEPEST: usize = 64;
+const DEEPEST: usize = 32;
 
 /// A text of a body.
 #[derive(Debug, PartialEq, Eq)]
