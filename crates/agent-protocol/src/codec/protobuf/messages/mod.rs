@@ -30,6 +30,10 @@ pub struct ProxyToAgent {
     pub budget_left_us: Option<u64>,
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is looked at where it was decoded, and most are of the large kind"
+)]
 #[derive(Clone, PartialEq, prost::Oneof)]
 pub enum FromProxy {
     #[prost(message, tag = "1")]
