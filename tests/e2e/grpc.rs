@@ -2,7 +2,8 @@
 
 use crate::harness::{
     Origin, Proxy, TestAgent,
-    agent::{Dialect, Phase, Reaction, When, tls_file},
+    agent::{Dialect, Phase, Reaction, When},
+    agent_ways::tls_file,
     eventually,
     proxy::Builder,
 };

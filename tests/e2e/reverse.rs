@@ -128,6 +128,10 @@ fn a_reload_keeps_what_is_registered() {
             assert_eq!(proxy.get("/block").status, 451);
         }
     }
+    proxy.reload(&asking(&agent, &origin, "mode=\"0660\"", "timeout \"4s\""));
+    let mode = fs::metadata(agent.door()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
+    assert_eq!(proxy.get("/block").status, 451);
     assert_eq!(registrations(&proxy), 1);
     // What is no longer configured is gone.
     let without = Proxy::builder(r#"routes { route "all" { upstream "origin" } }"#).origin(&origin);

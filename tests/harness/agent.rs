@@ -1,13 +1,17 @@
 //! Agents that do as they are told: each is a process of its own, this test binary once more.
 
-use super::{agent_json::to_json, eventually};
+use super::{
+    agent_json::to_json,
+    agent_ways::{Grpc, Reverse},
+    eventually,
+};
 use portcullis_agent_protocol::Decision;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, waitid};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::{
     fs::File,
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::TcpStream,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -20,8 +24,8 @@ pub(super) const SCRIPT_VARIABLE: &str = "PORTCULLIS_E2E_AGENT";
 
 /// An agent. It is killed when it is dropped.
 pub(crate) struct TestAgent {
-    script: Script,
-    folder: TempDir,
+    pub(super) script: Script,
+    pub(super) folder: TempDir,
     process: Option<Child>,
 }
 
@@ -63,29 +67,6 @@ pub(super) struct Script {
     pub(super) version: String,
     /// A header of request and response that the agent sets to what it saw of these headers.
     pub(super) tells: Option<(String, Vec<String>)>,
-}
-
-/// Where an agent speaks gRPC.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Grpc {
-    pub(super) address: SocketAddr,
-    /// With TLS, and proxies have to show who they are.
-    pub(super) tls: bool,
-}
-
-/// Where an agent dials the proxy, and what it shows.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Reverse {
-    pub(super) path: PathBuf,
-    pub(super) agent_id: String,
-    pub(super) token: String,
-}
-
-/// A file of certificates, see `tests/fixtures/tls`.
-pub(crate) fn tls_file(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../tests/fixtures/tls")
-        .join(name)
 }
 
 /// What an agent does in a phase after that of the request's head.
@@ -260,70 +241,6 @@ impl TestAgent {
             },
             folder,
             process: None,
-        }
-    }
-
-    /// One that speaks gRPC; with the dialect `Json` nothing but the published protocol.
-    pub(crate) fn over_grpc(mut self) -> Self {
-        // The agent binds it again, also when it has been killed.
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = free.local_addr().unwrap();
-        self.script.grpc = Some(Grpc {
-            address,
-            tls: false,
-        });
-        self
-    }
-
-    /// The same with TLS; it lets in whom `ca.pem` has signed.
-    pub(crate) fn over_mtls(mut self) -> Self {
-        self = self.over_grpc();
-        if let Some(grpc) = &mut self.script.grpc {
-            grpc.tls = true;
-        }
-        self
-    }
-
-    /// One that dials the proxy, and shows this token.
-    pub(crate) fn dialling(mut self, token: &str) -> Self {
-        self.script.reverse = Some(Reverse {
-            path: self.folder.path().join("reverse.sock"),
-            agent_id: self.script.name.clone(),
-            token: token.to_owned(),
-        });
-        self
-    }
-
-    /// Another process that does the same and dials the same proxy. It does not run yet.
-    pub(crate) fn twin(&self) -> Self {
-        let mut twin = Self::named(&self.script.name);
-        twin.script = Script {
-            socket: twin.script.socket.clone(),
-            record: twin.script.record.clone(),
-            release: twin.script.release.clone(),
-            says: twin.script.says.clone(),
-            ..self.script.clone()
-        };
-        twin
-    }
-
-    /// The socket of the proxy that it dials.
-    pub(crate) fn door(&self) -> &Path {
-        &self.script.reverse.as_ref().unwrap().path
-    }
-
-    /// How the configuration says where it is.
-    pub(crate) fn way(&self) -> String {
-        if let Some(reverse) = &self.script.reverse {
-            return format!("reverse \"{}\"", reverse.path.display());
-        }
-        match self.script.grpc {
-            None => format!("unix-socket \"{}\"", self.socket().display()),
-            Some(Grpc {
-                address,
-                tls: false,
-            }) => format!("grpc \"http://{address}\""),
-            Some(Grpc { address, tls: true }) => format!("grpc \"https://{address}\""),
         }
     }
 

@@ -1,9 +1,10 @@
 //! The agent's side of [`TestAgent`](super::TestAgent): what the process does that is an agent.
 
 use super::{
-    agent::{Dialect, Grpc, Phase, Reaction, SCRIPT_VARIABLE, Script, Told, tls_file},
+    agent::{Dialect, Phase, Reaction, SCRIPT_VARIABLE, Script, Told},
     agent_json::from_json,
     agent_raw,
+    agent_ways::{Grpc, tls_file},
 };
 use async_trait::async_trait;
 use http::HeaderMap;

@@ -5,6 +5,7 @@ pub(crate) mod agent;
 mod agent_json;
 mod agent_process;
 mod agent_raw;
+pub(crate) mod agent_ways;
 pub(crate) mod authz;
 pub(crate) mod client;
 pub(crate) mod ext_proc;

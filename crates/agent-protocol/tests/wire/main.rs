@@ -14,6 +14,7 @@ mod conversation;
 mod event_codec;
 mod frames;
 mod grpc;
+mod grpc_raw;
 mod guard;
 mod guardrail;
 mod hostile;

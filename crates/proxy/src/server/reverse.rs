@@ -8,7 +8,9 @@ use portcullis_agent_protocol::{
 use portcullis_config::{Agent, AgentReverse, AgentTransport};
 use std::{
     collections::BTreeMap,
+    fs::Permissions,
     io,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -31,8 +33,7 @@ struct Open {
     mode: u32,
     agents: Arc<Mutex<Vec<ReverseAgent>>>,
     accepting: AbortHandle,
-    /// The socket, unless another has taken its place.
-    path: Option<PathBuf>,
+    path: PathBuf,
 }
 
 /// What another configuration has, bound and not yet in use.
@@ -77,8 +78,7 @@ impl Doors {
                     .find(|it| it.settings().id == agent.id.to_string())
                     .cloned()
             });
-            let open = self.open.get(&reverse.path);
-            let listener = match open.is_some_and(|open| open.mode == reverse.mode) {
+            let listener = match self.open.contains_key(&reverse.path) {
                 true => None,
                 false => Some(bind(&reverse.path, reverse.mode)?),
             };
@@ -93,24 +93,33 @@ impl Doors {
     }
 
     /// Accepts where it was planned, on the current runtime, and nowhere else.
-    pub(super) fn adopt(&mut self, plan: Plan) {
+    pub(super) fn adopt(&mut self, mut plan: Plan) {
         let mut before = std::mem::take(&mut self.open);
-        for planned in plan.0 {
+        for planned in std::mem::take(&mut plan.0) {
             let open = match (planned.listener, before.remove(&planned.path)) {
-                (None, Some(open)) => {
+                (None, Some(mut open)) => {
+                    open.set_mode(planned.mode);
                     *open.agents.lock().unwrap_or_else(PoisonError::into_inner) = planned.agents;
                     open
                 }
-                (Some(listener), replaced) => {
-                    if let Some(mut replaced) = replaced {
-                        replaced.path = None;
-                    }
+                (Some(listener), _) => {
                     Open::new(&planned.path, planned.mode, planned.agents, listener)
                 }
                 // What is kept was open when it was planned, and nothing closes it meanwhile.
                 (None, None) => continue,
             };
             self.open.insert(planned.path, open);
+        }
+    }
+}
+
+impl Drop for Plan {
+    fn drop(&mut self) {
+        for planned in &self.0 {
+            if planned.listener.is_some() {
+                // Nobody accepts there.
+                let _ = std::fs::remove_file(&planned.path);
+            }
         }
     }
 }
@@ -123,7 +132,19 @@ impl Open {
             mode,
             agents,
             accepting,
-            path: Some(path.to_owned()),
+            path: path.to_owned(),
+        }
+    }
+
+    fn set_mode(&mut self, mode: u32) {
+        if mode == self.mode {
+            return;
+        }
+        match std::fs::set_permissions(&self.path, Permissions::from_mode(mode)) {
+            Ok(()) => self.mode = mode,
+            Err(error) => {
+                tracing::error!(path = %self.path.display(), %error, "the mode of the socket stays as it was");
+            }
         }
     }
 }
@@ -131,10 +152,8 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         self.accepting.abort();
-        if let Some(path) = &self.path {
-            // It may be gone already; nobody can register there either way.
-            let _ = std::fs::remove_file(path);
-        }
+        // It may be gone already; nobody can register there either way.
+        let _ = std::fs::remove_file(&self.path);
     }
 }
 
