@@ -67,6 +67,9 @@ fn an_agent_registers_decides_and_comes_back() {
         });
     }
     assert_eq!(registrations(&proxy), 3);
+    // It has announced every phase, and is asked about what is configured.
+    let asked = |told: &Value| told["event"] == "configure" || told["event"] == "request_headers";
+    assert!(agent.record().iter().all(asked));
 }
 
 #[test]

@@ -1,21 +1,21 @@
 //! Agents that dial the proxy.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use portcullis_agent_protocol::codec::frame::MessageType;
 use portcullis_agent_protocol::server::{self, DialOptions, ServeOptions};
 use portcullis_agent_protocol::{
-    AnyConnection, CallGuard, ConnectError, ConnectOptions, Decision, RegisterError, ReverseAgent,
-    ReverseDoor, ReverseSettings, Target,
+    AnyConnection, CallGuard, ConnectError, ConnectOptions, ControlMessage, Decision,
+    RegisterError, ReverseAgent, ReverseDoor, ReverseSettings, Target,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::support::{PathAgent, RawPeer, Request, block, legacy_answer, within};
+use crate::support::{PathAgent, RawPeer, Request, block, legacy_answer, until, within};
 
 const TOKEN: &str = "a token that is long enough";
 
@@ -76,6 +76,10 @@ impl Door {
     }
 
     fn dial(&self, token: &str) -> oneshot::Sender<()> {
+        self.dial_with(token, ServeOptions::default())
+    }
+
+    fn dial_with(&self, token: &str, options: ServeOptions) -> oneshot::Sender<()> {
         let proxy = DialOptions {
             path: self.path.clone(),
             agent_id: "waf".to_owned(),
@@ -84,12 +88,7 @@ impl Door {
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async { drop(stopped.await) };
         let agent = Arc::new(PathAgent::default());
-        tokio::spawn(server::dial(
-            agent,
-            proxy,
-            ServeOptions::default(),
-            shutdown,
-        ));
+        tokio::spawn(server::dial(agent, proxy, options, shutdown));
         stop
     }
 
@@ -281,4 +280,35 @@ async fn nobody_keeps_connections_of_an_agent_that_is_not_wanted() {
     let _agent = door.dial(TOKEN);
     let connection = door.leased().await;
     assert_eq!(ask(&connection, "/").await, Decision::allow());
+}
+
+#[tokio::test]
+async fn what_it_said_before_anybody_asked_is_heard_once_by_each() {
+    let mut door = Door::new(settings(1));
+    let options = ServeOptions::default();
+    let reporter = options.reporter.clone();
+    reporter.purge_verdicts();
+    let _agent = door.dial_with(TOKEN, options);
+    // It has been said when an answer has come.
+    let connection = door.leased().await;
+    assert_eq!(ask(&connection, "/").await, Decision::allow());
+    connection.leave();
+    drop(connection);
+    let heard = Arc::new(Mutex::new(0));
+    let hears = Arc::clone(&heard);
+    door.options.on_control = Some(Arc::new(move |message| {
+        if *message == ControlMessage::PurgeVerdicts {
+            *hears.lock().unwrap() += 1;
+        }
+    }));
+    // Two who hear with the same ears.
+    let options = door.options.clone();
+    let _first = door.leased().await;
+    let target = Target::Reverse(door.agent.clone());
+    let connected = AnyConnection::connect(&target, &options).await;
+    let second = connected.unwrap().0;
+    assert_eq!(*heard.lock().unwrap(), 2);
+    reporter.purge_verdicts();
+    assert_eq!(ask(&second, "/").await, Decision::allow());
+    until(|| *heard.lock().unwrap() == 3).await;
 }

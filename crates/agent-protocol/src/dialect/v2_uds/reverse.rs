@@ -5,7 +5,7 @@
 //! connection is not the property of whoever asks first: all who ask the agent
 //! share it, and those who do so no longer leave it to the others.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,7 +25,7 @@ use super::{CloseReason, ConnectOptions, Connection, ConnectionDriver, ControlHa
 use crate::codec::frame::MessageType;
 use crate::codec::registration::{self, Registration, RegistrationReply};
 use crate::transport::Frames;
-use crate::{ConnectError, Extensions, ProtocolError};
+use crate::{ConnectError, ControlMessage, Extensions, ProtocolError};
 
 /// How long an agent may take to register and to take its configuration.
 const REGISTERS_WITHIN: Duration = Duration::from_secs(5);
@@ -78,13 +78,13 @@ struct State {
     /// How many registrations are under way.
     registering: usize,
     registered: Vec<Registered>,
-    on_control: Option<ControlHandler>,
 }
 
 struct Registered {
     number: u64,
     connection: Connection,
-    lent_to: HashSet<Borrower>,
+    /// With who hears what the agent says on it.
+    lent_to: HashMap<Borrower, Option<ControlHandler>>,
 }
 
 /// Who asks over a connection: a worker, for one of the agents of its
@@ -147,11 +147,10 @@ impl ReverseAgent {
             options: std::ptr::from_ref(options).addr(),
         };
         let mut state = self.0.lock();
-        state.on_control.clone_from(&options.on_control);
         let free = state
             .registered
             .iter_mut()
-            .filter(|it| it.connection.is_open() && !it.lent_to.contains(&borrower));
+            .filter(|it| it.connection.is_open() && !it.lent_to.contains_key(&borrower));
         let Some(chosen) = free.min_by_key(|it| it.lent_to.len()) else {
             let error = io::Error::new(
                 io::ErrorKind::NotConnected,
@@ -159,12 +158,20 @@ impl ReverseAgent {
             );
             return Err(ConnectError::Unreachable(error));
         };
-        chosen.lent_to.insert(borrower);
+        chosen.lent_to.insert(borrower, options.on_control.clone());
+        let (number, connection) = (chosen.number, chosen.connection.clone());
+        drop(state);
+        // It may have said so when nobody asked it yet.
+        if let Some(handler) = &options.on_control
+            && connection.purges_seen() > 0
+        {
+            handler(&ControlMessage::PurgeVerdicts);
+        }
         Ok(Lease(Arc::new(LeaseInner {
             agent: self.clone(),
-            number: chosen.number,
+            number,
             borrower,
-            connection: chosen.connection.clone(),
+            connection,
             left: watch::Sender::new(false),
         })))
     }
@@ -179,11 +186,11 @@ impl ReverseAgent {
     }
 
     // Who hears what the agent says is known only when somebody asks it.
-    fn on_control(&self) -> ControlHandler {
+    fn on_control(&self, number: u64) -> ControlHandler {
         let inner = Arc::downgrade(&self.0);
         Arc::new(move |message| {
-            let handler = inner.upgrade().and_then(|it| it.lock().on_control.clone());
-            if let Some(handler) = handler {
+            let handlers = inner.upgrade().map(|inner| inner.handlers(number));
+            for handler in handlers.unwrap_or_default() {
                 handler(message);
             }
         })
@@ -193,6 +200,22 @@ impl ReverseAgent {
 impl Inner {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // The workers of one agent have one handler, which hears a message once.
+    fn handlers(&self, number: u64) -> Vec<ControlHandler> {
+        let state = self.lock();
+        let mut handlers: Vec<ControlHandler> = Vec::new();
+        let mut registered = state.registered.iter();
+        let lent = registered
+            .find(|it| it.number == number)
+            .map(|it| &it.lent_to);
+        for handler in lent.into_iter().flat_map(HashMap::values).flatten() {
+            if !handlers.iter().any(|it| Arc::ptr_eq(it, handler)) {
+                handlers.push(Arc::clone(handler));
+            }
+        }
+        handlers
     }
 }
 
@@ -271,17 +294,17 @@ impl ReverseDoor {
         };
         let _place = Place(agent.clone());
         let settings = agent.settings();
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
         let options = ConnectOptions {
             proxy_id: self.proxy_id.clone(),
             config: settings.config.clone(),
-            on_control: Some(agent.on_control()),
+            on_control: Some(agent.on_control(number)),
             ..ConnectOptions::new(settings.id.clone())
         };
         let (stream, inbound) = opening.into_parts();
         let mut opening = Opening::resumed(stream, inbound, &options);
         let offered = registration.extensions.iter().map(AsRef::as_ref);
         let extensions = Extensions::from_known_names(offered).and(Extensions::ALL);
-        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
         let reply = RegistrationReply {
             success: true,
             error: None,
@@ -300,7 +323,7 @@ impl ReverseDoor {
         agent.0.lock().registered.push(Registered {
             number,
             connection: Connection::new(shared),
-            lent_to: HashSet::new(),
+            lent_to: HashMap::new(),
         });
         Ok((agent, number, driver))
     }
