@@ -132,10 +132,9 @@ fn agent(written: ParsedAgent, defaults: &Defaults, sources: &Sources) -> Option
     let ext_proc = ext_proc.unwrap_or_default();
     let mut inspect = written.inspect.into_model();
     // What it says is thrown away.
-    for body in [&mut inspect.request_body, &mut inspect.response_body] {
-        if let Some(body) = body {
-            body.read_only |= ext_proc.observability;
-        }
+    let bodies = [&mut inspect.request_body, &mut inspect.response_body];
+    for body in bodies.into_iter().flatten() {
+        body.read_only |= ext_proc.observability;
     }
     Some(Agent {
         id: written.id.value,
