@@ -176,13 +176,12 @@ impl Drop for Awaited<'_> {
 pub(crate) async fn call(
     link: &Link,
     ask: &Ask<'_>,
-    limits: Limits,
+    mut limits: Limits,
     conversation: &Conversation,
     decided: &AtomicBool,
 ) -> Called {
     let pool = &*link.pool;
     let agent = &*pool.agent;
-    let mut limits = limits;
     let mut now = limits.now;
     let refused = Called::refused;
     let turn = match conversation.try_turn(ask.used.agent) {
@@ -218,13 +217,13 @@ pub(crate) async fn call(
         limits,
         now,
         deadline: limits.deadline(),
+        ask,
         conversation,
-        position: ask.used.agent,
         decided,
         progress: &progress,
     };
     // Pinned here, because it is large and would be copied on its way into the timer.
-    let answer = pin!(try_on(pool, ask.event, &asking));
+    let answer = pin!(try_on(pool, &asking));
     let result = in_time(answer, now, &mut limits, &progress).await;
     let ended = Instant::now();
     let give_up = gives_up(result.as_ref(), &progress);
@@ -295,26 +294,25 @@ fn outcome(result: &Result<Decision, Failure>, limits: Limits, progress: &Progre
 
 /// What a call keeps to while it waits.
 struct Asking<'a> {
+    ask: &'a Ask<'a>,
     limits: Limits,
     /// When it began.
     now: Instant,
     deadline: Instant,
     conversation: &'a Conversation,
-    /// Of the agent among those of the manager.
-    position: usize,
     decided: &'a AtomicBool,
     progress: &'a Progress,
 }
 
 /// Asks, and asks again when the agent says "not now" and there is time for it.
-async fn try_on(pool: &Pool, event: &Event<'_>, asking: &Asking<'_>) -> Result<Decision, Failure> {
+async fn try_on(pool: &Pool, asking: &Asking<'_>) -> Result<Decision, Failure> {
     let agent: &Agent = &pool.agent;
     let overload = &agent.settings.overload;
     let mut tries_left = overload.retries;
     let mut is_delayed = false;
     loop {
         is_delayed |= rest(agent, asking).await?;
-        let answer = match ask_once(pool, event, asking, is_delayed).await? {
+        let answer = match ask_once(pool, asking, is_delayed).await? {
             Err(CallError::Overloaded { retry_after }) => retry_after.unwrap_or(overload.backoff),
             answer => return answer.map_err(failure),
         };
@@ -347,11 +345,11 @@ async fn rest(agent: &Agent, asking: &Asking<'_>) -> Result<bool, Failure> {
 
 async fn ask_once(
     pool: &Pool,
-    event: &Event<'_>,
     asking: &Asking<'_>,
     mut is_delayed: bool,
 ) -> Result<Result<Decision, CallError>, Failure> {
     let agent: &Agent = &pool.agent;
+    let (event, position) = (asking.ask.event, asking.ask.used.agent);
     let (permit, waited) = match asking.conversation.is_aside() {
         false => agent.permits.acquire().await,
         true => agent.permits.try_aside(),
@@ -360,7 +358,7 @@ async fn ask_once(
     agent.observe_wait(waited);
     asking.progress.reach(Stage::Connection);
     is_delayed |= !waited.is_zero();
-    let bound = asking.conversation.bound(asking.position);
+    let bound = asking.conversation.bound(position);
     if bound.is_some() {
         asking.progress.note_bound();
     }
@@ -372,8 +370,7 @@ async fn ask_once(
             if connection.binds_requests() {
                 asking.progress.note_bound();
                 let id = event.correlation_id();
-                let (conversation, position) = (asking.conversation, asking.position);
-                conversation.bind(position, connection.clone(), id);
+                asking.conversation.bind(position, connection.clone(), id);
             }
             connection
         }

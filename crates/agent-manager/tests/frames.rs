@@ -7,7 +7,7 @@ use portcullis_agent_manager::{
     Links, Phase, RecordedVerdict,
 };
 use portcullis_agent_protocol::{
-    Capabilities, Decision, Event, EventKind, FrameOpcode, WebSocketFrame,
+    Capabilities, Decision, Event, EventKind, FrameOpcode, Target, WebSocketFrame,
     server::{self, Agent, AgentError, ServeOptions},
 };
 use portcullis_config::FailureMode;

@@ -7,7 +7,7 @@ use portcullis_agent_manager::{
     Links,
 };
 use portcullis_agent_protocol::{
-    Decision, Event, RequestHeaders, RequestMetadata,
+    Decision, Event, RequestHeaders, RequestMetadata, Target,
     server::{self, Agent, AgentError, ServeOptions},
 };
 use portcullis_config::FailureMode;
