@@ -96,8 +96,7 @@ fn d20_what_is_not_built_is_an_error() {
         ("UPSTREAM", "health-check \"http\" path=\"/\""),
         ("UPSTREAM", "outlier failures=5"),
         ("UPSTREAM", "tls server-name=\"a\""),
-        ("AGENT", "dialect \"ext-authz\""),
-        ("AGENT", "pool min=1 idle=\"300s\""),
+        ("AGENT", "user \"agents\""),
         ("LOGS", "tracing otlp=\"http://127.0.0.1:4317\""),
     ] {
         is_refused(place, kdl, "not-supported-yet");

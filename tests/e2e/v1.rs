@@ -236,6 +236,8 @@ fn an_agent_that_is_taken_away_is_unreachable_until_it_is_back() {
         let origin = Origin::start();
         let proxy = asked(&agent, &origin, r#"timeout "1s""#);
         for _ in 0..3 {
+            // Each worker has found its own way back.
+            proxy.wait_ready();
             assert_eq!(proxy.get("/before").status, 200);
             agent.stop();
             eventually("refusals", || {

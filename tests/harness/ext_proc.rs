@@ -203,7 +203,9 @@ impl Talk {
     async fn next(&mut self) -> Option<Result<ProcessingResponse, Status>> {
         loop {
             if let Some((pause, answer)) = self.waiting.pop_front() {
-                tokio::time::sleep(pause).await;
+                if !pause.is_zero() {
+                    tokio::time::sleep(pause).await;
+                }
                 return Some(Ok(answer));
             }
             if self.is_over {

@@ -226,7 +226,7 @@ pub(crate) async fn call(
     let answer = pin!(try_on(pool, &asking));
     let result = in_time(answer, now, &mut limits, &progress).await;
     let ended = Instant::now();
-    let give_up = result.is_none() && progress.stage() == Stage::LegacyAnswer;
+    let give_up = gives_up(result.as_ref(), &progress);
     let result = match result {
         Some(Ok(decision)) => checked::checked(agent, decision, ask.event, &link.foreign),
         Some(Err(failure)) => Err(failure),
@@ -245,6 +245,19 @@ pub(crate) async fn call(
         is_known: false,
         is_current: progress.is_current(),
         is_agents_fault: matches!(outcome, Outcome::Failed | Outcome::Lost),
+    }
+}
+
+/// Whether the agent cannot be asked about this request any more: its late answer could be taken for another, or it has lost
+/// what it knew of the request.
+fn gives_up(result: Option<&Result<Decision, Failure>>, progress: &Progress) -> bool {
+    match result {
+        Some(Ok(_)) => false,
+        Some(Err(failure)) => {
+            let reasons = [FailureReason::Unreachable, FailureReason::ProtocolError];
+            progress.is_bound() && reasons.contains(&failure.reason)
+        }
+        None => progress.is_bound() || progress.stage() == Stage::LegacyAnswer,
     }
 }
 
@@ -348,12 +361,17 @@ async fn ask_once(
     agent.observe_wait(waited);
     asking.progress.reach(Stage::Connection);
     is_delayed |= !waited.is_zero();
-    let connection = match asking.conversation.bound(position) {
+    let bound = asking.conversation.bound(position);
+    if bound.is_some() {
+        asking.progress.note_bound();
+    }
+    let connection = match bound {
         Some(connection) if connection.is_open() => connection,
         Some(_) => return Err(unreachable("it has lost what it knew of this request")),
         None => {
             let connection = find(pool, asking, &mut is_delayed).await?;
             if connection.binds_requests() {
+                asking.progress.note_bound();
                 let id = event.correlation_id();
                 asking.conversation.bind(position, connection.clone(), id);
             }

@@ -2,7 +2,7 @@
 
 use super::{all_gone, routes, through};
 use crate::harness::{
-    Origin, Proxy,
+    Origin, Proxy, eventually,
     ext_proc::{ExtProcAgent, Say, pass, set, setting},
 };
 use portcullis_agent_protocol::ext_proc::messages::{
@@ -108,6 +108,48 @@ fn the_wrong_kind_of_answer_is_none_and_nothing_more_is_asked() {
         "its answer would mean nothing"
     );
     proxy.wait_metric(&outcomes("protocol_error"), 2.0);
+    all_gone(&proxy, &agent);
+}
+
+/// The failure of one phase is one failure, however many phases follow.
+#[test]
+fn what_follows_a_failure_says_nothing_new_about_the_agent() {
+    let agent = failing(|_| Say::Fail(Code::Internal, "no"));
+    let origin = Origin::start();
+    let settings = "inspect { request-headers; response-headers; response-body \"buffer\" }; circuit-breaker failures=3";
+    let proxy = through(&agent, settings, &origin);
+    for _ in 0..2 {
+        assert_eq!(proxy.get("/open").status, 200);
+    }
+    let closed = r#"portcullis_agent_circuit_state{agent="p",state="closed"}"#;
+    assert_eq!(proxy.metric(closed), 1.0);
+    assert_eq!(agent.told().len(), 2);
+    all_gone(&proxy, &agent);
+}
+
+#[test]
+fn an_answer_that_nobody_has_asked_for_is_none() {
+    // The second could be taken for that to the next piece, which the agent has not seen.
+    let agent = failing(|told| {
+        let once = (Duration::ZERO, pass(told));
+        Say::After(vec![once.clone(), once])
+    });
+    let origin = Origin::start();
+    let proxy = through(&agent, "inspect { request-body \"stream\" }", &origin);
+    let mut client = proxy.client();
+    client.send(
+        "POST /closed HTTP/1.1\r\nhost: test\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n",
+    );
+    eventually("the first piece", || {
+        (agent.told().len() == 1).then_some(())
+    });
+    // What comes on the same connection after both answers is there, and so are they.
+    let other = "POST /open HTTP/1.1\r\nhost: test\r\ncontent-length: 1\r\n\r\nx";
+    assert_eq!(proxy.client().send(other).response().status, 200);
+    client.send("3\r\ntwo\r\n0\r\n\r\n");
+    assert_eq!(client.response().status, 502);
+    let line = proxy.access_line_of("/closed");
+    assert_eq!(line["agents"][0]["failure"], "protocol_error", "{line}");
     all_gone(&proxy, &agent);
 }
 

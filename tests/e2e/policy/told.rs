@@ -9,7 +9,7 @@ use serde_json::Value;
 #[test]
 fn d02_an_agent_that_does_not_take_an_event_has_not_allowed_it() {
     for (dialect, all) in [
-        (Dialect::Binary, r#""supported_events":[1,2,3,4,6,5]"#),
+        (Dialect::Binary, r#""supported_events":[1,2,3,4,6,7,5]"#),
         (Dialect::Legacy, r#""supported_events":[1,2,3,4,5,6]"#),
     ] {
         let origin = Origin::start();

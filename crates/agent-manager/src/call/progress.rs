@@ -32,6 +32,8 @@ pub(super) struct Progress {
     is_current: AtomicBool,
     /// Where the agent may ask for more time.
     more_time: OnceLock<MoreTime>,
+    /// All events of the request belong together at the agent.
+    is_bound: AtomicBool,
 }
 
 impl Progress {
@@ -40,7 +42,16 @@ impl Progress {
             stage: AtomicU8::new(Stage::Permit as u8),
             is_current: AtomicBool::new(false),
             more_time: OnceLock::new(),
+            is_bound: AtomicBool::new(false),
         }
+    }
+
+    pub(super) fn note_bound(&self) {
+        self.is_bound.store(true, Relaxed);
+    }
+
+    pub(super) fn is_bound(&self) -> bool {
+        self.is_bound.load(Relaxed)
     }
 
     pub(super) fn note_more_time(&self, more_time: Option<&MoreTime>) {

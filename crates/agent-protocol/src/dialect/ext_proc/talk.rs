@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
+use futures::FutureExt;
 use http::uri::PathAndQuery;
 use tokio::sync::{mpsc, oneshot};
 use tonic::transport::Channel;
@@ -98,6 +99,9 @@ impl Talk {
                 continue;
             }
             let part = message.part;
+            if !self.is_waiting()? {
+                return Ok(None);
+            }
             self.send(channel, message, options).await?;
             let Some(response) = self.next(options, granted).await? else {
                 return Ok(None);
@@ -114,6 +118,20 @@ impl Talk {
         }
         let nothing = || Outcome::from(Decision::allow());
         Ok(Some(all.unwrap_or_else(nothing)))
+    }
+
+    /// Whether the agent is still there, and has said nothing since its last answer. What it says unasked could be taken for
+    /// the answer to what it has not seen yet.
+    fn is_waiting(&mut self) -> Result<bool, CallError> {
+        let Some(stream) = &mut self.stream else {
+            return Ok(true);
+        };
+        match stream.from_agent.message().now_or_never() {
+            None => Ok(true),
+            Some(Ok(None)) => Ok(false),
+            Some(Ok(Some(_))) => Err(answered::malformed("one that nobody has asked for").into()),
+            Some(Err(status)) => Err(failed(&status)),
+        }
     }
 
     async fn send(
