@@ -97,7 +97,6 @@ fn d20_what_is_not_built_is_an_error() {
         ("UPSTREAM", "outlier failures=5"),
         ("UPSTREAM", "tls server-name=\"a\""),
         ("AGENT", "dialect \"ext-authz\""),
-        ("AGENT", "pool min=1 idle=\"300s\""),
         ("LOGS", "tracing otlp=\"http://127.0.0.1:4317\""),
     ] {
         is_refused(place, kdl, "not-supported-yet");

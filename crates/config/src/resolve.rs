@@ -131,6 +131,7 @@ fn agent(written: ParsedAgent, defaults: &Defaults, sources: &Sources) -> Option
     Some(Agent {
         id: written.id.value,
         transport: written.transport?,
+        stateless: written.stateless,
         timeout: policy.timeout.unwrap_or(AGENT_TIMEOUT),
         failure_mode: policy.failure_mode.unwrap_or_default(),
         inspect: written.inspect.into_model(),

@@ -2,6 +2,7 @@
 
 use super::{
     agent_policy::{self, AgentPolicy},
+    agent_targets::targets,
     cursor::{Block, Later, Node},
     header, header_span,
     inspect::{self, ParsedInspect},
@@ -21,6 +22,7 @@ pub(crate) struct ParsedAgent {
     pub(crate) id: Spanned<AgentId>,
     /// None: it was reported as wrong already.
     pub(crate) transport: Option<AgentTransport>,
+    pub(crate) stateless: bool,
     pub(crate) policy: AgentPolicy,
     pub(crate) inspect: ParsedInspect,
     pub(crate) owns_headers: Vec<Spanned<String>>,
@@ -53,6 +55,12 @@ pub(super) fn agent(node: &mut Node<'_>) -> Option<ParsedAgent> {
     node.block(|block| {
         block.later(LATER);
         let transport = transport(block, span);
+        let stateless = block.one("stateless", |node| {
+            node.flag().map(|flag| (flag, node.span()))
+        });
+        if let (Some((true, span)), Some(transport)) = (stateless, &transport) {
+            refuse_single(block, transport, span);
+        }
         block.one("dialect", |node| {
             node.argument("\"v2\"")?.choice(
                 &[("v2", ())],
@@ -61,6 +69,7 @@ pub(super) fn agent(node: &mut Node<'_>) -> Option<ParsedAgent> {
         });
         Some(ParsedAgent {
             transport,
+            stateless: stateless.is_some_and(|(stateless, _)| stateless),
             policy: agent_policy::policy(block),
             owns_headers: block
                 .one("owns-headers", |node| Some(header::owned(node)))
@@ -77,6 +86,20 @@ pub(super) fn agent(node: &mut Node<'_>) -> Option<ParsedAgent> {
             span,
         })
     })
+}
+
+/// With a single replica there is no other that an event could go to.
+fn refuse_single(block: &Block<'_>, transport: &AgentTransport, stateless: Span) {
+    if !transport.has_replicas() {
+        block.report(
+            Diagnostic::error(
+                code::CONTRADICTION,
+                stateless,
+                "`stateless` has no effect on an agent without replicas",
+            )
+            .help("remove it, or name several targets, as in `unix-socket { target \"/run/a.sock\"; target \"/run/b.sock\" }`"),
+        );
+    }
 }
 
 /// What it is told of a request's headers.
@@ -209,9 +232,11 @@ fn unix_socket(node: &mut Node<'_>, env: Option<Span>) -> Option<AgentTransport>
             .help("set its environment where it is started"),
         );
     }
-    node.argument("the path of the agent's socket")?
-        .socket_path("")
-        .map(AgentTransport::UnixSocket)
+    let path = |node: &mut Node<'_>| {
+        node.argument("the path of the agent's socket")?
+            .socket_path("")
+    };
+    targets(node, "\"/run/portcullis/agents/waf.sock\"", path).map(AgentTransport::UnixSocket)
 }
 
 fn builtin(node: &mut Node<'_>, env: Vec<(String, String)>) -> Option<AgentTransport> {

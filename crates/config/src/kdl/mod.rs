@@ -7,6 +7,8 @@ mod address;
 mod admin;
 mod agent;
 mod agent_policy;
+mod agent_pool;
+mod agent_targets;
 mod condition;
 mod cursor;
 mod defaults;
@@ -28,7 +30,7 @@ mod verdict_trace;
 mod websocket;
 
 pub(crate) use agent::ParsedAgent;
-pub(crate) use agent_policy::PartialPool;
+pub(crate) use agent_pool::PartialPool;
 pub(crate) use condition::ParsedMatch;
 pub(crate) use cursor::Context;
 pub(crate) use defaults::Defaults;

@@ -1,6 +1,6 @@
 //! `agents { agent "ID" { … } }`: the processes that are asked for verdicts.
 
-use super::{AgentId, Inspect, Place, VerdictCache};
+use super::{AgentId, Inspect, Place, Pool, VerdictCache};
 use std::{path::PathBuf, time::Duration};
 
 /// What an agent is configured with, handed to it as it is.
@@ -13,6 +13,9 @@ pub struct Agent {
     pub id: AgentId,
     /// How it is reached, or started.
     pub transport: AgentTransport,
+    /// It keeps nothing between the events of a request, so each of them may go to another replica. Default false, and
+    /// always with a single one.
+    pub stateless: bool,
     /// For one answer, waiting for a permit included. Default 50 ms. A route may override it.
     pub timeout: Duration,
     /// What a failure means. Default closed. A route may override it.
@@ -26,7 +29,7 @@ pub struct Agent {
     pub queue: usize,
     /// When it is left alone for a while.
     pub circuit_breaker: CircuitBreaker,
-    /// How many connections to it each worker keeps.
+    /// The connections of each worker to it.
     pub pool: Pool,
     /// What is done when it says that it has too much to do.
     pub overload: Overload,
@@ -46,8 +49,9 @@ pub struct Agent {
 /// How an agent is reached, or started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AgentTransport {
-    /// It runs on its own and listens on this Unix socket. The path is resolved against the configuration file.
-    UnixSocket(PathBuf),
+    /// It runs on its own and listens on these Unix sockets, one for each replica, at least one and no path twice, in the
+    /// order written. Paths are resolved against the configuration file.
+    UnixSocket(Vec<PathBuf>),
     /// We start it and give it its socket.
     Command {
         /// The path of the executable, resolved against the configuration file; never looked up in PATH.
@@ -64,6 +68,16 @@ pub enum AgentTransport {
         /// All of its environment but what we add, in the order written; no name twice.
         env: Vec<(String, String)>,
     },
+}
+
+impl AgentTransport {
+    /// Whether there is more than one of it.
+    pub fn has_replicas(&self) -> bool {
+        match self {
+            Self::UnixSocket(sockets) => sockets.len() > 1,
+            Self::Command { .. } | Self::Builtin { .. } => false,
+        }
+    }
 }
 
 /// The agents inside this program.
@@ -153,21 +167,6 @@ impl Default for Overload {
             backoff: Duration::from_secs(2),
             quota_key: None,
         }
-    }
-}
-
-/// How many connections to an agent each worker keeps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pool {
-    /// Kept even when nothing is asked. Default 1, 1 to 1024, at most `max`.
-    pub min: usize,
-    /// Never exceeded, connections in use included. Default 4, 1 to 1024.
-    pub max: usize,
-}
-
-impl Default for Pool {
-    fn default() -> Self {
-        Self { min: 1, max: 4 }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod admin;
 mod agent;
+mod agent_pool;
 mod condition;
 mod filter;
 mod id;
@@ -21,9 +22,9 @@ mod websocket;
 
 pub use admin::{Admin, AdminAddress, Probes};
 pub use agent::{
-    Agent, AgentTransport, BuiltinAgent, CircuitBreaker, FailureMode, Json, Overload, Pool,
-    SendHeaders,
+    Agent, AgentTransport, BuiltinAgent, CircuitBreaker, FailureMode, Json, Overload, SendHeaders,
 };
+pub use agent_pool::{Pool, PoolBalance};
 pub use condition::{
     HeaderCondition, HeaderConditionKind, HostPattern, Match, PathPattern, QueryCondition,
 };
