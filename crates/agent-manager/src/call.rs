@@ -2,6 +2,13 @@
 //!
 //! In this order: the request's budget, the agent's breaker, a permit (with a bounded queue), a connection, the answer. One
 //! timer covers all the waiting: it is set to the agent's timeout or to what is left of the budget, whichever is less.
+//!
+//! An agent with replicas is asked once more, at another replica, when the first is lost before it has answered: within the same
+//! timer, and as long as no replica knows the request from an earlier event.
+
+mod awaited;
+mod limits;
+mod progress;
 
 use crate::{
     agent::Agent,
@@ -12,78 +19,22 @@ use crate::{
     failure::{Failure, FailureReason},
     operations,
     permits::QueueFull,
-    pool::{Link, Look, Pool, Waits},
+    pool::{Link, Look, Member, Pool, Waits, Wanted},
 };
+use awaited::{Asked, Awaited};
+pub(crate) use limits::Limits;
 use portcullis_agent_protocol::{
-    CallError, CallGuard, CancelReason, Connection, Decision, Event, PendingAnswer, RequestHeaders,
+    CallError, CallGuard, Connection, Decision, Event, PendingAnswer, RequestHeaders,
 };
+use progress::{Progress, Stage};
 use std::{
-    future::Future,
-    pin::{Pin, pin},
-    sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed},
-    task::{Context, Poll, ready},
-    time::{Duration, Instant},
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Instant,
 };
-
-/// What a call may take.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
-    /// When the question was put.
-    started: Instant,
-    /// When the agent is asked. Later than `started` when others were waited for first.
-    now: Instant,
-    /// For one answer, all waiting included.
-    pub(crate) timeout: Duration,
-    /// When the timeout ends.
-    pub(crate) own: Instant,
-    /// When the request's budget ends.
-    pub(crate) budget: Option<Instant>,
-    /// No agent has taken any of the budget before.
-    pub(crate) whole_budget: bool,
-    /// The agent has less than its time, because others were waited for first.
-    is_short: bool,
-}
-
-impl Limits {
-    pub(crate) fn new(timeout: Duration, conversation: &Conversation, now: Instant) -> Self {
-        Self {
-            started: now,
-            now,
-            timeout,
-            own: now + timeout,
-            budget: conversation.deadline(now),
-            whole_budget: conversation.is_fresh(),
-            is_short: false,
-        }
-    }
-
-    /// The same limits for a call before which others are waited for: that there is no answer in what time is left says
-    /// nothing about the agent.
-    pub(crate) fn shortened(self) -> Self {
-        Self {
-            is_short: true,
-            ..self
-        }
-    }
-
-    /// The same limits for a call that is made now.
-    pub(crate) fn beginning_now(self) -> Self {
-        Self {
-            now: Instant::now(),
-            ..self
-        }
-    }
-
-    /// When the agent's time began.
-    pub(crate) fn began(&self) -> Instant {
-        self.started
-    }
-
-    /// When it ends.
-    pub(crate) fn deadline(&self) -> Instant {
-        self.budget.map_or(self.own, |budget| budget.min(self.own))
-    }
-}
 
 /// How a call ended.
 #[derive(Debug)]
@@ -134,92 +85,6 @@ pub(crate) fn no_answer(limits: Limits) -> Called {
     Called::failed(out_of_time(Stage::Answer, limits))
 }
 
-/// How far a call has come; decides what the end of its time means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-enum Stage {
-    Permit,
-    Connection,
-    /// There is a connection, and the agent wants no events on it for now.
-    Paused,
-    Answer,
-    /// The same, of an agent whose answers carry no event's number.
-    LegacyAnswer,
-}
-
-/// The stage of a call, seen by whoever ends it.
-#[derive(Debug)]
-struct Progress {
-    stage: AtomicU8,
-    /// See [`Called::is_current`].
-    is_current: AtomicBool,
-}
-
-impl Progress {
-    const fn new() -> Self {
-        Self {
-            stage: AtomicU8::new(Stage::Permit as u8),
-            is_current: AtomicBool::new(false),
-        }
-    }
-
-    fn reach(&self, stage: Stage) {
-        self.stage.store(stage as u8, Relaxed);
-    }
-
-    fn stage(&self) -> Stage {
-        match self.stage.load(Relaxed) {
-            0 => Stage::Permit,
-            1 => Stage::Connection,
-            2 => Stage::Paused,
-            3 => Stage::Answer,
-            _ => Stage::LegacyAnswer,
-        }
-    }
-}
-
-impl Progress {
-    /// Whether the agent has the event.
-    fn is_answering(&self) -> bool {
-        matches!(self.stage(), Stage::Answer | Stage::LegacyAnswer)
-    }
-}
-
-/// An answer that is waited for. When the wait ends without it, the agent is told why.
-struct Awaited<'a> {
-    answer: Option<PendingAnswer>,
-    deadline: Instant,
-    decided: &'a AtomicBool,
-}
-
-impl Future for Awaited<'_> {
-    type Output = Result<Decision, CallError>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some(answer) = &mut self.answer else {
-            return Poll::Ready(Err(CallError::Closed));
-        };
-        let decision = ready!(Pin::new(answer).poll(cx));
-        self.answer = None;
-        Poll::Ready(decision)
-    }
-}
-
-impl Drop for Awaited<'_> {
-    fn drop(&mut self) {
-        let Some(answer) = self.answer.take() else {
-            return;
-        };
-        answer.cancel(if self.decided.load(Relaxed) {
-            CancelReason::BlockedByAgent
-        } else if Instant::now() >= self.deadline {
-            CancelReason::Timeout
-        } else {
-            CancelReason::ClientDisconnect
-        });
-    }
-}
-
 /// Asks an agent. `decided` says, when the call is dropped, whether that is because another agent has decided.
 pub(crate) async fn call(
     link: &Link,
@@ -267,37 +132,53 @@ pub(crate) async fn call(
         limits,
         now,
         deadline,
-        is_aside: conversation.is_aside(),
+        conversation,
+        position: ask.used.agent,
         decided,
         progress: &progress,
     };
     // Pinned here, because it is large and would be copied on its way into the timer.
     let answer = pin!(try_on(pool, ask.event, &asking));
-    let result = clock::until(now, deadline, answer).await;
+    let tried = clock::until(now, deadline, answer).await;
     let ended = Instant::now();
-    let give_up = result.is_none() && progress.stage() == Stage::LegacyAnswer;
-    let result = match result {
-        Some(Ok(decision)) => operations::validate_answer(&decision, ask.event, &link.foreign)
-            .map(|()| decision)
-            .map_err(|problem| {
-                agent.count_rejected();
-                Failure::new(FailureReason::ProtocolError, problem)
-            }),
-        Some(Err(failure)) => Err(failure),
-        None => Err(out_of_time(progress.stage(), limits)),
+    let give_up = tried.is_none() && progress.stage() == Stage::LegacyAnswer;
+    let (result, asked) = match tried {
+        Some((Ok(decision), asked)) => (checked(link, ask, decision), asked),
+        Some(failed) => failed,
+        None => (Err(out_of_time(progress.stage(), limits)), None),
     };
     let outcome = match outcome(&result, limits, &progress) {
         Outcome::Failed | Outcome::Lost if conversation.is_aside() => Outcome::Neutral,
         outcome => outcome,
     };
+    if let Some(asked) = asked {
+        asked.ended(outcome, is_answered(&result), ended);
+    }
     admitted.record(outcome, ended);
     Called {
         result,
         ended,
         give_up,
         is_known: false,
-        is_current: progress.is_current.load(Relaxed),
+        is_current: progress.is_current(),
         is_agents_fault: matches!(outcome, Outcome::Failed | Outcome::Lost),
+    }
+}
+
+/// Whether the agent has given an answer, of whatever kind.
+fn is_answered(result: &Result<Decision, Failure>) -> bool {
+    let unreachable = |failure: &Failure| failure.reason == FailureReason::Unreachable;
+    !result.as_ref().is_err_and(unreachable)
+}
+
+/// An answer, if it is one that the agent may give.
+fn checked(link: &Link, ask: &Ask<'_>, decision: Decision) -> Result<Decision, Failure> {
+    match operations::validate_answer(&decision, ask.event, &link.foreign) {
+        Ok(()) => Ok(decision),
+        Err(problem) => {
+            link.pool.agent.count_rejected();
+            Err(Failure::new(FailureReason::ProtocolError, problem))
+        }
     }
 }
 
@@ -324,30 +205,58 @@ struct Asking<'a> {
     /// When it began.
     now: Instant,
     deadline: Instant,
-    /// It takes nothing from others: see [`Conversation::aside`].
-    is_aside: bool,
+    conversation: &'a Conversation,
+    /// Of the agent among those of the manager.
+    position: usize,
     decided: &'a AtomicBool,
     progress: &'a Progress,
 }
 
-/// Asks, and asks again when the agent says "not now" and there is time for it.
-async fn try_on(pool: &Pool, event: &Event<'_>, asking: &Asking<'_>) -> Result<Decision, Failure> {
+/// What a call ended with, and who has answered.
+type Tried<'a> = (Result<Decision, Failure>, Option<Asked<'a>>);
+
+/// Asks, and asks again when the agent says "not now" or a replica is lost, and there is time for it.
+async fn try_on<'a>(pool: &'a Pool, event: &Event<'_>, asking: &Asking<'a>) -> Tried<'a> {
     let agent: &Agent = &pool.agent;
     let overload = &agent.settings.overload;
     let mut tries_left = overload.retries;
     let mut is_delayed = false;
+    let mut wanted = Wanted::default();
+    if pool.keeps_together() {
+        wanted.bound = asking.conversation.replica(asking.position);
+    }
     loop {
-        is_delayed |= rest(agent, asking).await?;
-        let answer = match ask_once(pool, event, asking, is_delayed).await? {
-            Err(CallError::Overloaded { retry_after }) => retry_after.unwrap_or(overload.backoff),
-            answer => return answer.map_err(failure),
-        };
-        agent.quota.rest_until(Instant::now() + answer);
-        if tries_left == 0 {
-            return Err(Failure::overloaded(answer));
+        match rest(agent, asking).await {
+            Ok(has_rested) => is_delayed |= has_rested,
+            Err(failure) => return (Err(failure), None),
         }
-        tries_left -= 1;
+        let (answer, asked) = match ask_once(pool, event, asking, &wanted, is_delayed).await {
+            Ok(asked) => asked,
+            Err(failure) => return (Err(failure), None),
+        };
         is_delayed = true;
+        match answer {
+            Err(CallError::Overloaded { retry_after }) => {
+                let wait = retry_after.unwrap_or(overload.backoff);
+                agent.quota.rest_until(Instant::now() + wait);
+                if tries_left == 0 {
+                    return (Err(Failure::overloaded(wait)), asked);
+                }
+                tries_left -= 1;
+            }
+            Err(CallError::Closed) => {
+                let lost = asked.as_ref().map(|asked| asked.member.replica);
+                wanted.tried.extend(lost);
+                if !pool.has_open(&wanted, Instant::now()) {
+                    return (Err(failure(CallError::Closed)), asked);
+                }
+                agent.failovers.fetch_add(1, Relaxed);
+                if let Some(asked) = asked {
+                    asked.ended(Outcome::Lost, false, Instant::now());
+                }
+            }
+            answer => return (answer.map_err(failure), asked),
+        }
         asking.progress.reach(Stage::Permit);
     }
 }
@@ -360,7 +269,7 @@ async fn rest(agent: &Agent, asking: &Asking<'_>) -> Result<bool, Failure> {
         let Some(rest) = agent.quota.rest(now) else {
             return Ok(has_rested);
         };
-        if asking.is_aside || now + rest >= asking.deadline {
+        if asking.conversation.is_aside() || now + rest >= asking.deadline {
             return Err(Failure::overloaded(rest));
         }
         let _place = agent.permits.wait().map_err(queue_full)?;
@@ -369,14 +278,16 @@ async fn rest(agent: &Agent, asking: &Asking<'_>) -> Result<bool, Failure> {
     }
 }
 
-async fn ask_once(
-    pool: &Pool,
+/// Asks one replica.
+async fn ask_once<'a>(
+    pool: &'a Pool,
     event: &Event<'_>,
-    asking: &Asking<'_>,
+    asking: &Asking<'a>,
+    wanted: &Wanted,
     mut is_delayed: bool,
-) -> Result<Result<Decision, CallError>, Failure> {
+) -> Result<(Result<Decision, CallError>, Option<Asked<'a>>), Failure> {
     let agent: &Agent = &pool.agent;
-    let (permit, waited) = match asking.is_aside {
+    let (permit, waited) = match asking.conversation.is_aside() {
         false => agent.permits.acquire().await,
         true => agent.permits.try_aside(),
     }
@@ -384,23 +295,11 @@ async fn ask_once(
     agent.observe_wait(waited);
     asking.progress.reach(Stage::Connection);
     is_delayed |= !waited.is_zero();
-    let connection = match pool.look() {
-        Look::Ready(connection) => connection,
-        Look::Failed(failure) => return Err(failure),
-        Look::Wait(_) => {
-            is_delayed = true;
-            let waits = |why| {
-                asking.progress.reach(match why {
-                    Waits::Connecting => Stage::Connection,
-                    Waits::Paused => Stage::Paused,
-                });
-            };
-            pool.connection(waits).await?
-        }
-    };
+    let member = find(pool, asking, wanted, &mut is_delayed).await?;
+    let connection = &member.line;
     if let Some(verdicts) = &agent.verdicts {
         let is_current = verdicts.is_current(connection.capabilities());
-        asking.progress.is_current.store(is_current, Relaxed);
+        asking.progress.note_current(is_current);
     }
     asking.progress.reach(if connection.extensions().event_id {
         Stage::Answer
@@ -415,12 +314,54 @@ async fn ask_once(
     let told = event
         .clone()
         .with_budget_left(asking.limits.budget.map(left));
-    let answer = Awaited {
-        answer: Some(send(&connection, agent, &told, CallGuard::new(permit))?),
-        deadline: asking.deadline,
-        decided: asking.decided,
+    let answer = send(connection, agent, &told, pool.guard(permit))?;
+    let mut asked = Asked {
+        began: now,
+        admitted: None,
+        member,
+    };
+    if pool.has_replicas() {
+        let replica = asked.member.replica;
+        if pool.keeps_together() {
+            asking.conversation.bind_replica(asking.position, replica);
+        }
+        asked.admitted = agent.replicas[replica].breaker.admit(now);
+    }
+    let answer = match answer {
+        Err(error) => return Ok((Err(error), Some(asked))),
+        Ok(answer) => Awaited {
+            answer: Some(answer),
+            asked: Some(asked),
+            deadline: asking.deadline,
+            is_fair: asking.limits.is_fair() && !asking.conversation.is_aside(),
+            decided: asking.decided,
+        },
     };
     Ok(answer.await)
+}
+
+/// A connection for an event, which may have to be waited for.
+async fn find(
+    pool: &Pool,
+    asking: &Asking<'_>,
+    wanted: &Wanted,
+    is_delayed: &mut bool,
+) -> Result<Arc<Member>, Failure> {
+    match pool.look(wanted, asking.now) {
+        Look::Ready(member) => Ok(member),
+        Look::Failed(failure) => Err(failure),
+        Look::Wait(_) => {
+            *is_delayed = true;
+            let waits = |why| {
+                asking.progress.reach(match why {
+                    Waits::Connecting => Stage::Connection,
+                    Waits::Paused => Stage::Paused,
+                    Waits::Room => Stage::Room,
+                });
+            };
+            pool.connection(wanted, waits).await
+        }
+    }
 }
 
 fn queue_full(QueueFull: QueueFull) -> Failure {
@@ -435,7 +376,7 @@ fn send(
     agent: &Agent,
     event: &Event<'_>,
     permit: CallGuard,
-) -> Result<PendingAnswer, Failure> {
+) -> Result<Result<PendingAnswer, CallError>, Failure> {
     if !connection.supports(event.kind()) {
         return Err(Failure::new(
             FailureReason::Unavailable,
@@ -446,7 +387,7 @@ fn send(
         Event::RequestHeaders(head) => agent.told(head.headers).map(|headers| (head, headers)),
         _ => None,
     };
-    let sent = match &filtered {
+    Ok(match &filtered {
         None => connection.send(event, permit),
         Some((head, headers)) => {
             let head = RequestHeaders {
@@ -455,8 +396,7 @@ fn send(
             };
             connection.send(&Event::RequestHeaders(head), permit)
         }
-    };
-    sent.map_err(failure)
+    })
 }
 
 /// What it means that the time is up. Where the budget is what the agent has anyway, as it is by default for a single agent,
@@ -471,6 +411,10 @@ fn out_of_time(stage: Stage, limits: Limits) -> Failure {
         Stage::Paused => Failure::new(
             FailureReason::Saturated,
             format!("it has paused for longer than {timeout:?}"),
+        ),
+        Stage::Room => Failure::new(
+            FailureReason::Saturated,
+            format!("no connection had room for another event within {timeout:?}"),
         ),
         Stage::Connection => Failure::new(
             FailureReason::Unreachable,

@@ -38,6 +38,8 @@ struct State {
     given_up: SmallVec<[usize; 2]>,
     /// Of each agent that was asked, by position, whose turn it is.
     turns: SmallVec<[(usize, Arc<Semaphore>); 2]>,
+    /// Of agents with replicas, by position, the one that knows the request.
+    replicas: SmallVec<[(usize, usize); 2]>,
 }
 
 impl Conversation {
@@ -195,6 +197,22 @@ impl Conversation {
         let turns = Arc::new(Semaphore::new(1));
         state.turns.push((agent, turns.clone()));
         turns
+    }
+
+    /// Which replica of an agent has seen the request.
+    pub(crate) fn replica(&self, agent: usize) -> Option<usize> {
+        let state = self.state();
+        let bound = state.replicas.iter().find(|(of, _)| *of == agent);
+        bound.map(|(_, replica)| *replica)
+    }
+
+    /// From now on all events of the request to this agent go to this replica.
+    pub(crate) fn bind_replica(&self, agent: usize, replica: usize) {
+        let replicas = &mut self.state().replicas;
+        match replicas.iter_mut().find(|(of, _)| *of == agent) {
+            Some((_, bound)) => *bound = replica,
+            None => replicas.push((agent, replica)),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -10,16 +10,12 @@ use portcullis_config::{AgentId, AgentTransport, Config, FailureMode, Inspect};
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
-
-/// A connection to an agent that is silent for this long, or for twice the agent's timeout if that is longer, is pinged.
-const PING_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How an agent is reached.
 enum Way {
-    /// It runs on its own and listens here.
-    Socket(PathBuf),
+    /// It runs on its own and its replicas listen here.
+    Sockets(Vec<PathBuf>),
     /// The proxy starts it.
     Launch(Launch),
 }
@@ -35,7 +31,7 @@ fn way(agent: &portcullis_config::Agent, executable: &Path) -> Way {
         })
     };
     match &agent.transport {
-        AgentTransport::UnixSocket(path) => Way::Socket(path.clone()),
+        AgentTransport::UnixSocket(paths) => Way::Sockets(paths.clone()),
         AgentTransport::Command {
             program,
             arguments,
@@ -52,7 +48,7 @@ fn way(agent: &portcullis_config::Agent, executable: &Path) -> Way {
 pub(super) fn launches(config: &Config, executable: &Path) -> Vec<Launch> {
     let ways = config.agents.iter().map(|agent| way(agent, executable));
     ways.filter_map(|way| match way {
-        Way::Socket(_) => None,
+        Way::Sockets(_) => None,
         Way::Launch(launch) => Some(launch),
     })
     .collect()
@@ -65,16 +61,16 @@ pub(super) fn settings(
     mut start: impl FnMut(&Launch) -> PathBuf,
 ) -> Vec<AgentSettings> {
     let settings = config.agents.iter().map(|agent| {
-        let socket = match way(agent, executable) {
-            Way::Socket(path) => path,
-            Way::Launch(launch) => start(&launch),
+        let targets = match way(agent, executable) {
+            Way::Sockets(paths) => paths,
+            Way::Launch(launch) => vec![start(&launch)],
         };
-        agent_settings(agent, socket)
+        agent_settings(agent, targets)
     });
     settings.collect()
 }
 
-fn agent_settings(agent: &portcullis_config::Agent, socket: PathBuf) -> AgentSettings {
+fn agent_settings(agent: &portcullis_config::Agent, targets: Vec<PathBuf>) -> AgentSettings {
     let breaker = &agent.circuit_breaker;
     let patterns = |list: &[String]| OwnedHeaders::new(list.iter().map(String::as_str));
     AgentSettings {
@@ -93,8 +89,9 @@ fn agent_settings(agent: &portcullis_config::Agent, socket: PathBuf) -> AgentSet
             max_ttl: cache.max_ttl,
             may_ignore: cache.may_ignore.clone(),
         }),
+        handshake_timeout: agent.pool.connect_timeout,
         // An agent that takes its time over an answer may be silent for as long.
-        ping_interval: PING_INTERVAL.max(agent.timeout * 2),
+        ping_interval: agent.pool.maintenance.max(agent.timeout * 2),
         max_concurrent_calls: agent.max_concurrent_calls,
         queue: agent.queue,
         breaker: BreakerSettings {
@@ -106,6 +103,11 @@ fn agent_settings(agent: &portcullis_config::Agent, socket: PathBuf) -> AgentSet
         pool: PoolSettings {
             min: agent.pool.min,
             max: agent.pool.max,
+            idle: agent.pool.idle,
+            balance: agent.pool.balance,
+            warm_up: agent.pool.warm_up,
+            max_outstanding: agent.pool.max_outstanding,
+            maintenance: agent.pool.maintenance,
         },
         overload: OverloadSettings {
             retries: agent.overload.retries,
@@ -120,7 +122,9 @@ fn agent_settings(agent: &portcullis_config::Agent, socket: PathBuf) -> AgentSet
                 portcullis_config::SendHeaders::Only(list) => SendHeaders::Only(patterns(list)),
             },
         },
-        ..AgentSettings::new(agent.id.clone(), socket)
+        targets,
+        stateless: agent.stateless,
+        ..AgentSettings::new(agent.id.clone(), PathBuf::new())
     }
 }
 

@@ -1,0 +1,63 @@
+//! What a call has come to, seen by whoever ends it.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
+
+/// How far a call has come; decides what the end of its time means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Stage {
+    Permit,
+    Connection,
+    /// There is a connection, and the agent wants no events on it for now.
+    Paused,
+    /// There are connections, and all of them have as many unanswered events as they may have.
+    Room,
+    Answer,
+    /// The same, of an agent whose answers carry no event's number.
+    LegacyAnswer,
+}
+
+/// The stage of a call, seen by whoever ends it.
+#[derive(Debug)]
+pub(super) struct Progress {
+    stage: AtomicU8,
+    /// See [`Called::is_current`](super::Called::is_current).
+    is_current: AtomicBool,
+}
+
+impl Progress {
+    pub(super) const fn new() -> Self {
+        Self {
+            stage: AtomicU8::new(Stage::Permit as u8),
+            is_current: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn reach(&self, stage: Stage) {
+        self.stage.store(stage as u8, Relaxed);
+    }
+
+    pub(super) fn stage(&self) -> Stage {
+        match self.stage.load(Relaxed) {
+            0 => Stage::Permit,
+            1 => Stage::Connection,
+            2 => Stage::Paused,
+            3 => Stage::Room,
+            4 => Stage::Answer,
+            _ => Stage::LegacyAnswer,
+        }
+    }
+
+    pub(super) fn note_current(&self, is_current: bool) {
+        self.is_current.store(is_current, Relaxed);
+    }
+
+    pub(super) fn is_current(&self) -> bool {
+        self.is_current.load(Relaxed)
+    }
+
+    /// Whether the agent has the event.
+    pub(super) fn is_answering(&self) -> bool {
+        matches!(self.stage(), Stage::Answer | Stage::LegacyAnswer)
+    }
+}

@@ -1,0 +1,112 @@
+//! What a pool has to know of a connection, and how it makes one. There is one kind of it outside of tests; in them there are
+//! such that fail when the test says so.
+
+use crate::agent::Agent;
+use portcullis_agent_protocol::{
+    Capabilities, Condition, ConnectError, Connection, ConnectionDriver,
+};
+use std::{future::Future, sync::Arc, time::Instant};
+
+/// Makes connections.
+pub(crate) trait Connect: Send + Sync + 'static {
+    /// What it makes.
+    type Line: Line;
+
+    /// Opens a connection to one of the agent's replicas and has it accept its configuration. Ends in time.
+    fn connect(
+        &self,
+        agent: &Arc<Agent>,
+        replica: usize,
+    ) -> impl Future<Output = Result<Self::Line, ConnectError>> + Send;
+}
+
+/// A connection; clones share it. The methods are those of [`Connection`].
+pub(crate) trait Line: Clone + Send + Sync + 'static {
+    fn capabilities(&self) -> &Capabilities;
+    /// Whether an answer names its event. Without it the agent is taken for one that handles one event at a time.
+    fn numbers_events(&self) -> bool;
+    fn is_open(&self) -> bool;
+    fn in_flight(&self) -> usize;
+    fn unanswered(&self) -> usize;
+    fn condition(&self) -> Condition;
+    fn condition_changed(&self, seen: Condition) -> impl Future<Output = Option<Condition>> + Send;
+    fn last_heard(&self) -> Instant;
+    /// Whether the agent answers a ping. The caller bounds the wait.
+    fn ping(&self) -> impl Future<Output = bool> + Send;
+    fn retire(&self);
+    fn no_longer_open(&self) -> impl Future<Output = ()> + Send;
+    fn closed(&self) -> impl Future<Output = ()> + Send;
+}
+
+/// Dials the sockets that are configured.
+pub(crate) struct Dial;
+
+impl Connect for Dial {
+    type Line = Connection;
+
+    async fn connect(
+        &self,
+        agent: &Arc<Agent>,
+        replica: usize,
+    ) -> Result<Connection, ConnectError> {
+        let target = &agent.settings.targets[replica];
+        let (connection, driver) = Connection::connect(target, &agent.connect).await?;
+        tokio::spawn(drive(agent.clone(), driver));
+        Ok(connection)
+    }
+}
+
+async fn drive(agent: Arc<Agent>, driver: ConnectionDriver) {
+    let reason = driver.await;
+    tracing::info!(agent = %agent.id(), %reason, "agent connection ended");
+}
+
+impl Line for Connection {
+    fn capabilities(&self) -> &Capabilities {
+        self.capabilities()
+    }
+
+    fn numbers_events(&self) -> bool {
+        self.extensions().event_id
+    }
+
+    fn is_open(&self) -> bool {
+        self.is_open()
+    }
+
+    fn in_flight(&self) -> usize {
+        self.in_flight()
+    }
+
+    fn unanswered(&self) -> usize {
+        self.unanswered()
+    }
+
+    fn condition(&self) -> Condition {
+        self.condition()
+    }
+
+    async fn condition_changed(&self, seen: Condition) -> Option<Condition> {
+        self.condition_changed(seen).await
+    }
+
+    fn last_heard(&self) -> Instant {
+        self.last_heard()
+    }
+
+    async fn ping(&self) -> bool {
+        self.ping().await.is_ok()
+    }
+
+    fn retire(&self) {
+        self.retire();
+    }
+
+    async fn no_longer_open(&self) {
+        self.no_longer_open().await;
+    }
+
+    async fn closed(&self) {
+        self.closed().await;
+    }
+}
