@@ -24,6 +24,7 @@ mod policy;
 mod quickstart;
 mod refusals;
 mod reload;
+mod replicas;
 mod routing;
 mod shadow;
 mod shutdown;
