@@ -232,11 +232,11 @@ fn unix_socket(node: &mut Node<'_>, env: Option<Span>) -> Option<AgentTransport>
             .help("set its environment where it is started"),
         );
     }
-    let path = |node: &mut Node<'_>| {
-        node.argument("the path of the agent's socket")?
-            .socket_path("")
-    };
-    targets(node, "\"/run/portcullis/agents/waf.sock\"", path).map(AgentTransport::UnixSocket)
+    let (what, such_as) = (
+        "the path of the agent's socket",
+        "\"/run/portcullis/agents/waf.sock\"",
+    );
+    targets(node, what, such_as, |value| value.socket_path("")).map(AgentTransport::UnixSocket)
 }
 
 fn builtin(node: &mut Node<'_>, env: Vec<(String, String)>) -> Option<AgentTransport> {

@@ -2,7 +2,7 @@
 //!
 //! `unix-socket "PATH"`, or `unix-socket { target "PATH"; target "PATH" }`; the same for every other way to reach an agent.
 
-use super::cursor::Node;
+use super::{cursor::Node, value::Value};
 use crate::{
     diagnostic::{Diagnostic, code},
     source::Spanned,
@@ -11,21 +11,26 @@ use crate::{
 /// The most replicas of one agent.
 const MOST_REPLICAS: usize = 64;
 
-/// The places, at least one and none twice. `read` reads one of them from the arguments and properties of the node
-/// itself or of a `target`. `such_as` is how to write one. None: it was reported as wrong already.
+/// The places, at least one and none twice; `what` says what one is, `such_as` how it is written. `read` makes one of what is
+/// written behind the name of the node, or of a `target` in its braces. None: it was reported as wrong already.
 pub(super) fn targets<'a, T: PartialEq>(
     node: &mut Node<'a>,
+    what: &str,
     such_as: &str,
-    mut read: impl FnMut(&mut Node<'a>) -> Option<T>,
+    read: impl Fn(Value<'a>) -> Option<T>,
 ) -> Option<Vec<T>> {
-    if !node.has_block() || node.has_argument() {
-        // Beside an argument a block is refused as what it is: not expected.
-        return read(node).map(|target| vec![target]);
+    if node.is_bare() {
+        node.argument(what);
+        return None;
+    }
+    if let Some(value) = node.optional_argument() {
+        // A block beside it is refused as what it is: not expected.
+        return read(value).map(|target| vec![target]);
     }
     let written = node.block(|block| {
         block.many("target", |node| {
             Some(Spanned {
-                value: read(node),
+                value: node.argument(what).and_then(&read),
                 span: node.span(),
             })
         })

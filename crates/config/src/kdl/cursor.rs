@@ -130,17 +130,6 @@ impl<'a> Node<'a> {
         self.node.entries().is_empty() && self.node.children().is_none()
     }
 
-    /// Whether an argument is left.
-    pub(crate) fn has_argument(&self) -> bool {
-        let rest = self.entries.get(self.next_argument..).unwrap_or_default();
-        rest.iter().flatten().any(|entry| entry.name().is_none())
-    }
-
-    /// Whether there are braces, be there something in them or not.
-    pub(crate) fn has_block(&self) -> bool {
-        self.node.children().is_some()
-    }
-
     /// The next argument, if there is one.
     pub(crate) fn optional_argument(&mut self) -> Option<Value<'a>> {
         let rest = self.entries.get_mut(self.next_argument..)?;
