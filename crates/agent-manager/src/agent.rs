@@ -14,12 +14,11 @@ use crate::{
 };
 use http::HeaderMap;
 use portcullis_agent_protocol::{
-    Capabilities, Condition, ConnectOptions, EventKind, Extensions, HealthState,
+    Capabilities, Condition, ConnectOptions, EventKind, Extensions, HealthState, Target,
 };
 use portcullis_config::AgentId;
 use serde_json::Value;
 use std::{
-    path::PathBuf,
     pin::pin,
     sync::{
         Arc,
@@ -34,8 +33,8 @@ use tokio::sync::{Notify, watch};
 pub struct AgentSettings {
     /// The name in the configuration, logs and metrics.
     pub id: AgentId,
-    /// The Unix sockets on which the agent listens, one for each replica; at least one.
-    pub targets: Vec<PathBuf>,
+    /// Where its replicas are, and what is spoken there; at least one.
+    pub targets: Vec<Target>,
     /// The replicas keep nothing between the events of a request: each may be asked about any of them.
     pub stateless: bool,
     /// Handed to the agent in the handshake and with Configure; it must accept it before it is asked anything.
@@ -76,10 +75,10 @@ pub struct CompletionSettings {
 
 impl AgentSettings {
     /// Settings with the defaults of the configuration.
-    pub fn new(id: AgentId, socket: PathBuf) -> Self {
+    pub fn new(id: AgentId, target: Target) -> Self {
         Self {
             id,
-            targets: vec![socket],
+            targets: vec![target],
             stateless: false,
             config: None,
             needs: vec![EventKind::RequestHeaders],
@@ -172,8 +171,7 @@ impl Agent {
             ..ConnectOptions::new(settings.id.as_str())
         };
         let targets = settings.targets.iter();
-        let replica =
-            |target: &PathBuf| Replica::new(target.display().to_string(), settings.breaker);
+        let replica = |target: &Target| Replica::new(target.to_string(), settings.breaker);
         Self {
             replicas: targets.map(replica).collect(),
             pools: Pools::default(),

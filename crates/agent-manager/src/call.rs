@@ -24,7 +24,7 @@ use crate::{
 use awaited::{Asked, Awaited};
 pub(crate) use limits::Limits;
 use portcullis_agent_protocol::{
-    CallError, CallGuard, Connection, Decision, Event, PendingAnswer, RequestHeaders,
+    AnyAnswer, AnyConnection, CallError, CallGuard, Decision, Event, RequestHeaders,
 };
 use progress::{Progress, Stage};
 use std::{
@@ -132,13 +132,13 @@ pub(crate) async fn call(
         limits,
         now,
         deadline,
+        ask,
         conversation,
-        position: ask.used.agent,
         decided,
         progress: &progress,
     };
     // Pinned here, because it is large and would be copied on its way into the timer.
-    let answer = pin!(try_on(pool, ask.event, &asking));
+    let answer = pin!(try_on(pool, &asking));
     let tried = clock::until(now, deadline, answer).await;
     let ended = Instant::now();
     let give_up = tried.is_none() && progress.stage() == Stage::LegacyAnswer;
@@ -205,9 +205,8 @@ struct Asking<'a> {
     /// When it began.
     now: Instant,
     deadline: Instant,
+    ask: &'a Ask<'a>,
     conversation: &'a Conversation,
-    /// Of the agent among those of the manager.
-    position: usize,
     decided: &'a AtomicBool,
     progress: &'a Progress,
 }
@@ -216,21 +215,23 @@ struct Asking<'a> {
 type Tried<'a> = (Result<Decision, Failure>, Option<Asked<'a>>);
 
 /// Asks, and asks again when the agent says "not now" or a replica is lost, and there is time for it.
-async fn try_on<'a>(pool: &'a Pool, event: &Event<'_>, asking: &Asking<'a>) -> Tried<'a> {
+async fn try_on<'a>(pool: &'a Pool, asking: &Asking<'a>) -> Tried<'a> {
     let agent: &Agent = &pool.agent;
     let overload = &agent.settings.overload;
     let mut tries_left = overload.retries;
     let mut is_delayed = false;
+    let position = asking.ask.used.agent;
     let mut wanted = Wanted::default();
     if pool.keeps_together() {
-        wanted.bound = asking.conversation.replica(asking.position);
+        wanted.bound = asking.conversation.replica(position);
     }
+    let is_known = pool.has_replicas() && asking.conversation.bound(position).is_some();
     loop {
         match rest(agent, asking).await {
             Ok(has_rested) => is_delayed |= has_rested,
             Err(failure) => return (Err(failure), None),
         }
-        let (answer, asked) = match ask_once(pool, event, asking, &wanted, is_delayed).await {
+        let (answer, asked) = match ask_once(pool, asking, &wanted, is_delayed).await {
             Ok(asked) => asked,
             Err(failure) => return (Err(failure), None),
         };
@@ -244,18 +245,21 @@ async fn try_on<'a>(pool: &'a Pool, event: &Event<'_>, asking: &Asking<'a>) -> T
                 }
                 tries_left -= 1;
             }
-            Err(CallError::Closed) => {
-                let lost = asked.as_ref().map(|asked| asked.member.replica);
-                wanted.tried.extend(lost);
-                if !pool.has_open(&wanted, Instant::now()) {
-                    return (Err(failure(CallError::Closed)), asked);
+            answer => match answer.map_err(failure) {
+                Err(lost) if lost.reason == FailureReason::Unreachable && !is_known => {
+                    let replica = asked.as_ref().map(|asked| asked.member.replica);
+                    wanted.tried.extend(replica);
+                    if !pool.has_open(&wanted, Instant::now()) {
+                        return (Err(lost), asked);
+                    }
+                    agent.failovers.fetch_add(1, Relaxed);
+                    asking.conversation.unbind(position);
+                    if let Some(asked) = asked {
+                        asked.ended(Outcome::Lost, false, Instant::now());
+                    }
                 }
-                agent.failovers.fetch_add(1, Relaxed);
-                if let Some(asked) = asked {
-                    asked.ended(Outcome::Lost, false, Instant::now());
-                }
-            }
-            answer => return (answer.map_err(failure), asked),
+                result => return (result, asked),
+            },
         }
         asking.progress.reach(Stage::Permit);
     }
@@ -281,12 +285,12 @@ async fn rest(agent: &Agent, asking: &Asking<'_>) -> Result<bool, Failure> {
 /// Asks one replica.
 async fn ask_once<'a>(
     pool: &'a Pool,
-    event: &Event<'_>,
     asking: &Asking<'a>,
     wanted: &Wanted,
     mut is_delayed: bool,
 ) -> Result<(Result<Decision, CallError>, Option<Asked<'a>>), Failure> {
     let agent: &Agent = &pool.agent;
+    let (event, position) = (asking.ask.event, asking.ask.used.agent);
     let (permit, waited) = match asking.conversation.is_aside() {
         false => agent.permits.acquire().await,
         true => agent.permits.try_aside(),
@@ -295,13 +299,24 @@ async fn ask_once<'a>(
     agent.observe_wait(waited);
     asking.progress.reach(Stage::Connection);
     is_delayed |= !waited.is_zero();
-    let member = find(pool, asking, wanted, &mut is_delayed).await?;
+    let member = match asking.conversation.bound(position) {
+        Some(member) if member.line.is_open() => member,
+        Some(_) => return Err(unreachable("it has lost what it knew of this request")),
+        None => {
+            let member = find(pool, asking, wanted, &mut is_delayed).await?;
+            if member.line.binds_requests() {
+                let id = event.correlation_id();
+                asking.conversation.bind(position, member.clone(), id);
+            }
+            member
+        }
+    };
     let connection = &member.line;
     if let Some(verdicts) = &agent.verdicts {
         let is_current = verdicts.is_current(connection.capabilities());
         asking.progress.note_current(is_current);
     }
-    asking.progress.reach(if connection.extensions().event_id {
+    asking.progress.reach(if connection.tells_answers_apart() {
         Stage::Answer
     } else {
         Stage::LegacyAnswer
@@ -323,7 +338,7 @@ async fn ask_once<'a>(
     if pool.has_replicas() {
         let replica = asked.member.replica;
         if pool.keeps_together() {
-            asking.conversation.bind_replica(asking.position, replica);
+            asking.conversation.bind_replica(position, replica);
         }
         asked.admitted = agent.replicas[replica].breaker.admit(now);
     }
@@ -364,6 +379,10 @@ async fn find(
     }
 }
 
+fn unreachable(detail: &str) -> Failure {
+    Failure::new(FailureReason::Unreachable, detail)
+}
+
 fn queue_full(QueueFull: QueueFull) -> Failure {
     Failure::new(
         FailureReason::Saturated,
@@ -372,11 +391,11 @@ fn queue_full(QueueFull: QueueFull) -> Failure {
 }
 
 fn send(
-    connection: &Connection,
+    connection: &AnyConnection,
     agent: &Agent,
     event: &Event<'_>,
     permit: CallGuard,
-) -> Result<Result<PendingAnswer, CallError>, Failure> {
+) -> Result<Result<AnyAnswer, CallError>, Failure> {
     if !connection.supports(event.kind()) {
         return Err(Failure::new(
             FailureReason::Unavailable,

@@ -3,6 +3,7 @@
 
 use crate::{
     changed::{HeaderChange, MOST_CHANGES},
+    pool::Member,
     record::{Phase, Record},
 };
 use smallvec::SmallVec;
@@ -40,6 +41,21 @@ struct State {
     turns: SmallVec<[(usize, Arc<Semaphore>); 2]>,
     /// Of agents with replicas, by position, the one that knows the request.
     replicas: SmallVec<[(usize, usize); 2]>,
+    bound: Vec<Bound>,
+}
+
+/// All events of the request to one agent go over one connection, which is told when the request is over.
+#[derive(Debug)]
+struct Bound {
+    agent: usize,
+    member: Arc<Member>,
+    correlation_id: String,
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        self.member.line.forget(&self.correlation_id);
+    }
 }
 
 impl Conversation {
@@ -213,6 +229,33 @@ impl Conversation {
             Some((_, bound)) => *bound = replica,
             None => replicas.push((agent, replica)),
         }
+    }
+
+    /// The connection that the request is bound to at this agent.
+    pub(crate) fn bound(&self, agent: usize) -> Option<Arc<Member>> {
+        let state = self.state();
+        let bound = state.bound.iter().find(|bound| bound.agent == agent)?;
+        Some(bound.member.clone())
+    }
+
+    /// From now on until its end, all events of the request to this agent go over this connection.
+    pub(crate) fn bind(&self, agent: usize, member: Arc<Member>, correlation_id: &str) {
+        self.state().bound.push(Bound {
+            agent,
+            member,
+            correlation_id: correlation_id.to_owned(),
+        });
+    }
+
+    /// The connection is gone, and the request begins anew on another.
+    pub(crate) fn unbind(&self, agent: usize) {
+        // Dropped without the lock: what is gone is told so.
+        let bound = self
+            .state()
+            .bound
+            .extract_if(.., |bound| bound.agent == agent)
+            .collect::<Vec<_>>();
+        drop(bound);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

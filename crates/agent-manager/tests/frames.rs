@@ -7,7 +7,7 @@ use portcullis_agent_manager::{
     Links, Phase, RecordedVerdict,
 };
 use portcullis_agent_protocol::{
-    Capabilities, Decision, Event, EventKind, FrameOpcode, WebSocketFrame,
+    Capabilities, Decision, Event, EventKind, FrameOpcode, Target, WebSocketFrame,
     server::{self, Agent, AgentError, ServeOptions},
 };
 use portcullis_config::FailureMode;
@@ -62,7 +62,7 @@ impl Stage {
         ));
         let settings = AgentSettings {
             needs: vec![takes],
-            ..AgentSettings::new("guard".into(), socket)
+            ..AgentSettings::new("guard".into(), Target::UnixSocket(socket))
         };
         let manager = AgentManager::new(vec![settings], None, "test", |_| None);
         let links = manager.attach(None);

@@ -7,7 +7,7 @@ use portcullis_agent_manager::{
     Links,
 };
 use portcullis_agent_protocol::{
-    Decision, Event, RequestHeaders, RequestMetadata,
+    Decision, Event, RequestHeaders, RequestMetadata, Target,
     server::{self, Agent, AgentError, ServeOptions},
 };
 use portcullis_config::FailureMode;
@@ -68,7 +68,7 @@ impl Stage {
 }
 
 fn manager(socket: &Path, previous: Option<&AgentManager>) -> AgentManager {
-    let settings = AgentSettings::new("holding".into(), socket.to_owned());
+    let settings = AgentSettings::new("holding".into(), Target::UnixSocket(socket.to_owned()));
     AgentManager::new(vec![settings], previous, "test", |_| None)
 }
 
@@ -236,7 +236,7 @@ fn failure(answer: Answer) -> Option<FailureReason> {
 #[tokio::test]
 async fn questions_aside_take_what_is_left() {
     let stage = Stage::new();
-    let mut settings = AgentSettings::new("holding".into(), stage.socket());
+    let mut settings = AgentSettings::new("holding".into(), Target::UnixSocket(stage.socket()));
     settings.max_concurrent_calls = 2;
     settings.breaker.failures = 1;
     let manager = AgentManager::new(vec![settings], None, "test", |_| None);

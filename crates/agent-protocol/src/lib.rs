@@ -22,6 +22,7 @@ mod call_guard;
 mod cancel;
 mod capability;
 pub mod codec;
+mod connection;
 mod control;
 mod decision;
 mod dialect;
@@ -36,6 +37,7 @@ mod websocket;
 pub use call_guard::CallGuard;
 pub use cancel::CancelReason;
 pub use capability::{AgentLimits, Capabilities, EventKind, Extensions, Features};
+pub use connection::{AnyAnswer, AnyConnection, AnyDriver, AnyPong, Target};
 pub use control::{Condition, ControlMessage, FlowAction, HealthState};
 pub use decision::{Audit, Decision, Verdict};
 pub use dialect::v2_uds::{

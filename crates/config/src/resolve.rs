@@ -132,6 +132,7 @@ fn agent(written: ParsedAgent, defaults: &Defaults, sources: &Sources) -> Option
         id: written.id.value,
         transport: written.transport?,
         stateless: written.stateless,
+        dialect: written.dialect,
         timeout: policy.timeout.unwrap_or(AGENT_TIMEOUT),
         failure_mode: policy.failure_mode.unwrap_or_default(),
         inspect: written.inspect.into_model(),

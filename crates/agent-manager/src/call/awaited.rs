@@ -4,7 +4,7 @@ use crate::{
     breaker::{Admitted, Outcome},
     pool::Member,
 };
-use portcullis_agent_protocol::{CallError, CancelReason, Decision, PendingAnswer};
+use portcullis_agent_protocol::{AnyAnswer, CallError, CancelReason, Decision};
 use std::{
     future::Future,
     pin::Pin,
@@ -40,7 +40,7 @@ impl Asked<'_> {
 
 /// An answer that is waited for. When the wait ends without it, the agent is told why.
 pub(super) struct Awaited<'a> {
-    pub(super) answer: Option<PendingAnswer>,
+    pub(super) answer: Option<AnyAnswer>,
     /// Until the answer is there.
     pub(super) asked: Option<Asked<'a>>,
     pub(super) deadline: Instant,

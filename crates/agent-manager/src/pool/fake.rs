@@ -10,10 +10,9 @@ use crate::{
     pool::Look,
     quota::Quota,
 };
-use portcullis_agent_protocol::{Capabilities, Condition, ConnectError, HealthState};
+use portcullis_agent_protocol::{Capabilities, Condition, ConnectError, HealthState, Target};
 use std::{
     io,
-    path::PathBuf,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
@@ -65,12 +64,12 @@ impl World {
         let replicas = 0..self.0.replicas.len();
         let settings = AgentSettings {
             targets: replicas
-                .map(|it| PathBuf::from(format!("{it}.sock")))
+                .map(|it| Target::UnixSocket(format!("{it}.sock").into()))
                 .collect(),
             pool: self.0.bounds,
             // What is heard is timed by the real clock, so each connection is pinged each time that it is looked after.
             ping_interval: Duration::from_nanos(1),
-            ..AgentSettings::new("fake".into(), PathBuf::new())
+            ..AgentSettings::new("fake".into(), Target::UnixSocket("".into()))
         };
         let agent = Agent::new(settings, "test", Arc::<Quota>::default(), None);
         Pool::connecting(&Arc::new(agent), self.clone())

@@ -2,9 +2,7 @@
 //! such that fail when the test says so.
 
 use crate::agent::Agent;
-use portcullis_agent_protocol::{
-    Capabilities, Condition, ConnectError, Connection, ConnectionDriver,
-};
+use portcullis_agent_protocol::{AnyConnection, AnyDriver, Capabilities, Condition, ConnectError};
 use std::{future::Future, sync::Arc, time::Instant};
 
 /// Makes connections.
@@ -20,7 +18,7 @@ pub(crate) trait Connect: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Self::Line, ConnectError>> + Send;
 }
 
-/// A connection; clones share it. The methods are those of [`Connection`].
+/// A connection; clones share it. The methods are those of [`AnyConnection`].
 pub(crate) trait Line: Clone + Send + Sync + 'static {
     fn capabilities(&self) -> &Capabilities;
     /// Whether an answer names its event. Without it the agent is taken for one that handles one event at a time.
@@ -38,36 +36,36 @@ pub(crate) trait Line: Clone + Send + Sync + 'static {
     fn closed(&self) -> impl Future<Output = ()> + Send;
 }
 
-/// Dials the sockets that are configured.
+/// Reaches the targets that are configured.
 pub(crate) struct Dial;
 
 impl Connect for Dial {
-    type Line = Connection;
+    type Line = AnyConnection;
 
     async fn connect(
         &self,
         agent: &Arc<Agent>,
         replica: usize,
-    ) -> Result<Connection, ConnectError> {
+    ) -> Result<AnyConnection, ConnectError> {
         let target = &agent.settings.targets[replica];
-        let (connection, driver) = Connection::connect(target, &agent.connect).await?;
+        let (connection, driver) = AnyConnection::connect(target, &agent.connect).await?;
         tokio::spawn(drive(agent.clone(), driver));
         Ok(connection)
     }
 }
 
-async fn drive(agent: Arc<Agent>, driver: ConnectionDriver) {
+async fn drive(agent: Arc<Agent>, driver: AnyDriver) {
     let reason = driver.await;
     tracing::info!(agent = %agent.id(), %reason, "agent connection ended");
 }
 
-impl Line for Connection {
+impl Line for AnyConnection {
     fn capabilities(&self) -> &Capabilities {
         self.capabilities()
     }
 
     fn numbers_events(&self) -> bool {
-        self.extensions().event_id
+        self.tells_answers_apart()
     }
 
     fn is_open(&self) -> bool {

@@ -5,7 +5,7 @@ use super::{
     line::Line,
     pace::Pace,
 };
-use portcullis_agent_protocol::{Capabilities, Connection, HealthState};
+use portcullis_agent_protocol::{AnyConnection, Capabilities, HealthState};
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::{Duration, Instant},
@@ -17,7 +17,7 @@ const CROWDED: usize = 64;
 const CROWDED_LEGACY: usize = 1;
 
 /// A connection of a pool.
-pub(crate) struct Member<L: Line = Connection> {
+pub(crate) struct Member<L: Line = AnyConnection> {
     pub(crate) line: L,
     /// Which of the agent's replicas it leads to.
     pub(crate) replica: usize,
@@ -50,6 +50,14 @@ pub(super) enum Offer {
     Paused,
     /// The agent says that it does not work or takes its leave.
     Refused(HealthState),
+}
+
+impl<L: Line> std::fmt::Debug for Member<L> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Member")
+            .field("replica", &self.replica)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<L: Line> Member<L> {

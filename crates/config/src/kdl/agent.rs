@@ -1,6 +1,7 @@
 //! `agents { agent "ID" { … } }`.
 
 use super::{
+    agent_endpoint::{self, Over},
     agent_policy::{self, AgentPolicy},
     agent_targets::targets,
     cursor::{Block, Later, Node},
@@ -12,7 +13,10 @@ use super::{
 };
 use crate::{
     diagnostic::{Diagnostic, code},
-    model::{AgentId, AgentTransport, BuiltinAgent, Json, SendHeaders, VerdictCache},
+    model::{
+        AgentEndpoint, AgentId, AgentTls, AgentTransport, BuiltinAgent, Dialect, Json, SendHeaders,
+        VerdictCache,
+    },
     source::{Span, Spanned},
 };
 use std::path::PathBuf;
@@ -23,6 +27,7 @@ pub(crate) struct ParsedAgent {
     /// None: it was reported as wrong already.
     pub(crate) transport: Option<AgentTransport>,
     pub(crate) stateless: bool,
+    pub(crate) dialect: Dialect,
     pub(crate) policy: AgentPolicy,
     pub(crate) inspect: ParsedInspect,
     pub(crate) owns_headers: Vec<Spanned<String>>,
@@ -40,11 +45,10 @@ pub(super) const LATER: &[Later] = &[
     Later::new("group"),
 ];
 
-const LATER_TRANSPORTS: &[Later] = &[
-    Later::with_remedy("grpc", "use `unix-socket`, `command` or `builtin`"),
-    Later::with_remedy("http", "use `unix-socket`, `command` or `builtin`"),
-    Later::with_remedy("reverse", "use `unix-socket`, `command` or `builtin`"),
-];
+const LATER_TRANSPORTS: &[Later] = &[Later::with_remedy(
+    "reverse",
+    "use `unix-socket`, `command` or `builtin`",
+)];
 
 /// What tells an agent where its socket is. Set by us.
 const SOCKET_VARIABLE: &str = "PORTCULLIS_AGENT_SOCKET";
@@ -61,15 +65,11 @@ pub(super) fn agent(node: &mut Node<'_>) -> Option<ParsedAgent> {
         if let (Some((true, span)), Some(transport)) = (stateless, &transport) {
             refuse_single(block, transport, span);
         }
-        block.one("dialect", |node| {
-            node.argument("\"v2\"")?.choice(
-                &[("v2", ())],
-                &["v1", "ext-proc", "ext-authz", "forward-auth"],
-            )
-        });
+        let dialect = dialect(block, transport.as_ref(), span);
         Some(ParsedAgent {
             transport,
             stateless: stateless.is_some_and(|(stateless, _)| stateless),
+            dialect,
             policy: agent_policy::policy(block),
             owns_headers: block
                 .one("owns-headers", |node| Some(header::owned(node)))
@@ -163,9 +163,55 @@ fn names(patterns: Vec<Spanned<String>>) -> Vec<String> {
     patterns.into_iter().map(|pattern| pattern.value).collect()
 }
 
+/// What it speaks, which has to fit how it is reached.
+fn dialect(block: &mut Block<'_>, transport: Option<&AgentTransport>, agent: Span) -> Dialect {
+    let written = block.one("dialect", |node| {
+        Some(Spanned {
+            value: agent_endpoint::dialect(node)?,
+            span: node.span(),
+        })
+    });
+    let dialect = written.as_ref().map(|dialect| dialect.value);
+    let dialect = dialect.unwrap_or_default();
+    let over = match transport {
+        None => return dialect,
+        Some(AgentTransport::Grpc(_)) => Over::Grpc,
+        Some(AgentTransport::Http(_)) => Over::Http,
+        Some(_) => Over::Socket,
+    };
+    let span = written.map_or(agent, |dialect| dialect.span);
+    if let Some(problem) = agent_endpoint::spoken(dialect, over, span) {
+        block.report(problem);
+    }
+    dialect
+}
+
+/// With the node of `tls`, which means something only over a network and with `https`.
+fn endpoint(node: &mut Node<'_>, tls: Option<&(AgentTls, Span)>) -> Option<AgentEndpoint> {
+    let url = agent_endpoint::url(node)?;
+    if let Some((_, span)) = tls
+        && !url.is_https
+    {
+        node.report(
+            Diagnostic::error(
+                code::CONTRADICTION,
+                *span,
+                "this agent is called without TLS",
+            )
+            .also(node.span(), "its URL begins with http")
+            .help("write `https://` in the URL, or remove `tls`"),
+        );
+    }
+    Some(AgentEndpoint {
+        url,
+        tls: tls.map(|(tls, _)| tls.clone()).unwrap_or_default(),
+    })
+}
+
 fn transport(block: &mut Block<'_>, span: Span) -> Option<AgentTransport> {
     let env = block.one("env", |node| Some((environment(node), node.span())));
     let (env, env_span) = env.map_or((Vec::new(), None), |(env, span)| (env, Some(span)));
+    let tls = block.one("tls", |node| Some((agent_endpoint::tls(node), node.span())));
     let mut written: Vec<Spanned<Option<AgentTransport>>> = Vec::new();
     block.each(
         &[
@@ -181,6 +227,8 @@ fn transport(block: &mut Block<'_>, span: Span) -> Option<AgentTransport> {
                 "unix-socket" => unix_socket(node, env_span),
                 "command" => command(node, env.clone()),
                 "builtin" => builtin(node, env.clone()),
+                "grpc" => endpoint(node, tls.as_ref()).map(AgentTransport::Grpc),
+                "http" => endpoint(node, tls.as_ref()).map(AgentTransport::Http),
                 name => {
                     if let Some(later) = LATER_TRANSPORTS.iter().find(|later| later.name == name) {
                         node.report(later.diagnostic(node.span()));
@@ -202,10 +250,13 @@ fn transport(block: &mut Block<'_>, span: Span) -> Option<AgentTransport> {
                 span,
                 "it is not said how this agent is reached",
             )
-            .label("no `unix-socket`, `command` or `builtin`")
+            .label("no `unix-socket`, `command`, `builtin`, `grpc` or `http`")
             .help("add a line such as `unix-socket \"/run/portcullis/agents/waf.sock\"`"),
         ),
-        [only] => return only.value.clone(),
+        [only] => {
+            refuse_tls(block, only, tls.map(|(_, span)| span));
+            return only.value.clone();
+        }
         [first, second, ..] => block.report(
             Diagnostic::error(
                 code::CONTRADICTION,
@@ -218,6 +269,26 @@ fn transport(block: &mut Block<'_>, span: Span) -> Option<AgentTransport> {
         ),
     }
     None
+}
+
+/// `tls` means something only for an agent that is called over a network.
+fn refuse_tls(block: &Block<'_>, way: &Spanned<Option<AgentTransport>>, tls: Option<Span>) {
+    let is_local = |transport: &AgentTransport| {
+        !matches!(transport, AgentTransport::Grpc(_) | AgentTransport::Http(_))
+    };
+    if let Some(tls) = tls
+        && way.value.as_ref().is_some_and(is_local)
+    {
+        block.report(
+            Diagnostic::error(
+                code::CONTRADICTION,
+                tls,
+                "`tls` has no effect on an agent that is reached over a Unix socket",
+            )
+            .also(way.span, "it is reached like this")
+            .help("remove it"),
+        );
+    }
 }
 
 fn unix_socket(node: &mut Node<'_>, env: Option<Span>) -> Option<AgentTransport> {

@@ -6,6 +6,7 @@
 mod address;
 mod admin;
 mod agent;
+mod agent_endpoint;
 mod agent_policy;
 mod agent_pool;
 mod agent_targets;

@@ -1,6 +1,6 @@
 //! `agents { agent "ID" { … } }`: the processes that are asked for verdicts.
 
-use super::{AgentId, Inspect, Place, Pool, VerdictCache};
+use super::{AgentEndpoint, AgentId, Dialect, Inspect, Place, Pool, VerdictCache};
 use std::{path::PathBuf, time::Duration};
 
 /// What an agent is configured with, handed to it as it is.
@@ -16,6 +16,8 @@ pub struct Agent {
     /// It keeps nothing between the events of a request, so each of them may go to another replica. Default false, and
     /// always with a single one.
     pub stateless: bool,
+    /// What it speaks.
+    pub dialect: Dialect,
     /// For one answer, waiting for a permit included. Default 50 ms. A route may override it.
     pub timeout: Duration,
     /// What a failure means. Default closed. A route may override it.
@@ -52,6 +54,10 @@ pub enum AgentTransport {
     /// It runs on its own and listens on these Unix sockets, one for each replica, at least one and no path twice, in the
     /// order written. Paths are resolved against the configuration file.
     UnixSocket(Vec<PathBuf>),
+    /// It runs on its own and is called over gRPC.
+    Grpc(AgentEndpoint),
+    /// It runs on its own and is called over HTTP.
+    Http(AgentEndpoint),
     /// We start it and give it its socket.
     Command {
         /// The path of the executable, resolved against the configuration file; never looked up in PATH.
@@ -75,7 +81,7 @@ impl AgentTransport {
     pub fn has_replicas(&self) -> bool {
         match self {
             Self::UnixSocket(sockets) => sockets.len() > 1,
-            Self::Command { .. } | Self::Builtin { .. } => false,
+            Self::Grpc(_) | Self::Http(_) | Self::Command { .. } | Self::Builtin { .. } => false,
         }
     }
 }

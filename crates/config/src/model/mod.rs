@@ -2,6 +2,7 @@
 
 mod admin;
 mod agent;
+mod agent_endpoint;
 mod agent_pool;
 mod condition;
 mod filter;
@@ -24,6 +25,7 @@ pub use admin::{Admin, AdminAddress, Probes};
 pub use agent::{
     Agent, AgentTransport, BuiltinAgent, CircuitBreaker, FailureMode, Json, Overload, SendHeaders,
 };
+pub use agent_endpoint::{AgentEndpoint, AgentTls, AgentUrl, Dialect};
 pub use agent_pool::{Pool, PoolBalance};
 pub use condition::{
     HeaderCondition, HeaderConditionKind, HostPattern, Match, PathPattern, QueryCondition,

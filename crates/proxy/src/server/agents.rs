@@ -5,7 +5,7 @@ use portcullis_agent_manager::{
     AgentSettings, BreakerSettings, CacheSettings, CompletionSettings, HeaderRules,
     OverloadSettings, OwnedHeaders, PoolSettings, SendHeaders, supervise::Launch,
 };
-use portcullis_agent_protocol::EventKind;
+use portcullis_agent_protocol::{EventKind, Target};
 use portcullis_config::{AgentId, AgentTransport, Config, FailureMode, Inspect};
 use std::{
     path::{Path, PathBuf},
@@ -14,8 +14,8 @@ use std::{
 
 /// How an agent is reached.
 enum Way {
-    /// It runs on its own and its replicas listen here.
-    Sockets(Vec<PathBuf>),
+    /// It runs on its own and its replicas are here.
+    Targets(Vec<Target>),
     /// The proxy starts it.
     Launch(Launch),
 }
@@ -31,7 +31,12 @@ fn way(agent: &portcullis_config::Agent, executable: &Path) -> Way {
         })
     };
     match &agent.transport {
-        AgentTransport::UnixSocket(paths) => Way::Sockets(paths.clone()),
+        AgentTransport::UnixSocket(paths) => {
+            Way::Targets(paths.iter().cloned().map(Target::UnixSocket).collect())
+        }
+        AgentTransport::Grpc(_) | AgentTransport::Http(_) => {
+            unreachable!("no dialect is spoken over these yet, which the configuration says")
+        }
         AgentTransport::Command {
             program,
             arguments,
@@ -48,7 +53,7 @@ fn way(agent: &portcullis_config::Agent, executable: &Path) -> Way {
 pub(super) fn launches(config: &Config, executable: &Path) -> Vec<Launch> {
     let ways = config.agents.iter().map(|agent| way(agent, executable));
     ways.filter_map(|way| match way {
-        Way::Sockets(_) => None,
+        Way::Targets(_) => None,
         Way::Launch(launch) => Some(launch),
     })
     .collect()
@@ -62,15 +67,15 @@ pub(super) fn settings(
 ) -> Vec<AgentSettings> {
     let settings = config.agents.iter().map(|agent| {
         let targets = match way(agent, executable) {
-            Way::Sockets(paths) => paths,
-            Way::Launch(launch) => vec![start(&launch)],
+            Way::Targets(targets) => targets,
+            Way::Launch(launch) => vec![Target::UnixSocket(start(&launch))],
         };
         agent_settings(agent, targets)
     });
     settings.collect()
 }
 
-fn agent_settings(agent: &portcullis_config::Agent, targets: Vec<PathBuf>) -> AgentSettings {
+fn agent_settings(agent: &portcullis_config::Agent, targets: Vec<Target>) -> AgentSettings {
     let breaker = &agent.circuit_breaker;
     let patterns = |list: &[String]| OwnedHeaders::new(list.iter().map(String::as_str));
     AgentSettings {
@@ -124,7 +129,7 @@ fn agent_settings(agent: &portcullis_config::Agent, targets: Vec<PathBuf>) -> Ag
         },
         targets,
         stateless: agent.stateless,
-        ..AgentSettings::new(agent.id.clone(), PathBuf::new())
+        ..AgentSettings::new(agent.id.clone(), Target::UnixSocket(PathBuf::new()))
     }
 }
 
