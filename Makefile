@@ -38,7 +38,7 @@ faults: ; @scripts/ensure-tools.sh cc cmake
 
 # Much more of what `make test` asks a little of: reloads, ends and killed agents under load.
 soak: ; @scripts/ensure-tools.sh cc cmake
-	RELOADS=100 SIGTERMS=20 AGENT_KILLS=20 cargo test --package portcullis --test e2e -- under_load drain:: killed --nocapture
+	RELOADS=100 SIGTERMS=20 AGENT_KILLS=20 AGENT_RESTARTS=100 cargo test --package portcullis --test e2e -- under_load drain:: killed --nocapture
 
 # Bodies of a gibibyte in both directions at once, in bounded memory.
 soak-bodies: ; @scripts/ensure-tools.sh cc cmake

@@ -73,6 +73,7 @@ const ONLY_IN: [(&str, &str, &[&str]); 11] = [
             "server/reload.rs",
             "snapshot.rs",
             "telemetry/metrics/agents.rs",
+            "telemetry/metrics/pools.rs",
             "telemetry/metrics/reported.rs",
             "telemetry/metrics/verdict_cache.rs",
             "telemetry/metrics.rs",
@@ -339,6 +340,7 @@ fn the_documents_list_every_metric() {
         "metrics/reported.rs",
         "metrics/shadow.rs",
         "metrics/sockets.rs",
+        "metrics/pools.rs",
         "metrics/verdict_cache.rs",
     ]
     .map(|name| read(format!("crates/proxy/src/telemetry/{name}")))

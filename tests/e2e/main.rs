@@ -31,6 +31,7 @@ mod policy;
 mod quickstart;
 mod refusals;
 mod reload;
+mod replicas;
 mod reverse;
 mod routing;
 mod sdk_python;

@@ -2,116 +2,32 @@
 //! own, see [`crate::pool`].
 
 use crate::{
-    breaker::{BreakerSettings, SharedBreaker},
-    cache::{CacheSettings, VerdictCache},
-    completions::CompletionSettings,
-    headers::HeaderRules,
+    breaker::SharedBreaker,
+    cache::VerdictCache,
     observer::AgentObserver,
     operations::Dropped,
     permits::Permits,
-    quota::{OverloadSettings, Quota},
-    reports::{ReportSettings, Reports},
-    status::{AgentState, AgentStatus},
+    pool::Pools,
+    quota::Quota,
+    replica::Replica,
+    reports::Reports,
+    settings::AgentSettings,
+    status::{AgentState, AgentStatus, ReplicaStatus},
 };
 use http::HeaderMap;
 use portcullis_agent_protocol::{
-    AnyConnection, Condition, ConnectOptions, EventKind, Extensions, HealthState, Metric, Target,
+    Capabilities, Condition, ConnectOptions, EventKind, Extensions, HealthState, Metric, Target,
 };
 use portcullis_config::AgentId;
-use serde_json::Value;
 use std::{
     pin::pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
 use tokio::sync::{Notify, watch};
-
-/// What the manager has to know about an agent.
-#[derive(Debug, Clone, PartialEq)]
-pub struct AgentSettings {
-    /// The name in the configuration, logs and metrics.
-    pub id: AgentId,
-    /// Where the agent is, and what is spoken there.
-    pub target: Target,
-    /// Handed to the agent in the handshake and with Configure; it must accept it before it is asked anything.
-    pub config: Option<Arc<Value>>,
-    /// The events that the agent must take; one that does not is not ready.
-    pub needs: Vec<EventKind>,
-    /// Dialling, handshake and configuration together may take this long. An attempt that takes longer is given up.
-    pub handshake_timeout: Duration,
-    /// A connection that was silent for this long is pinged; after two pings without a sign of life it is replaced.
-    pub ping_interval: Duration,
-    /// Events that the agent may be working on, over all workers.
-    pub max_concurrent_calls: usize,
-    /// Calls that may wait beyond that; 0 for none.
-    pub queue: usize,
-    /// When the agent is given a rest.
-    pub breaker: BreakerSettings,
-    /// Connections of each worker.
-    pub pool: PoolSettings,
-    /// What is done when the agent says "not now".
-    pub overload: OverloadSettings,
-    /// Which headers only this agent may set, and which it is told.
-    pub headers: HeaderRules,
-    /// A change of a header that agents may not make is left out of its answer and counted. `false`, as in the native
-    /// protocol: its whole answer is a failure.
-    pub ignores_bad_operations: bool,
-    /// Events whose bodies it reads and may not change.
-    pub reads_only: Vec<EventKind>,
-    /// A header of the request that it sets has to be its own: a client could send one that is not, where the agent says
-    /// nothing. `false`: it may also set what nobody owns.
-    pub owns_what_it_sets: bool,
-    /// How it is told that requests are over; `None`: it is not.
-    pub completions: Option<CompletionSettings>,
-    /// How its verdicts about the heads of requests are kept; `None`: they are not.
-    pub verdict_cache: Option<CacheSettings>,
-    /// What it may say of itself, and have done.
-    pub reports: ReportSettings,
-}
-
-impl AgentSettings {
-    /// Settings with the defaults of the configuration.
-    pub fn new(id: AgentId, target: Target) -> Self {
-        Self {
-            id,
-            target,
-            config: None,
-            needs: vec![EventKind::RequestHeaders],
-            handshake_timeout: Duration::from_secs(5),
-            ping_interval: Duration::from_secs(1),
-            max_concurrent_calls: 100,
-            queue: 200,
-            breaker: BreakerSettings::default(),
-            pool: PoolSettings::default(),
-            overload: OverloadSettings::default(),
-            headers: HeaderRules::default(),
-            ignores_bad_operations: false,
-            reads_only: Vec::new(),
-            owns_what_it_sets: false,
-            completions: None,
-            verdict_cache: None,
-            reports: ReportSettings::default(),
-        }
-    }
-}
-
-/// How many connections each worker has to an agent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PoolSettings {
-    /// Kept up always; at least 1.
-    pub min: usize,
-    /// Made when the others are crowded; at least `min`.
-    pub max: usize,
-}
-
-impl Default for PoolSettings {
-    fn default() -> Self {
-        Self { min: 1, max: 4 }
-    }
-}
 
 /// Shared by all workers.
 pub(crate) struct Agent {
@@ -120,6 +36,9 @@ pub(crate) struct Agent {
     pub(crate) breaker: SharedBreaker,
     pub(crate) permits: Permits,
     pub(crate) reconnects: AtomicU64,
+    pub(crate) failovers: AtomicU64,
+    pub(crate) replicas: Vec<Replica>,
+    pub(crate) pools: Pools,
     pub(crate) quota: Arc<Quota>,
     /// What it has said and may be used again.
     pub(crate) verdicts: Option<Arc<VerdictCache>>,
@@ -134,9 +53,6 @@ pub(crate) struct Agent {
     paused: AtomicUsize,
     was_ready: AtomicBool,
     rejected: AtomicU64,
-    trouble: Mutex<Trouble>,
-    /// What the agent was heard to say last, for the log.
-    heard: Mutex<String>,
     /// Told of every change of the counts of connections, and of trouble.
     changed: Notify,
     /// What the agent says suits it, in bytes.
@@ -145,14 +61,6 @@ pub(crate) struct Agent {
     /// Nothing is ever sent: its end is that of the agent.
     end: watch::Sender<()>,
     pub(crate) observer: Option<Arc<dyn AgentObserver>>,
-}
-
-/// Why there is no connection.
-#[derive(Debug, Default)]
-struct Trouble {
-    error: Option<String>,
-    /// The agent does not want it to be otherwise: it refused what it is configured with or for.
-    refused: bool,
 }
 
 /// See [`AgentManager::end_of`](crate::AgentManager::end_of).
@@ -197,7 +105,12 @@ impl Agent {
             handshake_timeout: settings.handshake_timeout,
             ..ConnectOptions::new(settings.id.as_str())
         };
+        let targets = settings.targets.iter();
+        let replica = |target: &Target| Replica::new(target.to_string(), settings.breaker);
         Self {
+            replicas: targets.map(replica).collect(),
+            pools: Pools::default(),
+            failovers: AtomicU64::new(0),
             connect,
             breaker: SharedBreaker::new(settings.breaker),
             permits: Permits::new(settings.max_concurrent_calls, settings.queue),
@@ -214,8 +127,6 @@ impl Agent {
             connections: AtomicUsize::new(0),
             was_ready: AtomicBool::new(false),
             rejected: AtomicU64::new(0),
-            trouble: Mutex::default(),
-            heard: Mutex::default(),
             changed: Notify::new(),
             stop: watch::Sender::new(false),
             end: watch::Sender::new(()),
@@ -245,13 +156,25 @@ impl Agent {
             breaker: self.breaker.state(),
             rejected: self.rejected.load(Relaxed) + self.connect.streams.refused.load(Relaxed),
             streams: self.connect.streams.open.load(Relaxed),
-            last_error: self.trouble().error.clone(),
+            failovers: self.failovers.load(Relaxed),
+            pool: self.pools.counts().status(),
+            replicas: self.replica_status(),
+            last_error: self.replicas.iter().find_map(Replica::error),
             verdict_cache: self.verdicts.as_ref().map(|verdicts| verdicts.status()),
             reported,
             config_update,
         };
         status.state = self.state(&status);
         status
+    }
+
+    fn replica_status(&self) -> Vec<ReplicaStatus> {
+        let mut replicas: Vec<_> = self.replicas.iter().map(Replica::status).collect();
+        // Calls to one that is alone are counted by the agent's own breaker.
+        if let [alone] = &mut *replicas {
+            alone.breaker = self.breaker.state();
+        }
+        replicas
     }
 
     fn state(&self, status: &AgentStatus) -> AgentState {
@@ -262,15 +185,17 @@ impl Agent {
             };
         }
         let some = |count: &AtomicUsize| count.load(Relaxed) > 0;
-        // The worst that it says of any connection is how it is.
-        if some(&self.unhealthy) {
+        let leaving = self.unhealthy.load(Relaxed) + self.draining.load(Relaxed);
+        let others = self.replicas.len() > 1 && leaving < status.connections;
+        // The worst that it says of any connection is how it is; unless there are replicas of which others are well.
+        if some(&self.unhealthy) && !others {
             return AgentState::Unhealthy;
         }
-        if some(&self.draining) {
+        if some(&self.draining) && !others {
             return AgentState::Draining;
         }
         if status.is_connected() {
-            return match some(&self.degraded) || some(&self.paused) {
+            return match some(&self.degraded) || some(&self.paused) || leaving > 0 {
                 true => AgentState::Degraded,
                 false => AgentState::Ready,
             };
@@ -288,12 +213,10 @@ impl Agent {
     /// In the agent's words, why it will not be.
     pub(crate) async fn ready_or_refused(&self) -> Result<(), String> {
         self.reached(|| {
-            let status = self.status();
-            let trouble = self.trouble();
-            match &trouble.error {
-                Some(reason) if trouble.refused => Some(Err(reason.clone())),
-                _ => status.is_connected().then_some(Ok(())),
+            if self.is_connected() {
+                return Some(Ok(()));
             }
+            self.replicas.iter().find_map(Replica::refusal).map(Err)
         })
         .await
     }
@@ -333,22 +256,50 @@ impl Agent {
         AgentEnd(self.end.subscribe())
     }
 
-    /// Counts a connection that shall always be there.
+    /// Counts a worker that wants to be connected.
     pub(crate) fn want(self: &Arc<Self>) -> CountGuard {
         CountGuard::new(self.clone(), |agent| &agent.wanted)
     }
 
-    /// Counts a connection that is up; `wanted` says whether it is one of those that shall always be there.
-    pub(crate) fn connected(self: &Arc<Self>, wanted: bool) -> Connected {
-        *self.trouble() = Trouble::default();
-        let connected = Connected {
-            _up: self.up(),
-            _wanted: wanted.then(|| CountGuard::new(self.clone(), |agent| &agent.connected)),
-        };
-        if self.status().is_connected() {
+    /// Counts a worker that is.
+    pub(crate) fn ready(self: &Arc<Self>) -> CountGuard {
+        let ready = CountGuard::new(self.clone(), |agent| &agent.connected);
+        if self.is_connected() {
             self.was_ready.store(true, Relaxed);
         }
-        connected
+        ready
+    }
+
+    /// Whether every worker is connected.
+    fn is_connected(&self) -> bool {
+        let wanted = self.wanted.load(Relaxed);
+        wanted > 0 && self.connected.load(Relaxed) >= wanted
+    }
+
+    /// Counts a connection that is up, and obeys what the agent announces on it. `lacking` says what it does not take of that
+    /// which it is needed for: then the connection does not make the agent ready.
+    pub(crate) fn connected(
+        self: &Arc<Self>,
+        replica: usize,
+        capabilities: &Capabilities,
+        lacking: Option<&str>,
+    ) -> Connected {
+        match lacking {
+            None => self.replicas[replica].connected(),
+            Some(why) => {
+                self.record_error(replica, why, true);
+            }
+        }
+        let announced = capabilities.limits.max_concurrency;
+        let bears = usize::try_from(announced).unwrap_or(usize::MAX);
+        self.replicas[replica].bears.store(bears, Relaxed);
+        self.replicas[replica].connections.fetch_add(1, Relaxed);
+        self.obey_limits();
+        self.obey_preference(capabilities);
+        Connected {
+            up: self.up(),
+            replica,
+        }
     }
 
     /// Counts a connection. Behind the first, there may be another process than the one that was there before.
@@ -387,37 +338,39 @@ impl Agent {
 
     /// The most bytes of a body that the agent is shown at a time with this kind of event.
     pub(crate) fn preferred_chunk(&self, kind: EventKind) -> usize {
-        match self.settings.target.takes_whole(kind) {
+        match self.settings.targets.iter().any(|it| it.takes_whole(kind)) {
             true => usize::MAX,
             false => self.preferred_chunk.load(Relaxed),
         }
     }
 
-    /// Obeys what the agent announces: it has no more calls at once than it says it bears, and no larger pieces of bodies than
-    /// it likes.
-    pub(crate) fn obey_limits(&self, connection: &AnyConnection) {
-        let preferred = connection.capabilities().limits.preferred_chunk_size;
+    /// The agent gets no larger pieces of bodies than it likes.
+    fn obey_preference(&self, capabilities: &Capabilities) {
+        let preferred = capabilities.limits.preferred_chunk_size;
         let preferred = preferred.clamp(SMALLEST_CHUNK, LARGEST_CHUNK);
         if let Ok(preferred) = usize::try_from(preferred) {
             self.preferred_chunk.store(preferred, Relaxed);
         }
+    }
+
+    /// The agent has no more calls at once than it says it bears: those of its replicas that are connected together. While none
+    /// is, what was said last holds.
+    fn obey_limits(&self) {
+        let connected = |replica: &&Replica| replica.connections.load(Relaxed) > 0;
+        let mut announced = Some(0_usize);
+        for replica in self.replicas.iter().filter(connected) {
+            let bears = replica.bears.load(Relaxed);
+            announced = announced
+                .filter(|_| bears > 0)
+                .map(|sum| sum.saturating_add(bears));
+        }
+        if announced == Some(0) {
+            return;
+        }
         let configured = self.settings.max_concurrent_calls;
-        let announced = connection
-            .max_concurrency()
-            .and_then(|most| usize::try_from(most.get()).ok());
         let limit = announced.map_or(configured, |most| most.min(configured));
         if self.permits.set_limit(limit) && limit < configured {
             tracing::info!(agent = %self.id(), limit, configured, "agent announces that it takes fewer calls at once than it might get, so it gets no more");
-        }
-    }
-
-    /// Counts a connection to an agent that does not take events that it is needed for. It does not make the agent ready.
-    pub(crate) fn connected_in_vain(self: &Arc<Self>, why: String) -> Connected {
-        let up = self.up();
-        self.record_error(&why, true);
-        Connected {
-            _up: up,
-            _wanted: None,
         }
     }
 
@@ -446,33 +399,11 @@ impl Agent {
         }
     }
 
-    /// Remembers why there is no connection, and whether the agent refused it. Returns whether this is news, so that the same
-    /// error is logged once and not at every attempt of every worker.
-    pub(crate) fn record_error(&self, error: &str, refused: bool) -> bool {
-        let mut trouble = self.trouble();
-        let news = trouble.error.as_deref() != Some(error);
-        if news {
-            trouble.error = Some(error.to_owned());
-        }
-        trouble.refused = refused;
-        drop(trouble);
+    /// Remembers why there is no connection to a replica, and whether that refused it. Returns whether this is news.
+    pub(crate) fn record_error(&self, replica: usize, error: &str, refused: bool) -> bool {
+        let news = self.replicas[replica].record_error(error, refused);
         self.changed.notify_waiters();
         news
-    }
-
-    /// Whether the agent has said something else before, on whatever connection.
-    pub(crate) fn is_news(&self, said: &str) -> bool {
-        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        let news = *heard != said;
-        if news {
-            said.clone_into(&mut heard);
-        }
-        news
-    }
-
-    fn trouble(&self) -> MutexGuard<'_, Trouble> {
-        // What is in there is whole at every moment, so a poisoned lock loses nothing.
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -486,8 +417,18 @@ impl std::fmt::Debug for Agent {
 
 /// A connection that is counted as long as this lives.
 pub(crate) struct Connected {
-    _up: CountGuard,
-    _wanted: Option<CountGuard>,
+    up: CountGuard,
+    replica: usize,
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        let agent = &self.up.agent;
+        agent.replicas[self.replica]
+            .connections
+            .fetch_sub(1, Relaxed);
+        agent.obey_limits();
+    }
 }
 
 /// What an agent says of a connection, counted as long as this lives.

@@ -166,6 +166,15 @@ impl Breaker {
         }
     }
 
+    /// Whether a call would not be admitted.
+    fn refuses(&self, now: Instant) -> bool {
+        match self.state {
+            State::Closed { .. } => false,
+            State::Open { since, .. } => now.duration_since(since) < self.settings.open_for,
+            State::HalfOpen { probing, .. } => probing >= self.settings.probes,
+        }
+    }
+
     fn open(&mut self, outcome: Outcome, now: Instant) {
         self.enter(State::Open {
             since: now,
@@ -227,6 +236,11 @@ impl SharedBreaker {
         if self.quiet.load(Relaxed) == NOT_QUIET {
             self.change(Breaker::reachable);
         }
+    }
+
+    /// Whether [`admit`](Self::admit) would refuse; changes nothing.
+    pub(crate) fn refuses(&self, now: Instant) -> bool {
+        self.quiet.load(Relaxed) == NOT_QUIET && self.lock().refuses(now)
     }
 
     pub(crate) fn state(&self) -> BreakerState {

@@ -2,8 +2,14 @@
 //!
 //! In this order: the request's budget, the agent's breaker, a permit (with a bounded queue), a connection, the answer. One
 //! timer covers all the waiting: it is set to the agent's timeout or to what is left of the budget, whichever is less.
+//!
+//! An agent with replicas is asked once more, at another replica, when the first is lost before it has answered: within the same
+//! timer, and as long as no replica knows the request from an earlier event.
 
+mod awaited;
 mod checked;
+mod ended;
+mod limits;
 mod progress;
 
 use crate::{
@@ -14,79 +20,24 @@ use crate::{
     conversation::Conversation,
     failure::{Failure, FailureReason},
     permits::QueueFull,
-    pool::{Link, Look, Pool, Waits},
+    pool::{Link, Look, Member, Pool, Waits, Wanted},
 };
+use awaited::{Asked, Awaited};
+use ended::{failure, gives_up, is_answered, out_of_time, outcome};
+pub(crate) use limits::Limits;
 use portcullis_agent_protocol::{
-    AnyAnswer, AnyConnection, CallError, CallGuard, CancelReason, Decision, Event, RequestHeaders,
+    AnyAnswer, AnyConnection, CallError, CallGuard, Decision, Event, RequestHeaders,
 };
 use progress::{Progress, Stage};
 use std::{
     future::Future,
     pin::{Pin, pin},
-    sync::atomic::{AtomicBool, Ordering::Relaxed},
-    task::{Context, Poll, ready},
-    time::{Duration, Instant},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Instant,
 };
-
-/// What a call may take.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
-    /// When the question was put.
-    started: Instant,
-    /// When the agent is asked. Later than `started` when others were waited for first.
-    now: Instant,
-    /// For one answer, all waiting included.
-    pub(crate) timeout: Duration,
-    /// When the timeout ends.
-    pub(crate) own: Instant,
-    /// When the request's budget ends.
-    pub(crate) budget: Option<Instant>,
-    /// No agent has taken any of the budget before.
-    pub(crate) whole_budget: bool,
-    /// The agent has less than its time, because others were waited for first.
-    is_short: bool,
-}
-
-impl Limits {
-    pub(crate) fn new(timeout: Duration, conversation: &Conversation, now: Instant) -> Self {
-        Self {
-            started: now,
-            now,
-            timeout,
-            own: now + timeout,
-            budget: conversation.deadline(now),
-            whole_budget: conversation.is_fresh(),
-            is_short: false,
-        }
-    }
-
-    /// The same limits for a call before which others are waited for: that there is no answer in what time is left says
-    /// nothing about the agent.
-    pub(crate) fn shortened(self) -> Self {
-        Self {
-            is_short: true,
-            ..self
-        }
-    }
-
-    /// The same limits for a call that is made now.
-    pub(crate) fn beginning_now(self) -> Self {
-        Self {
-            now: Instant::now(),
-            ..self
-        }
-    }
-
-    /// When the agent's time began.
-    pub(crate) fn began(&self) -> Instant {
-        self.started
-    }
-
-    /// When it ends.
-    pub(crate) fn deadline(&self) -> Instant {
-        self.budget.map_or(self.own, |budget| budget.min(self.own))
-    }
-}
 
 /// How a call ended.
 #[derive(Debug)]
@@ -137,41 +88,6 @@ pub(crate) fn no_answer(limits: Limits) -> Called {
     Called::failed(out_of_time(Stage::Answer, limits))
 }
 
-/// An answer that is waited for. When the wait ends without it, the agent is told why.
-struct Awaited<'a> {
-    answer: Option<AnyAnswer>,
-    deadline: Instant,
-    decided: &'a AtomicBool,
-}
-
-impl Future for Awaited<'_> {
-    type Output = Result<Decision, CallError>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some(answer) = &mut self.answer else {
-            return Poll::Ready(Err(CallError::Closed));
-        };
-        let decision = ready!(Pin::new(answer).poll(cx));
-        self.answer = None;
-        Poll::Ready(decision)
-    }
-}
-
-impl Drop for Awaited<'_> {
-    fn drop(&mut self) {
-        let Some(answer) = self.answer.take() else {
-            return;
-        };
-        answer.cancel(if self.decided.load(Relaxed) {
-            CancelReason::BlockedByAgent
-        } else if Instant::now() >= self.deadline {
-            CancelReason::Timeout
-        } else {
-            CancelReason::ClientDisconnect
-        });
-    }
-}
-
 /// Asks an agent. `decided` says, when the call is dropped, whether that is because another agent has decided.
 pub(crate) async fn call(
     link: &Link,
@@ -219,24 +135,29 @@ pub(crate) async fn call(
         ask,
         conversation,
         decided,
-        more: ask.more,
         progress: &progress,
     };
     // Pinned here, because it is large and would be copied on its way into the timer.
     let answer = pin!(try_on(pool, &asking));
-    let result = in_time(answer, now, &mut limits, &progress).await;
+    let tried = in_time(answer, now, &mut limits, &progress).await;
     let ended = Instant::now();
-    let give_up = gives_up(result.as_ref(), &progress);
-    let result = match result {
-        Some(Ok(decision)) => checked::checked(agent, decision, ask.event, &link.foreign),
-        Some(Err(failure)) => Err(failure),
-        None => Err(out_of_time(progress.stage(), limits)),
+    let give_up = gives_up(tried.as_ref().map(|(result, _)| result), &progress);
+    let (result, asked) = match tried {
+        Some((Ok(decision), asked)) => {
+            let checked = checked::checked(agent, decision, ask.event, &link.foreign);
+            (checked, asked)
+        }
+        Some(failed) => failed,
+        None => (Err(out_of_time(progress.stage(), limits)), None),
     };
     crate::observer::pass_on(agent, ask.event, &result, [now, ended]);
     let outcome = match outcome(&result, limits, &progress) {
         Outcome::Failed | Outcome::Lost if conversation.is_aside() => Outcome::Neutral,
         outcome => outcome,
     };
+    if let Some(asked) = asked {
+        asked.ended(outcome, is_answered(&result), ended);
+    }
     admitted.record(outcome, ended);
     Called {
         result,
@@ -245,19 +166,6 @@ pub(crate) async fn call(
         is_known: false,
         is_current: progress.is_current(),
         is_agents_fault: matches!(outcome, Outcome::Failed | Outcome::Lost),
-    }
-}
-
-/// Whether the agent cannot be asked about this request any more: its late answer could be taken for another, or it has lost
-/// what it knew of the request.
-fn gives_up(result: Option<&Result<Decision, Failure>>, progress: &Progress) -> bool {
-    match result {
-        Some(Ok(_)) => false,
-        Some(Err(failure)) => {
-            let reasons = [FailureReason::Unreachable, FailureReason::ProtocolError];
-            progress.is_bound() && reasons.contains(&failure.reason)
-        }
-        None => progress.is_bound() || progress.stage() == Stage::LegacyAnswer,
     }
 }
 
@@ -276,55 +184,68 @@ async fn in_time<F: Future>(
     clock::until(Instant::now(), limits.deadline(), answer).await
 }
 
-/// What the breaker learns from a call.
-fn outcome(result: &Result<Decision, Failure>, limits: Limits, progress: &Progress) -> Outcome {
-    match result {
-        Ok(_) => Outcome::Success,
-        Err(Failure {
-            reason: FailureReason::Timeout | FailureReason::Budget,
-            ..
-        }) if limits.is_short => Outcome::Neutral,
-        // An agent that had all of the budget and does not answer is too slow, whatever its own timeout would be.
-        Err(Failure {
-            reason: FailureReason::Budget,
-            ..
-        }) if limits.whole_budget && progress.is_answering() => Outcome::Failed,
-        Err(failure) => failure.reason.outcome(),
-    }
-}
-
 /// What a call keeps to while it waits.
 struct Asking<'a> {
-    ask: &'a Ask<'a>,
     limits: Limits,
     /// When it began.
     now: Instant,
     deadline: Instant,
+    ask: &'a Ask<'a>,
     conversation: &'a Conversation,
     decided: &'a AtomicBool,
-    /// See [`Ask::more`].
-    more: bool,
     progress: &'a Progress,
 }
 
-/// Asks, and asks again when the agent says "not now" and there is time for it.
-async fn try_on(pool: &Pool, asking: &Asking<'_>) -> Result<Decision, Failure> {
+/// What a call ended with, and who has answered.
+type Tried<'a> = (Result<Decision, Failure>, Option<Asked<'a>>);
+
+/// Asks, and asks again when the agent says "not now" or a replica is lost, and there is time for it.
+async fn try_on<'a>(pool: &'a Pool, asking: &Asking<'a>) -> Tried<'a> {
     let agent: &Agent = &pool.agent;
     let overload = &agent.settings.overload;
     let mut tries_left = overload.retries;
     let mut is_delayed = false;
+    let position = asking.ask.used.agent;
+    let mut wanted = Wanted::default();
+    if pool.keeps_together() {
+        wanted.bound = asking.conversation.replica(position);
+    }
+    let is_known = pool.has_replicas() && asking.conversation.bound(position).is_some();
     loop {
-        is_delayed |= rest(agent, asking).await?;
-        let answer = match ask_once(pool, asking, is_delayed).await? {
-            Err(CallError::Overloaded { retry_after }) => retry_after.unwrap_or(overload.backoff),
-            answer => return answer.map_err(failure),
-        };
-        agent.quota.rest_until(Instant::now() + answer);
-        if tries_left == 0 {
-            return Err(Failure::overloaded(answer));
+        match rest(agent, asking).await {
+            Ok(has_rested) => is_delayed |= has_rested,
+            Err(failure) => return (Err(failure), None),
         }
-        tries_left -= 1;
+        let (answer, asked) = match ask_once(pool, asking, &wanted, is_delayed).await {
+            Ok(asked) => asked,
+            Err(failure) => return (Err(failure), None),
+        };
         is_delayed = true;
+        match answer {
+            Err(CallError::Overloaded { retry_after }) => {
+                let wait = retry_after.unwrap_or(overload.backoff);
+                agent.quota.rest_until(Instant::now() + wait);
+                if tries_left == 0 {
+                    return (Err(Failure::overloaded(wait)), asked);
+                }
+                tries_left -= 1;
+            }
+            answer => match answer.map_err(failure) {
+                Err(lost) if lost.reason == FailureReason::Unreachable && !is_known => {
+                    let replica = asked.as_ref().map(|asked| asked.member.replica);
+                    wanted.tried.extend(replica);
+                    if !pool.has_open(&wanted, Instant::now()) {
+                        return (Err(lost), asked);
+                    }
+                    agent.failovers.fetch_add(1, Relaxed);
+                    asking.conversation.unbind(position);
+                    if let Some(asked) = asked {
+                        asked.ended(Outcome::Lost, false, Instant::now());
+                    }
+                }
+                result => return (result, asked),
+            },
+        }
         asking.progress.reach(Stage::Permit);
     }
 }
@@ -346,11 +267,13 @@ async fn rest(agent: &Agent, asking: &Asking<'_>) -> Result<bool, Failure> {
     }
 }
 
-async fn ask_once(
-    pool: &Pool,
-    asking: &Asking<'_>,
+/// Asks one replica.
+async fn ask_once<'a>(
+    pool: &'a Pool,
+    asking: &Asking<'a>,
+    wanted: &Wanted,
     mut is_delayed: bool,
-) -> Result<Result<Decision, CallError>, Failure> {
+) -> Result<(Result<Decision, CallError>, Option<Asked<'a>>), Failure> {
     let agent: &Agent = &pool.agent;
     let (event, position) = (asking.ask.event, asking.ask.used.agent);
     let (permit, waited) = match asking.conversation.is_aside() {
@@ -361,23 +284,8 @@ async fn ask_once(
     agent.observe_wait(waited);
     asking.progress.reach(Stage::Connection);
     is_delayed |= !waited.is_zero();
-    let bound = asking.conversation.bound(position);
-    if bound.is_some() {
-        asking.progress.note_bound();
-    }
-    let connection = match bound {
-        Some(connection) if connection.is_open() => connection,
-        Some(_) => return Err(unreachable("it has lost what it knew of this request")),
-        None => {
-            let connection = find(pool, asking, &mut is_delayed).await?;
-            if connection.binds_requests() {
-                asking.progress.note_bound();
-                let id = event.correlation_id();
-                asking.conversation.bind(position, connection.clone(), id);
-            }
-            connection
-        }
-    };
+    let member = member(pool, asking, wanted, &mut is_delayed).await?;
+    let connection = &member.line;
     if let Some(verdicts) = &agent.verdicts {
         let is_current = verdicts.is_current(connection.capabilities());
         asking.progress.note_current(is_current);
@@ -392,34 +300,79 @@ async fn ask_once(
         false => asking.now,
     };
     let left = |budget: Instant| budget.saturating_duration_since(now);
-    if asking.more && matches!(event, Event::RequestHeaders(_)) {
+    if asking.ask.more && matches!(event, Event::RequestHeaders(_)) {
         connection.body_follows(event.correlation_id());
     }
     let told = event
         .clone()
         .with_budget_left(asking.limits.budget.map(left));
-    let answer = send(&connection, agent, &told, CallGuard::new(permit))?;
-    asking.progress.note_more_time(answer.more_time());
-    let answer = Awaited {
-        answer: Some(answer),
-        deadline: asking.deadline,
-        decided: asking.decided,
+    let answer = send(connection, agent, &told, pool.guard(connection, permit))?;
+    let mut asked = Asked {
+        began: now,
+        admitted: None,
+        member,
     };
-    let answer = answer.await;
-    if connection.most_in_flight() < usize::MAX {
-        pool.answered();
+    if pool.has_replicas() {
+        let replica = asked.member.replica;
+        if pool.keeps_together() {
+            asking.conversation.bind_replica(position, replica);
+        }
+        asked.admitted = agent.replicas[replica].breaker.admit(now);
     }
-    Ok(answer)
+    let answer = match answer {
+        Err(error) => return Ok((Err(error), Some(asked))),
+        Ok(answer) => {
+            asking.progress.note_more_time(answer.more_time());
+            Awaited {
+                answer: Some(answer),
+                asked: Some(asked),
+                deadline: asking.deadline,
+                is_fair: asking.limits.is_fair() && !asking.conversation.is_aside(),
+                decided: asking.decided,
+            }
+        }
+    };
+    Ok(answer.await)
+}
+
+/// The connection for an event: the one that the request is bound to, if it is.
+async fn member(
+    pool: &Pool,
+    asking: &Asking<'_>,
+    wanted: &Wanted,
+    is_delayed: &mut bool,
+) -> Result<Arc<Member>, Failure> {
+    let position = asking.ask.used.agent;
+    match asking.conversation.bound(position) {
+        Some(member) if member.line.is_open() => {
+            asking.progress.note_bound();
+            Ok(member)
+        }
+        Some(_) => {
+            asking.progress.note_bound();
+            Err(unreachable("it has lost what it knew of this request"))
+        }
+        None => {
+            let member = find(pool, asking, wanted, is_delayed).await?;
+            if member.line.binds_requests() {
+                asking.progress.note_bound();
+                let id = asking.ask.event.correlation_id();
+                asking.conversation.bind(position, member.clone(), id);
+            }
+            Ok(member)
+        }
+    }
 }
 
 /// A connection for an event, which may have to be waited for.
 async fn find(
     pool: &Pool,
     asking: &Asking<'_>,
+    wanted: &Wanted,
     is_delayed: &mut bool,
-) -> Result<AnyConnection, Failure> {
-    match pool.look() {
-        Look::Ready(connection) => Ok(connection),
+) -> Result<Arc<Member>, Failure> {
+    match pool.look(wanted, asking.now) {
+        Look::Ready(member) => Ok(member),
         Look::Failed(failure) => Err(failure),
         Look::Wait(_) => {
             *is_delayed = true;
@@ -427,10 +380,10 @@ async fn find(
                 asking.progress.reach(match why {
                     Waits::Connecting => Stage::Connection,
                     Waits::Paused => Stage::Paused,
-                    Waits::Busy => Stage::Busy,
+                    Waits::Room => Stage::Room,
                 });
             };
-            pool.connection(waits).await
+            pool.connection(wanted, waits).await
         }
     }
 }
@@ -451,7 +404,7 @@ fn send(
     agent: &Agent,
     event: &Event<'_>,
     permit: CallGuard,
-) -> Result<AnyAnswer, Failure> {
+) -> Result<Result<AnyAnswer, CallError>, Failure> {
     if !connection.supports(event.kind()) {
         return Err(Failure::new(
             FailureReason::Unavailable,
@@ -462,7 +415,7 @@ fn send(
         Event::RequestHeaders(head) => agent.told(head.headers).map(|headers| (head, headers)),
         _ => None,
     };
-    let sent = match &filtered {
+    Ok(match &filtered {
         None => connection.send(event, permit),
         Some((head, headers)) => {
             let head = RequestHeaders {
@@ -471,50 +424,5 @@ fn send(
             };
             connection.send(&Event::RequestHeaders(head), permit)
         }
-    };
-    sent.map_err(failure)
-}
-
-/// What it means that the time is up. Where the budget is what the agent has anyway, as it is by default for a single agent,
-/// the agent was too slow: its breaker has to know.
-fn out_of_time(stage: Stage, limits: Limits) -> Failure {
-    let timeout = limits.timeout;
-    match stage {
-        _ if limits.budget.is_some_and(|budget| budget < limits.own) => {
-            Failure::new(FailureReason::Budget, "the time of all agents is used up")
-        }
-        Stage::Permit => Failure::new(FailureReason::Saturated, "no permit became free in time"),
-        Stage::Paused => Failure::new(
-            FailureReason::Saturated,
-            format!("it has paused for longer than {timeout:?}"),
-        ),
-        Stage::Busy => Failure::new(
-            FailureReason::Saturated,
-            format!("each of its connections had a question for {timeout:?}"),
-        ),
-        Stage::Connection => Failure::new(
-            FailureReason::Unreachable,
-            format!("no connection within {timeout:?}"),
-        ),
-        Stage::Answer | Stage::LegacyAnswer => Failure::new(
-            FailureReason::Timeout,
-            format!("no answer within {timeout:?}"),
-        ),
-    }
-}
-
-fn failure(error: CallError) -> Failure {
-    let reason = match &error {
-        CallError::Closed | CallError::Lost | CallError::Unavailable(_) => {
-            FailureReason::Unreachable
-        }
-        CallError::OutboundFull => FailureReason::Saturated,
-        // Seen to before; here it would be one of a kind of call that is not tried again.
-        CallError::Overloaded { .. } => FailureReason::Overloaded,
-        CallError::DuplicateOutstanding
-        | CallError::EventTooLarge { .. }
-        | CallError::Protocol(_)
-        | CallError::Agent(_) => FailureReason::ProtocolError,
-    };
-    Failure::new(reason, error.to_string())
+    })
 }

@@ -14,7 +14,7 @@ use crate::{
 use bytes::Bytes;
 use futures::{StreamExt, stream::FuturesUnordered};
 use portcullis_agent_protocol::{
-    Audit, Decision, Event, FrameDecision, GuardrailResult, HeaderOp, Verdict,
+    Audit, Decision, Event, FrameDecision, GuardrailResult, HeaderOp, Target, Verdict,
 };
 use portcullis_config::AgentId;
 use smallvec::SmallVec;
@@ -270,14 +270,9 @@ impl Drop for Asked<'_> {
         self.abandon(RecordedVerdict::ClientGone);
         // By how much a timer is late is not taken off the time of the agents that follow.
         let most = self.asks.iter().map(|ask| {
-            let granted = self
-                .links
-                .pool(ask.used.agent)
-                .agent
-                .settings
-                .target
-                .most_time();
-            ask.used.timeout.max(granted)
+            let settings = &self.links.pool(ask.used.agent).agent.settings;
+            let granted = settings.targets.iter().map(Target::most_time).max();
+            ask.used.timeout.max(granted.unwrap_or_default())
         });
         let most = most.max();
         let spent = self.ended.saturating_duration_since(self.started);

@@ -49,8 +49,14 @@ pub struct Completed {
     pub error: Option<String>,
 }
 
+/// An event that waits, and the replica that knows the request.
+pub(crate) struct Telling {
+    completed: Arc<Completed>,
+    replica: Option<usize>,
+}
+
 /// The place where events of one worker wait for one agent.
-pub(crate) type Queue = mpsc::Sender<Arc<Completed>>;
+pub(crate) type Queue = mpsc::Sender<Telling>;
 
 /// Starts the task that empties the queue; it ends with the pool.
 pub(crate) fn start(pool: Weak<Pool>, length: usize) -> Queue {
@@ -59,19 +65,20 @@ pub(crate) fn start(pool: Weak<Pool>, length: usize) -> Queue {
     sender
 }
 
-/// Puts an event into the queue of its agent.
-pub(crate) fn tell(pool: &Pool, completed: &Arc<Completed>) {
+/// Puts an event into the queue of its agent. `replica` is the one that knows the request, if the agent has several.
+pub(crate) fn tell(pool: &Pool, completed: &Arc<Completed>, replica: Option<usize>) {
     let Some(queue) = &pool.completions else {
         return;
     };
-    if queue.try_send(completed.clone()).is_err()
+    let completed = completed.clone();
+    if queue.try_send(Telling { completed, replica }).is_err()
         && let Some(observer) = &pool.agent.observer
     {
         observer.completion_dropped();
     }
 }
 
-async fn empty(pool: Weak<Pool>, mut events: mpsc::Receiver<Arc<Completed>>) {
+async fn empty(pool: Weak<Pool>, mut events: mpsc::Receiver<Telling>) {
     let mut under_way = FuturesUnordered::new();
     loop {
         tokio::select! {
@@ -85,7 +92,7 @@ async fn empty(pool: Weak<Pool>, mut events: mpsc::Receiver<Arc<Completed>>) {
     while under_way.next().await.is_some() {}
 }
 
-async fn tell_one(pool: Weak<Pool>, completed: Arc<Completed>) {
+async fn tell_one(pool: Weak<Pool>, Telling { completed, replica }: Telling) {
     let Some(pool) = pool.upgrade() else { return };
     let Some(settings) = pool.agent.settings.completions else {
         return;
@@ -116,6 +123,9 @@ async fn tell_one(pool: Weak<Pool>, completed: Arc<Completed>) {
         foreign: Arc::new(OwnedHeaders::default()),
     };
     let conversation = Conversation::default();
+    if let Some(replica) = replica {
+        conversation.bind_replica(used.agent, replica);
+    }
     let limits = Limits::new(settings.timeout, &conversation, started);
     let called = call(&link, &ask, limits, &conversation, &AtomicBool::new(false)).await;
     let (verdict, reason) = match called.result {

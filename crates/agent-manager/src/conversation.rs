@@ -3,9 +3,9 @@
 
 use crate::{
     changed::{HeaderChange, MOST_CHANGES},
+    pool::Member,
     record::{Phase, Record},
 };
-use portcullis_agent_protocol::AnyConnection;
 use smallvec::SmallVec;
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -39,6 +39,8 @@ struct State {
     given_up: SmallVec<[usize; 2]>,
     /// Of each agent that was asked, by position, whose turn it is.
     turns: SmallVec<[(usize, Arc<Semaphore>); 2]>,
+    /// Of agents with replicas, by position, the one that knows the request.
+    replicas: SmallVec<[(usize, usize); 2]>,
     bound: Vec<Bound>,
 }
 
@@ -46,13 +48,13 @@ struct State {
 #[derive(Debug)]
 struct Bound {
     agent: usize,
-    connection: AnyConnection,
+    member: Arc<Member>,
     correlation_id: String,
 }
 
 impl Drop for Bound {
     fn drop(&mut self) {
-        self.connection.forget(&self.correlation_id);
+        self.member.line.forget(&self.correlation_id);
     }
 }
 
@@ -213,20 +215,47 @@ impl Conversation {
         turns
     }
 
+    /// Which replica of an agent has seen the request.
+    pub(crate) fn replica(&self, agent: usize) -> Option<usize> {
+        let state = self.state();
+        let bound = state.replicas.iter().find(|(of, _)| *of == agent);
+        bound.map(|(_, replica)| *replica)
+    }
+
+    /// From now on all events of the request to this agent go to this replica.
+    pub(crate) fn bind_replica(&self, agent: usize, replica: usize) {
+        let replicas = &mut self.state().replicas;
+        match replicas.iter_mut().find(|(of, _)| *of == agent) {
+            Some((_, bound)) => *bound = replica,
+            None => replicas.push((agent, replica)),
+        }
+    }
+
     /// The connection that the request is bound to at this agent.
-    pub(crate) fn bound(&self, agent: usize) -> Option<AnyConnection> {
+    pub(crate) fn bound(&self, agent: usize) -> Option<Arc<Member>> {
         let state = self.state();
         let bound = state.bound.iter().find(|bound| bound.agent == agent)?;
-        Some(bound.connection.clone())
+        Some(bound.member.clone())
     }
 
     /// From now on until its end, all events of the request to this agent go over this connection.
-    pub(crate) fn bind(&self, agent: usize, connection: AnyConnection, correlation_id: &str) {
+    pub(crate) fn bind(&self, agent: usize, member: Arc<Member>, correlation_id: &str) {
         self.state().bound.push(Bound {
             agent,
-            connection,
+            member,
             correlation_id: correlation_id.to_owned(),
         });
+    }
+
+    /// The connection is gone, and the request begins anew on another.
+    pub(crate) fn unbind(&self, agent: usize) {
+        // Dropped without the lock: what is gone is told so.
+        let bound = self
+            .state()
+            .bound
+            .extract_if(.., |bound| bound.agent == agent)
+            .collect::<Vec<_>>();
+        drop(bound);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -2,7 +2,7 @@
 //! same: its breaker, its permits, its connections and its counters.
 
 use crate::{
-    agent::{Agent, AgentEnd, AgentSettings},
+    agent::{Agent, AgentEnd},
     cache::{KeyContext, Subject},
     chain::{self, Answer, Ask},
     completions::{self, Completed},
@@ -11,6 +11,7 @@ use crate::{
     observer::AgentObserver,
     pool::Links,
     quota::Quota,
+    settings::AgentSettings,
     status::AgentStatus,
 };
 use portcullis_agent_protocol::{Event, EventKind, Metric};
@@ -207,11 +208,18 @@ impl AgentManager {
         self.agents[agent].id()
     }
 
-    /// Tells these agents that a request is over, those of them that want to know it. Never waits: what they do not keep up
-    /// with is dropped and counted.
-    pub fn completed(&self, links: &Links, agents: &[usize], completed: &Arc<Completed>) {
+    /// Tells these agents that the request of this conversation is over, those of them that want to know it; of an agent with
+    /// replicas the one that knows the request. Never waits: what they do not keep up with is dropped and counted.
+    pub fn completed(
+        &self,
+        links: &Links,
+        agents: &[usize],
+        completed: &Arc<Completed>,
+        conversation: &Conversation,
+    ) {
         for agent in agents {
-            completions::tell(links.pool(*agent), completed);
+            let replica = conversation.replica(*agent);
+            completions::tell(links.pool(*agent), completed, replica);
         }
     }
 

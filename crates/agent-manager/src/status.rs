@@ -6,6 +6,7 @@ use crate::{
     reports::{ConfigUpdateStatus, ReportedStatus},
 };
 use portcullis_config::AgentId;
+use std::time::Duration;
 
 /// Where an agent is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -55,11 +56,11 @@ pub struct AgentStatus {
     pub id: AgentId,
     /// Where it is in its life.
     pub state: AgentState,
-    /// How many workers want a connection to it.
+    /// How many workers want to be connected to it.
     pub wanted: usize,
-    /// How many workers have one that is ready for questions.
+    /// How many workers have the connections to one of its replicas that are waited for.
     pub connected: usize,
-    /// Connections of all workers that are up, those beyond the wanted ones included.
+    /// Connections of all workers that are up, to all of its replicas.
     pub connections: usize,
     /// How often a connection had to be made again.
     pub reconnects: u64,
@@ -77,7 +78,13 @@ pub struct AgentStatus {
     pub rejected: u64,
     /// Requests that it has a stream for, in dialects with streams, until both have ended.
     pub streams: usize,
-    /// Why the last attempt to connect failed; `None` while connected.
+    /// Calls that were put to another replica because the first was lost.
+    pub failovers: u64,
+    /// What is counted of its connections.
+    pub pool: PoolStatus,
+    /// Each of its replicas, in the order of the configuration; one if it is alone.
+    pub replicas: Vec<ReplicaStatus>,
+    /// Why the last attempt to connect to one of its replicas failed; `None` while all are connected.
     pub last_error: Option<String>,
     /// Its verdicts that are kept; `None` when none are.
     pub verdict_cache: Option<CacheStatus>,
@@ -85,6 +92,48 @@ pub struct AgentStatus {
     pub reported: ReportedStatus,
     /// What it wanted last to happen to the configuration; `None`: nothing yet.
     pub config_update: Option<ConfigUpdateStatus>,
+}
+
+/// What is counted of an agent's connections, over all workers and replicas.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PoolStatus {
+    /// Connections that were made.
+    pub created: u64,
+    /// Those of them that take no events any longer.
+    pub closed: u64,
+    /// Connections that are up and on which nothing is unanswered.
+    pub idle: usize,
+    /// Connections that are up and on which something is.
+    pub busy: usize,
+    /// Calls that found a connection at once.
+    pub found: u64,
+    /// Calls that had to wait for one.
+    pub waits: u64,
+    /// Calls that found none, and nothing to wait for.
+    pub none: u64,
+    /// How long calls take of late, by the connections that are up; `None` before the first.
+    pub average_call: Option<Duration>,
+}
+
+impl PoolStatus {
+    /// The share of calls that found a connection at once; `None` before the first.
+    pub fn hit_rate(&self) -> Option<f64> {
+        let all = self.found + self.waits + self.none;
+        (all > 0).then(|| self.found as f64 / all as f64)
+    }
+}
+
+/// How one of an agent's replicas is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplicaStatus {
+    /// Where it is.
+    pub target: String,
+    /// Connections of all workers that are up.
+    pub connections: usize,
+    /// Not closed: others are preferred, because calls to it failed.
+    pub breaker: BreakerState,
+    /// Why the last attempt to connect failed; `None` while connected.
+    pub last_error: Option<String>,
 }
 
 impl AgentStatus {

@@ -140,6 +140,7 @@ fn agent(written: ParsedAgent, defaults: &Defaults, sources: &Sources) -> Option
     Some(Agent {
         id: written.id.value,
         transport: written.transport?,
+        stateless: written.stateless,
         dialect: written.dialect,
         ext_proc,
         authz: written.dialect.asks_once().then(|| {

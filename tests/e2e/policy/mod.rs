@@ -9,6 +9,8 @@ mod headers;
 mod late;
 mod load;
 mod modes;
+mod pool;
+mod restarted;
 mod restarts;
 mod told;
 

@@ -17,8 +17,8 @@ pub(super) enum Stage {
     Connection,
     /// There is a connection, and the agent wants no events on it for now.
     Paused,
-    /// There are connections, and each has as many events as it takes.
-    Busy,
+    /// There are connections, and all of them have as many unanswered events as they may have.
+    Room,
     Answer,
     /// The same, of an agent whose answers carry no event's number.
     LegacyAnswer,
@@ -75,7 +75,7 @@ impl Progress {
             0 => Stage::Permit,
             1 => Stage::Connection,
             2 => Stage::Paused,
-            3 => Stage::Busy,
+            3 => Stage::Room,
             4 => Stage::Answer,
             _ => Stage::LegacyAnswer,
         }

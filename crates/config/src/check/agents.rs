@@ -4,7 +4,7 @@ use super::uses::{Chains, Uses};
 use crate::{
     diagnostic::{Diagnostic, Report, code},
     header_pattern,
-    kdl::{Parsed, PartialPool},
+    kdl::{Parsed, ParsedAgent, PartialPool},
     model::{AgentTransport, Pool},
 };
 use std::collections::HashMap;
@@ -72,7 +72,7 @@ pub(super) fn reverse_sockets(parsed: &Parsed, report: &Report) {
     }
 }
 
-/// The two sizes of a pool, which can come from three places.
+/// What the settings of a pool say together, which can come from three places.
 pub(super) fn pools(parsed: &Parsed, report: &Report) {
     let shared = parsed
         .defaults
@@ -82,6 +82,44 @@ pub(super) fn pools(parsed: &Parsed, report: &Report) {
     pool(PartialPool::default(), shared, report);
     for agent in &parsed.agents {
         pool(shared, agent.policy.pool, report);
+        useless_settings(shared, agent, report);
+    }
+}
+
+/// What is written in the block of an agent and changes nothing about this pool.
+fn useless_settings(shared: PartialPool, agent: &ParsedAgent, report: &Report) {
+    let own = agent.policy.pool;
+    let Some(transport) = agent.transport.as_ref().filter(|_| own.span.is_some()) else {
+        return;
+    };
+    let pool = own.or(shared).into_model();
+    let useless = |span, name: &str, why: &str, help: &str| {
+        report.add(
+            Diagnostic::error(
+                code::CONTRADICTION,
+                span,
+                format!("`{name}` has no effect on a pool that {why}"),
+            )
+            .help(format!("remove it, or {help}")),
+        );
+    };
+    if let Some(idle) = own.idle.filter(|_| pool.min == pool.max) {
+        let why = "keeps as many connections as it may have";
+        useless(idle.span, "idle", why, "let `max` be more than `min`");
+    }
+    if let Some(balance) = own
+        .balance
+        .filter(|_| pool.max == 1 && !transport.has_replicas())
+    {
+        let why = "has one connection to one replica";
+        useless(balance.span, "balance", why, "write `max=2` or more");
+    }
+    if let Some(warm_up) = own
+        .warm_up
+        .filter(|warm_up| !warm_up.value && pool.min == 1)
+    {
+        let why = "keeps one connection";
+        useless(warm_up.span, "warm-up=#false", why, "write `min=2` or more");
     }
 }
 
@@ -89,7 +127,7 @@ pub(super) fn pools(parsed: &Parsed, report: &Report) {
 fn pool(shared: PartialPool, own: PartialPool, report: &Report) {
     let Some(span) = own.span else { return };
     let together = own.or(shared);
-    let Pool { min, max } = together.into_model();
+    let Pool { min, max, .. } = together.into_model();
     if min <= max {
         return;
     }

@@ -4,6 +4,7 @@ use super::{
     agent_endpoint::{self, Over},
     agent_policy::{self, AgentPolicy},
     agent_reverse,
+    agent_targets::targets,
     authz::{self, ParsedAuthz},
     cursor::{Block, Later, Node},
     ext_proc::{self, ParsedExtProc},
@@ -29,6 +30,7 @@ pub(crate) struct ParsedAgent {
     pub(crate) id: Spanned<AgentId>,
     /// None: it was reported as wrong already.
     pub(crate) transport: Option<AgentTransport>,
+    pub(crate) stateless: bool,
     pub(crate) dialect: Dialect,
     pub(crate) strict: bool,
     pub(crate) policy: AgentPolicy,
@@ -63,6 +65,12 @@ pub(super) fn agent(node: &mut Node<'_>) -> Option<ParsedAgent> {
     node.block(|block| {
         block.later(LATER);
         let transport = transport(block, span);
+        let stateless = block.one("stateless", |node| {
+            node.flag().map(|flag| (flag, node.span()))
+        });
+        if let (Some((true, span)), Some(transport)) = (stateless, &transport) {
+            refuse_single(block, transport, span);
+        }
         let dialect = dialect(block, transport.as_ref(), span);
         let authz = authz::blocks(block);
         let config = block.one("config", |node| {
@@ -72,6 +80,7 @@ pub(super) fn agent(node: &mut Node<'_>) -> Option<ParsedAgent> {
         let config_span = config.as_ref().map(|(_, span)| *span);
         Some(ParsedAgent {
             transport,
+            stateless: stateless.is_some_and(|(stateless, _)| stateless),
             dialect,
             strict: strict(block, dialect),
             policy: agent_policy::policy(block),
@@ -104,6 +113,20 @@ fn owns_headers(block: &mut Block<'_>, authz: &[ParsedAuthz]) -> Vec<Spanned<Str
         }
     }
     owned
+}
+
+/// With a single replica there is no other that an event could go to.
+fn refuse_single(block: &Block<'_>, transport: &AgentTransport, stateless: Span) {
+    if !transport.has_replicas() {
+        block.report(
+            Diagnostic::error(
+                code::CONTRADICTION,
+                stateless,
+                "`stateless` has no effect on an agent without replicas",
+            )
+            .help("remove it, or name several targets, as in `unix-socket { target \"/run/a.sock\"; target \"/run/b.sock\" }`"),
+        );
+    }
 }
 
 /// What it is told of a request's headers.
@@ -353,9 +376,11 @@ fn refuse_env(node: &Node<'_>, env: Option<Span>) {
 
 fn unix_socket(node: &mut Node<'_>, env: Option<Span>) -> Option<AgentTransport> {
     refuse_env(node, env);
-    node.argument("the path of the agent's socket")?
-        .socket_path("")
-        .map(AgentTransport::UnixSocket)
+    let (what, such_as) = (
+        "the path of the agent's socket",
+        "\"/run/portcullis/agents/waf.sock\"",
+    );
+    targets(node, what, such_as, |value| value.socket_path("")).map(AgentTransport::UnixSocket)
 }
 
 fn builtin(node: &mut Node<'_>, env: Vec<(String, String)>) -> Option<AgentTransport> {

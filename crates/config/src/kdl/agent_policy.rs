@@ -1,13 +1,13 @@
 //! How an agent is called: what both its block and `defaults { agent { … } }` can say.
 
 use super::{
-    cursor::{Block, Later, Node},
+    agent_pool::{PartialPool, pool},
+    cursor::{Block, Node},
     filter,
 };
 use crate::{
     diagnostic::code,
-    model::{CircuitBreaker, FailureMode, Overload, Pool},
-    source::Span,
+    model::{CircuitBreaker, FailureMode, Overload},
 };
 use std::time::Duration;
 
@@ -45,15 +45,6 @@ pub(crate) struct PartialBreaker {
     successes: Option<u32>,
     open_for: Option<Duration>,
     probes: Option<u32>,
-}
-
-/// A pool of which some may be written elsewhere.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(crate) struct PartialPool {
-    pub(crate) min: Option<usize>,
-    pub(crate) max: Option<usize>,
-    /// Where it is written, if it is and has no mistake of its own.
-    pub(crate) span: Option<Span>,
 }
 
 impl AgentPolicy {
@@ -113,40 +104,12 @@ impl PartialBreaker {
     }
 }
 
-impl PartialPool {
-    pub(crate) fn or(self, shared: Self) -> Self {
-        Self {
-            min: self.min.or(shared.min),
-            max: self.max.or(shared.max),
-            span: self.span.or(shared.span),
-        }
-    }
-
-    /// With the program's defaults for what nobody has written.
-    pub(crate) fn into_model(self) -> Pool {
-        let program = Pool::default();
-        Pool {
-            min: self.min.unwrap_or(program.min),
-            max: self.max.unwrap_or(program.max),
-        }
-    }
-}
-
 /// The most calls that one agent may have under way or waiting.
 const MOST_CALLS: u32 = 1_000_000;
 /// The most that a counter of the circuit breaker goes up to.
 const MOST_COUNT: u32 = 1_000_000;
 /// More retries of one call would only keep an agent busy that has said to be busy.
 const MOST_RETRIES: u32 = 10;
-/// The most connections of one worker to one agent.
-const MOST_CONNECTIONS: u32 = 1024;
-
-const LATER_ON_POOL: &[Later] = &[
-    Later::new("idle"),
-    Later::new("balance"),
-    Later::new("warm-up"),
-];
-
 pub(super) fn policy(block: &mut Block<'_>) -> AgentPolicy {
     let timeout = block.one("timeout", |node| {
         node.argument("a duration, such as \"50ms\"")?.timeout()
@@ -208,24 +171,8 @@ fn circuit_breaker(node: &mut Node<'_>) -> PartialBreaker {
     }
 }
 
-/// None: a value is wrong, so the two of them cannot be compared.
-fn pool(node: &mut Node<'_>) -> Option<PartialPool> {
-    refuse_bare(node, "min=1 max=4");
-    node.later_properties(LATER_ON_POOL);
-    let mut size = |name| match node.property(name) {
-        Some(value) => value.count(1..=MOST_CONNECTIONS).map(Some),
-        None => Some(None),
-    };
-    let (min, max) = (size("min"), size("max"));
-    Some(PartialPool {
-        min: min?,
-        max: max?,
-        span: Some(node.span()),
-    })
-}
-
 /// A node that only carries properties and has none would be accepted and do nothing.
-fn refuse_bare(node: &Node<'_>, such_as: &str) {
+pub(super) fn refuse_bare(node: &Node<'_>, such_as: &str) {
     if node.is_bare() {
         let name = node.name();
         node.report(

@@ -8,7 +8,9 @@ mod admin;
 mod agent;
 mod agent_endpoint;
 mod agent_policy;
+mod agent_pool;
 mod agent_reverse;
+mod agent_targets;
 mod authz;
 mod condition;
 mod cursor;
@@ -34,7 +36,7 @@ mod verdict_trace;
 mod websocket;
 
 pub(crate) use agent::ParsedAgent;
-pub(crate) use agent_policy::PartialPool;
+pub(crate) use agent_pool::PartialPool;
 pub(crate) use condition::ParsedMatch;
 pub(crate) use cursor::Context;
 pub(crate) use defaults::Defaults;

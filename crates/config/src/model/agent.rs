@@ -1,7 +1,7 @@
 //! `agents { agent "ID" { … } }`: the processes that are asked for verdicts.
 
 use super::{
-    AgentEndpoint, AgentId, AgentReverse, Authz, Dialect, ExtProc, Inspect, Place, Reports,
+    AgentEndpoint, AgentId, AgentReverse, Authz, Dialect, ExtProc, Inspect, Place, Pool, Reports,
     VerdictCache,
 };
 use std::{path::PathBuf, time::Duration};
@@ -16,6 +16,9 @@ pub struct Agent {
     pub id: AgentId,
     /// How it is reached, or started.
     pub transport: AgentTransport,
+    /// It keeps nothing between the events of a request, so each of them may go to another replica. Default false, and
+    /// always with a single one.
+    pub stateless: bool,
     /// What it speaks.
     pub dialect: Dialect,
     /// How it is spoken to when that is [`Dialect::ExtProc`]; else the default, which means nothing.
@@ -38,7 +41,7 @@ pub struct Agent {
     pub queue: usize,
     /// When it is left alone for a while.
     pub circuit_breaker: CircuitBreaker,
-    /// How many connections to it each worker keeps.
+    /// The connections of each worker to it.
     pub pool: Pool,
     /// What is done when it says that it has too much to do.
     pub overload: Overload,
@@ -60,8 +63,9 @@ pub struct Agent {
 /// How an agent is reached, or started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AgentTransport {
-    /// It runs on its own and listens on this Unix socket. The path is resolved against the configuration file.
-    UnixSocket(PathBuf),
+    /// It runs on its own and listens on these Unix sockets, one for each replica, at least one and no path twice, in the
+    /// order written. Paths are resolved against the configuration file.
+    UnixSocket(Vec<PathBuf>),
     /// It runs on its own and is called over gRPC.
     Grpc(AgentEndpoint),
     /// It runs on its own and is called over HTTP.
@@ -84,6 +88,18 @@ pub enum AgentTransport {
         /// All of its environment but what we add, in the order written; no name twice.
         env: Vec<(String, String)>,
     },
+}
+
+impl AgentTransport {
+    /// Whether there is more than one of it.
+    pub fn has_replicas(&self) -> bool {
+        match self {
+            Self::UnixSocket(sockets) => sockets.len() > 1,
+            // What dials is not told apart.
+            Self::Reverse(_) => false,
+            Self::Grpc(_) | Self::Http(_) | Self::Command { .. } | Self::Builtin { .. } => false,
+        }
+    }
 }
 
 /// The agents inside this program.
@@ -173,21 +189,6 @@ impl Default for Overload {
             backoff: Duration::from_secs(2),
             quota_key: None,
         }
-    }
-}
-
-/// How many connections to an agent each worker keeps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pool {
-    /// Kept even when nothing is asked. Default 1, 1 to 1024, at most `max`.
-    pub min: usize,
-    /// Never exceeded, connections in use included. Default 4, 1 to 1024.
-    pub max: usize,
-}
-
-impl Default for Pool {
-    fn default() -> Self {
-        Self { min: 1, max: 4 }
     }
 }
 

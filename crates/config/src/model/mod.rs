@@ -3,6 +3,7 @@
 mod admin;
 mod agent;
 mod agent_endpoint;
+mod agent_pool;
 mod agent_reverse;
 mod authz;
 mod condition;
@@ -27,10 +28,10 @@ mod websocket;
 
 pub use admin::{Admin, AdminAddress, Probes};
 pub use agent::{
-    Agent, AgentTransport, BuiltinAgent, CircuitBreaker, FailureMode, Json, Overload, Pool,
-    SendHeaders,
+    Agent, AgentTransport, BuiltinAgent, CircuitBreaker, FailureMode, Json, Overload, SendHeaders,
 };
 pub use agent_endpoint::{AgentEndpoint, AgentTls, AgentUrl, Dialect};
+pub use agent_pool::{Pool, PoolBalance};
 pub use agent_reverse::AgentReverse;
 pub use authz::Authz;
 pub use condition::{

@@ -18,7 +18,7 @@ use http::{HeaderValue, Method, Response, StatusCode, header};
 use percent_encoding::percent_decode_str;
 use pingora::{apps::http_app::ServeHttp, protocols::http::ServerSession};
 use portcullis_agent_manager::{
-    AgentStatus,
+    AgentStatus, PoolStatus, ReplicaStatus,
     supervise::{Board, ProcessStatus},
 };
 use portcullis_config::AgentId;
@@ -284,6 +284,7 @@ fn agent_status(status: &AgentStatus, process: Option<&ProcessStatus>) -> serde_
             "seconds_ago": update.at.elapsed().unwrap_or_default().as_secs(),
         })
     });
+    let replicas: Vec<_> = status.replicas.iter().map(replica_status).collect();
     json!({
         "name": status.id.as_str(),
         "state": status.state.name(),
@@ -291,6 +292,9 @@ fn agent_status(status: &AgentStatus, process: Option<&ProcessStatus>) -> serde_
         "connected": status.connected,
         "connections": status.connections,
         "reconnects": status.reconnects,
+        "failovers": status.failovers,
+        "pool": pool_status(&status.pool),
+        "replicas": replicas,
         "in_flight": status.in_flight,
         "waiting": status.waiting,
         "most_calls": status.most_calls,
@@ -303,6 +307,30 @@ fn agent_status(status: &AgentStatus, process: Option<&ProcessStatus>) -> serde_
         "reported_metrics": metrics,
         "last_config_update": config_update,
         "process": process,
+    })
+}
+
+fn pool_status(pool: &PoolStatus) -> serde_json::Value {
+    let average = pool.average_call.map(|average| average.as_secs_f64());
+    json!({
+        "created": pool.created,
+        "closed": pool.closed,
+        "idle": pool.idle,
+        "busy": pool.busy,
+        "found": pool.found,
+        "waits": pool.waits,
+        "none": pool.none,
+        "hit_rate": pool.hit_rate(),
+        "average_call_seconds": average,
+    })
+}
+
+fn replica_status(replica: &ReplicaStatus) -> serde_json::Value {
+    json!({
+        "target": replica.target,
+        "connections": replica.connections,
+        "circuit_breaker": replica.breaker.name(),
+        "last_error": replica.last_error,
     })
 }
 

@@ -103,7 +103,13 @@ pub(crate) fn completed(request: &Request, begun: &Begun, completed: impl FnOnce
     if !plan.completes.is_empty() {
         let agents = &begun.snapshot().agents;
         let completed = Arc::new(completed());
-        agents.completed(&begun.serving.links, &plan.completes, &completed);
+        let links = &begun.serving.links;
+        agents.completed(
+            links,
+            &plan.completes,
+            &completed,
+            &request.agents.conversation,
+        );
     }
 }
 

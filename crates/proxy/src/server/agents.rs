@@ -15,16 +15,12 @@ use portcullis_config::{
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
-
-/// A connection to an agent that is silent for this long, or for twice the agent's timeout if that is longer, is pinged.
-const PING_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How an agent is reached.
 enum Way {
-    /// It runs on its own and listens here.
-    Target(Target),
+    /// It runs on its own and its replicas are here.
+    Targets(Vec<Target>),
     /// The proxy starts it.
     Launch(Launch),
     /// It dials the proxy.
@@ -42,9 +38,12 @@ fn way(agent: &portcullis_config::Agent, executable: &Path) -> Way {
         })
     };
     match &agent.transport {
-        AgentTransport::UnixSocket(path) => Way::Target(target::at_socket(agent, path.clone())),
-        AgentTransport::Grpc(endpoint) => Way::Target(target::over_grpc(agent, endpoint)),
-        AgentTransport::Http(endpoint) => Way::Target(target::over_http(agent, endpoint)),
+        AgentTransport::UnixSocket(paths) => {
+            let targets = paths.iter().cloned();
+            Way::Targets(targets.map(|path| target::at_socket(agent, path)).collect())
+        }
+        AgentTransport::Grpc(endpoint) => Way::Targets(vec![target::over_grpc(agent, endpoint)]),
+        AgentTransport::Http(endpoint) => Way::Targets(vec![target::over_http(agent, endpoint)]),
         AgentTransport::Reverse(reverse) => Way::Reverse(reverse.clone()),
         AgentTransport::Command {
             program,
@@ -62,7 +61,7 @@ fn way(agent: &portcullis_config::Agent, executable: &Path) -> Way {
 pub(super) fn launches(config: &Config, executable: &Path) -> Vec<Launch> {
     let ways = config.agents.iter().map(|agent| way(agent, executable));
     ways.filter_map(|way| match way {
-        Way::Target(_) | Way::Reverse(_) => None,
+        Way::Targets(_) | Way::Reverse(_) => None,
         Way::Launch(launch) => Some(launch),
     })
     .collect()
@@ -77,19 +76,19 @@ pub(super) fn settings(
     mut registers: impl FnMut(&portcullis_config::Agent, &AgentReverse) -> ReverseAgent,
 ) -> Vec<AgentSettings> {
     let settings = config.agents.iter().map(|agent| {
-        let target = match way(agent, executable) {
-            Way::Target(target) => target,
-            Way::Launch(launch) => target::at_socket(agent, start(&launch)),
-            Way::Reverse(reverse) => Target::Reverse(registers(agent, &reverse)),
+        let targets = match way(agent, executable) {
+            Way::Targets(targets) => targets,
+            Way::Launch(launch) => vec![target::at_socket(agent, start(&launch))],
+            Way::Reverse(reverse) => vec![Target::Reverse(registers(agent, &reverse))],
         };
-        agent_settings(agent, target, needs(config, agent))
+        agent_settings(agent, targets, needs(config, agent))
     });
     settings.collect()
 }
 
 fn agent_settings(
     agent: &portcullis_config::Agent,
-    target: Target,
+    targets: Vec<Target>,
     needs: Vec<EventKind>,
 ) -> AgentSettings {
     let breaker = &agent.circuit_breaker;
@@ -114,8 +113,9 @@ fn agent_settings(
             max_series: agent.reports.max_series,
             reload_interval: agent.reports.allow_reload,
         },
+        handshake_timeout: agent.pool.connect_timeout,
         // An agent that takes its time over an answer may be silent for as long.
-        ping_interval: PING_INTERVAL.max(agent.timeout * 2),
+        ping_interval: agent.pool.maintenance.max(agent.timeout * 2),
         max_concurrent_calls: agent.max_concurrent_calls,
         queue: agent.queue,
         breaker: BreakerSettings {
@@ -127,6 +127,11 @@ fn agent_settings(
         pool: PoolSettings {
             min: agent.pool.min,
             max: agent.pool.max,
+            idle: agent.pool.idle,
+            balance: agent.pool.balance,
+            warm_up: agent.pool.warm_up,
+            max_outstanding: agent.pool.max_outstanding,
+            maintenance: agent.pool.maintenance,
         },
         overload: OverloadSettings {
             retries: agent.overload.retries,
@@ -146,7 +151,9 @@ fn agent_settings(
         ignores_bad_operations: !agent.strict,
         reads_only: reads_only(&agent.inspect),
         owns_what_it_sets: agent.dialect.asks_once(),
-        ..AgentSettings::new(agent.id.clone(), target)
+        targets,
+        stateless: agent.stateless,
+        ..AgentSettings::new(agent.id.clone(), Target::UnixSocket(PathBuf::new()))
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod agents;
 mod config;
+mod pools;
 mod reported;
 mod shadow;
 mod sockets;
@@ -13,6 +14,7 @@ mod verdict_cache;
 pub(crate) use agents::AgentMetrics;
 use agents::{AgentCalls, Observer};
 pub(crate) use config::ConfigMetrics;
+use pools::Pools;
 use reported::Reported;
 use shadow::ShadowFamilies;
 pub(crate) use shadow::ShadowMetrics;
@@ -95,6 +97,7 @@ pub(crate) struct Metrics {
     agent_circuit: Family<AgentState, Gauge>,
     agent_connections: Family<AgentLabel, Gauge>,
     agent_reconnects: Family<AgentLabel, Counter>,
+    pools: Pools,
     agent_rejected: Family<AgentLabel, Counter>,
     agent_streams: Family<AgentLabel, Gauge>,
     completions_dropped: Family<AgentLabel, Counter>,
@@ -134,6 +137,7 @@ impl Metrics {
             agent_circuit: Family::default(),
             agent_connections: Family::default(),
             agent_reconnects: Family::default(),
+            pools: Pools::default(),
             agent_rejected: Family::default(),
             agent_streams: Family::default(),
             completions_dropped: Family::default(),
@@ -214,6 +218,7 @@ impl Metrics {
             "How often a connection to the agent was lost or retired and had to be made again",
             metrics.agent_reconnects.clone(),
         );
+        metrics.pools.register(&mut registry);
         registry.register(
             "agent_rejected_mutations",
             "Answers of the agent that were thrown away because of a change that agents may not make",
@@ -385,6 +390,7 @@ impl Metrics {
         }
         self.verdict_caches.forget(&label);
         self.reported.forget(&label);
+        self.pools.forget(&label);
     }
 
     fn show_agent(&self, status: &AgentStatus) {
@@ -415,6 +421,7 @@ impl Metrics {
         ] {
             counters.get_or_create(&label).inner().store(value, Relaxed);
         }
+        self.pools.show(&label, status);
         match &status.verdict_cache {
             Some(cache) => self.verdict_caches.show(&label, cache),
             None => self.verdict_caches.forget(&label),

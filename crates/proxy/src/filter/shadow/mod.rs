@@ -23,7 +23,7 @@ use crate::{
 };
 use copies::{Message, RequestHead, ResponseHead};
 use portcullis_agent_manager::{
-    AgentUse, Completed, FailureReason, Phase, Record, RecordedVerdict,
+    AgentUse, Completed, Conversation, FailureReason, Phase, Record, RecordedVerdict,
 };
 use portcullis_agent_protocol::{RequestHeaders, ResponseHeaders, WebSocketFrame};
 use portcullis_config::{AgentId, FailureMode, Inspect};
@@ -438,7 +438,8 @@ impl Shadows {
             if let Some(completed) = run.over(&part.shadow, records, completed) {
                 let agents = &begun.snapshot().agents;
                 let links = &begun.serving.links;
-                agents.completed(links, &[part.shadow.used.agent], &completed);
+                let unasked = Conversation::default();
+                agents.completed(links, &[part.shadow.used.agent], &completed, &unasked);
             }
         }
         known

@@ -205,7 +205,7 @@ impl Task {
             let agents = [self.shadow.used.agent];
             snapshot
                 .agents
-                .completed(&self.serving.links, &agents, &completed);
+                .completed(&self.serving.links, &agents, &completed, &self.conversation);
         }
     }
 }
