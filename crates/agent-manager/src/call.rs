@@ -226,7 +226,7 @@ pub(crate) async fn call(
     let answer = pin!(try_on(pool, &asking));
     let result = in_time(answer, now, &mut limits, &progress).await;
     let ended = Instant::now();
-    let give_up = gives_up(result.as_ref(), &progress);
+    let give_up = progress.gives_up(result.as_ref());
     let result = match result {
         Some(Ok(decision)) => checked::checked(agent, decision, ask.event, &link.foreign),
         Some(Err(failure)) => Err(failure),
@@ -244,19 +244,6 @@ pub(crate) async fn call(
         is_known: false,
         is_current: progress.is_current(),
         is_agents_fault: matches!(outcome, Outcome::Failed | Outcome::Lost),
-    }
-}
-
-/// Whether the agent cannot be asked about this request any more: its late answer could be taken for another, or it has lost
-/// what it knew of the request.
-fn gives_up(result: Option<&Result<Decision, Failure>>, progress: &Progress) -> bool {
-    match result {
-        Some(Ok(_)) => false,
-        Some(Err(failure)) => {
-            let reasons = [FailureReason::Unreachable, FailureReason::ProtocolError];
-            progress.is_bound() && reasons.contains(&failure.reason)
-        }
-        None => progress.is_bound() || progress.stage() == Stage::LegacyAnswer,
     }
 }
 
