@@ -23,7 +23,7 @@ use crate::{
     pool::{Link, Look, Member, Pool, Waits, Wanted},
 };
 use awaited::{Asked, Awaited};
-use ended::{failure, gives_up, is_answered, out_of_time, outcome};
+use ended::{failure, is_answered, out_of_time, outcome};
 pub(crate) use limits::Limits;
 use portcullis_agent_protocol::{
     AnyAnswer, AnyConnection, CallError, CallGuard, Decision, Event, RequestHeaders,
@@ -141,7 +141,7 @@ pub(crate) async fn call(
     let answer = pin!(try_on(pool, &asking));
     let tried = in_time(answer, now, &mut limits, &progress).await;
     let ended = Instant::now();
-    let give_up = gives_up(tried.as_ref().map(|(result, _)| result), &progress);
+    let give_up = progress.gives_up(tried.as_ref().map(|(result, _)| result));
     let (result, asked) = match tried {
         Some((Ok(decision), asked)) => {
             let checked = checked::checked(agent, decision, ask.event, &link.foreign);

@@ -65,11 +65,16 @@ class Origin(http.server.BaseHTTPRequestHandler):
         pass
 
 
+class Server(http.server.ThreadingHTTPServer):
+    # Many connect at once.
+    request_queue_size = 128
+
+
 class ExtProc(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.folder = tempfile.TemporaryDirectory()
-        cls.origin = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Origin)
+        cls.origin = Server(("127.0.0.1", 0), Origin)
         threading.Thread(target=cls.origin.serve_forever, daemon=True).start()
         cls.processes = []
         agent = cls.start([sys.executable, str(HERE / "ext_proc_agent.py")])

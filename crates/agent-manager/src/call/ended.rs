@@ -10,19 +10,6 @@ use crate::{
 };
 use portcullis_agent_protocol::{CallError, Decision};
 
-/// Whether the agent cannot be asked about this request any more: its late answer could be taken for another, or it has lost
-/// what it knew of the request.
-pub(super) fn gives_up(result: Option<&Result<Decision, Failure>>, progress: &Progress) -> bool {
-    match result {
-        Some(Ok(_)) => false,
-        Some(Err(failure)) => {
-            let reasons = [FailureReason::Unreachable, FailureReason::ProtocolError];
-            progress.is_bound() && reasons.contains(&failure.reason)
-        }
-        None => progress.is_bound() || progress.stage() == Stage::LegacyAnswer,
-    }
-}
-
 /// Whether the agent has given an answer, of whatever kind.
 pub(super) fn is_answered(result: &Result<Decision, Failure>) -> bool {
     let unreachable = |failure: &Failure| failure.reason == FailureReason::Unreachable;

@@ -1,6 +1,7 @@
 //! What a call has come to, seen by whoever ends it.
 
-use portcullis_agent_protocol::MoreTime;
+use crate::failure::{Failure, FailureReason};
+use portcullis_agent_protocol::{Decision, MoreTime};
 use std::{
     sync::{
         OnceLock,
@@ -50,8 +51,18 @@ impl Progress {
         self.is_bound.store(true, Relaxed);
     }
 
-    pub(super) fn is_bound(&self) -> bool {
-        self.is_bound.load(Relaxed)
+    /// Whether the agent cannot be asked about this request any more: its late answer could be taken for another, or it has
+    /// lost what it knew of the request.
+    pub(super) fn gives_up(&self, result: Option<&Result<Decision, Failure>>) -> bool {
+        let is_bound = self.is_bound.load(Relaxed);
+        match result {
+            Some(Ok(_)) => false,
+            Some(Err(failure)) => {
+                let reasons = [FailureReason::Unreachable, FailureReason::ProtocolError];
+                is_bound && reasons.contains(&failure.reason)
+            }
+            None => is_bound || self.stage() == Stage::LegacyAnswer,
+        }
     }
 
     pub(super) fn note_more_time(&self, more_time: Option<&MoreTime>) {
