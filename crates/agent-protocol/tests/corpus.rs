@@ -2,10 +2,7 @@
 //! seeds in the corpora what they should be. With `UPDATE_CORPUS=1` the seeds
 //! are written. Other files in a corpus, such as what a fuzzer has found, are
 //! run and left alone.
-#![expect(
-    clippy::unwrap_used,
-    reason = "what is unwrapped here is what the tests assert"
-)]
+#![expect(clippy::unwrap_used, reason = "it is what the tests assert")]
 
 use std::collections::BTreeSet;
 use std::fs;
