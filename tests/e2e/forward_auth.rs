@@ -104,7 +104,7 @@ fn what_the_service_is_asked() {
 }
 
 #[test]
-fn listed_headers_are_copied_and_no_client_can_send_them() {
+fn d27_listed_headers_are_copied_and_no_client_can_send_them() {
     let origin = Origin::answering(|_| Answer::with(200, &[("set-cookie", "own=1")], b"ok"));
     let service = Origin::answering(|request| match &*path(request) {
         "/known" => Answer::with(
@@ -216,7 +216,7 @@ fn any_other_answer_is_the_clients() {
 }
 
 #[test]
-fn what_is_no_answer_is_a_failure() {
+fn d28_what_is_no_answer_is_a_failure() {
     let origin = Origin::start();
     let service = Origin::answering(|request| {
         let path = path(request);

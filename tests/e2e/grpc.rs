@@ -122,7 +122,7 @@ fn bodies_are_changed_with_our_extensions() {
 }
 
 #[test]
-fn both_ends_show_who_they_are() {
+fn d18_both_ends_of_tls_show_who_they_are() {
     let agent = TestAgent::named("remote").over_mtls().start();
     let origin = Origin::start();
     let tls = |ca: &str, identity: &str| {

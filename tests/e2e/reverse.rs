@@ -73,7 +73,7 @@ fn an_agent_registers_decides_and_comes_back() {
 }
 
 #[test]
-fn who_may_not_register_is_refused() {
+fn d18_who_may_not_register_is_refused() {
     let origin = Origin::start();
     for (shows, way, reason) in [
         ("another-token-as-long", "", "has not shown the token"),

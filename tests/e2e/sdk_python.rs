@@ -253,6 +253,86 @@ fn asked_by(command: &str) -> (String, Vec<String>) {
     (path.to_owned(), lines)
 }
 
+/// A process that ends with the test.
+struct Running(std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+const DIALLING: &str = r#"
+import sys
+from dataclasses import dataclass
+
+from portcullis_agent import Agent, Decision, serve_reverse
+
+
+@dataclass
+class Config:
+    path: str
+
+
+class Gate(Agent):
+    name = "gate"
+    config_type = Config
+
+    def request_headers(self, event):
+        if event.path == self.config.path:
+            return Decision.block(451).reason("gate")
+        return Decision.allow().set_request_header("x-judged", "yes")
+
+
+serve_reverse(Gate(), sys.argv[1], agent_id="python", token=sys.argv[2])
+"#;
+
+#[test]
+fn an_agent_that_dials_registers_and_comes_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("gate.py");
+    fs::write(&program, DIALLING).unwrap();
+    let door = folder.path().join("reverse.sock");
+    let dial = |token: &str| {
+        let mut command = Command::new(python());
+        command.arg(&program).arg(&door).arg(token);
+        command.env("PYTHONPATH", sources());
+        command.env("PYTHONDONTWRITEBYTECODE", "1");
+        Running(command.spawn().unwrap())
+    };
+    let (token, guess) = ("a-token-that-is-long-enough", "a-guess-that-is-long-enough");
+    let origin = Origin::start();
+    let way = format!(
+        "reverse \"{}\" token=\"{token}\"; timeout \"10s\"; config {{ path \"/secret\" }}",
+        door.display()
+    );
+    let proxy = Proxy::builder(
+        r#"routes { route "all" { filters { agent "python" }; upstream "origin" } }"#,
+    )
+    .origin(&origin)
+    .agent_block("python", &way)
+    .start();
+    let guessing = dial(guess);
+    let refused = proxy.log_line(|line| line["message"] == "a registration came to nothing");
+    let error = refused["error"].as_str().unwrap();
+    assert!(error.contains("has not shown the token"), "{error}");
+    assert_eq!(proxy.get("/").status, 503);
+    drop(guessing);
+    // Twice, because one that has ended has to leave its place.
+    for _ in 0..2 {
+        let running = dial(token);
+        proxy.wait_ready();
+        eventually("verdicts", || {
+            (proxy.get("/secret").status == 451).then_some(())
+        });
+        assert_eq!(proxy.get("/").status, 200);
+        assert_eq!(origin.last().header("x-judged").as_deref(), Some("yes"));
+        drop(running);
+        eventually("refusals", || (proxy.get("/").status == 503).then_some(()));
+    }
+}
+
 #[test]
 fn the_steps_of_the_page_work() {
     let folder = tempfile::tempdir().unwrap();

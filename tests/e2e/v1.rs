@@ -299,6 +299,42 @@ fn the_configuration_is_handed_over_and_may_be_refused() {
 }
 
 #[test]
+fn texts_are_shown_and_what_is_found_in_them_is_obeyed() {
+    for over in BOTH {
+        let agent = OldAgent::start(over, |kind, payload| {
+            assert_eq!(kind, "guardrail_inspect");
+            let detected = payload["content"].as_str().unwrap().contains("123");
+            let result =
+                json!({"detected": detected, "detections": [{"category": "phone"}]}).to_string();
+            let result = json!({"guardrail_response": result});
+            Reply::Answer(json!({"decision": "allow", "routing_metadata": result}))
+        });
+        let origin = Origin::start();
+        let proxy = Proxy::builder(
+            r#"routes { route "llm" {
+                filters { guardrail agent="old" inspect="pii-detection" { request "/prompt" } }
+                upstream "origin"
+            } }"#,
+        )
+        .origin(&origin)
+        .agent_block("old", &agent.block("timeout \"10s\""))
+        .start();
+        proxy.wait_ready();
+        assert_eq!(
+            post(&proxy, "/found", r#"{"prompt":"call 123"}"#).status,
+            403
+        );
+        let line = proxy.access_line_of("/found");
+        assert_eq!(line["reason"], "phone", "{over:?}: {line}");
+        assert_eq!(
+            post(&proxy, "/clean", r#"{"prompt":"call me"}"#).status,
+            200
+        );
+        assert_eq!(origin.requests().len(), 1, "{over:?}");
+    }
+}
+
+#[test]
 fn no_more_questions_at_once_than_the_pool_has_sockets() {
     let agent = OldAgent::start(Over::Socket, |_, payload| match path_of(payload) {
         "/slow/hang" => Reply::Hang,

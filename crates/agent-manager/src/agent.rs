@@ -75,11 +75,11 @@ impl AgentEnd {
     }
 }
 
-/// The size of a piece of a body before the agent has said what suits it, and the bounds of what is obeyed. The largest fits a
-/// frame also when it is written as text.
+/// The size of a piece of a body before the agent has said what suits it, and the bounds of what is obeyed. The largest has room
+/// in what may be queued for a connection (8 MiB), also in JSON, where text makes it a third longer and a head stands beside it.
 const FIRST_CHUNK: usize = 64 << 10;
 const SMALLEST_CHUNK: u64 = 1 << 10;
-const LARGEST_CHUNK: u64 = 8 << 20;
+const LARGEST_CHUNK: u64 = 4 << 20;
 
 impl Agent {
     pub(crate) fn new(

@@ -44,6 +44,7 @@ const ERRORS: &[Check] = &[
     inspect::encodings,
     inspect::upgrades,
     guardrail::limits,
+    guardrail::dialects,
     guardrail::encodings,
     guardrail::useless_settings,
     websocket::frames_without_sockets,

@@ -457,6 +457,31 @@ fn pieces_are_as_large_as_the_agent_likes_them() {
     }
 }
 
+#[test]
+fn the_largest_pieces_have_room_in_a_connection() {
+    for dialect in [Dialect::Binary, Dialect::NumberedJson, Dialect::Json] {
+        for direction in DIRECTIONS {
+            let case = format!("{dialect:?} {direction:?}");
+            let size = 5 << 20;
+            let origin = origin();
+            // More than may be queued for a connection, which has to hold the piece in JSON too.
+            let agent = TestAgent::named("waf")
+                .speaking(dialect)
+                .preferring(16 << 20)
+                .start();
+            let inspect = direction.inspect("buffer", "limit=\"16MiB\"");
+            let proxy = past(r#"agent "waf""#, &origin)
+                .agent_with(&agent, &inspect.replace("\"5s\"", "\"30s\""))
+                .start();
+            proxy.wait_ready();
+            let response = carry(&proxy, direction, "/", size, Framing::Length);
+            assert_carried(direction, &origin, &response, size, &case);
+            let seen = agent.seen(direction.event());
+            assert_eq!(sizes(&seen), [4 << 20, 1 << 20], "{case}");
+        }
+    }
+}
+
 /// Checks what is told of each piece of a whole body.
 fn assert_told(seen: &[Value], size: usize, case: &str) {
     let mut transferred = 0;

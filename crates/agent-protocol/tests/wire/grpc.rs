@@ -3,23 +3,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use portcullis_agent_protocol::server::{self, ServeOptions};
+use portcullis_agent_protocol::server::{self, Agent, ServeOptions};
 use portcullis_agent_protocol::{
     AnyConnection, CallError, CallGuard, CancelReason, ConnectError, ConnectOptions, Decision,
-    Extensions, GrpcEndpoint, HealthState, Target, TlsFiles,
+    Event, EventKind, Extensions, GrpcEndpoint, GuardrailResult, HealthState, Target, TlsFiles,
 };
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
+use crate::guardrail::{Finder, inspect};
 use crate::support::{PathAgent, Request, block, edit, until, within};
 
 /// With our extensions, and as published agents are.
 const PEERS: [Extensions; 2] = [Extensions::ALL, Extensions::NONE];
 
-struct Served {
+struct Served<A = PathAgent> {
     target: Target,
-    agent: Arc<PathAgent>,
+    agent: Arc<A>,
     options: ServeOptions,
     stop: Option<oneshot::Sender<()>>,
     serving: tokio::task::JoinHandle<std::io::Result<()>>,
@@ -27,9 +28,23 @@ struct Served {
 
 impl Served {
     async fn new(options: ServeOptions) -> Self {
+        Self::with_agent(PathAgent::default(), options).await
+    }
+
+    async fn speaking(extensions: Extensions) -> Self {
+        Self::new(ServeOptions {
+            extensions,
+            ..ServeOptions::default()
+        })
+        .await
+    }
+}
+
+impl<A: Agent + 'static> Served<A> {
+    async fn with_agent(agent: A, options: ServeOptions) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let agent = Arc::new(PathAgent::default());
+        let agent = Arc::new(agent);
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async { drop(stopped.await) };
         let serving = server::serve_grpc(agent.clone(), listener, None, options.clone(), shutdown);
@@ -47,14 +62,6 @@ impl Served {
             stop: Some(stop),
             serving: tokio::spawn(serving),
         }
-    }
-
-    async fn speaking(extensions: Extensions) -> Self {
-        Self::new(ServeOptions {
-            extensions,
-            ..ServeOptions::default()
-        })
-        .await
     }
 
     async fn connect(&self) -> AnyConnection {
@@ -255,4 +262,30 @@ async fn an_event_beyond_the_limit_is_not_sent() {
     );
     assert_eq!(ask(&connection, "/").await, Ok(Decision::allow()));
     assert_eq!(connection.unanswered(), 0);
+}
+
+#[tokio::test]
+async fn texts_are_shown_over_grpc_to_agents_that_say_what_they_find() {
+    for extensions in PEERS {
+        let options = ServeOptions {
+            extensions,
+            ..ServeOptions::default()
+        };
+        let served = Served::with_agent(Finder, options).await;
+        let connection = served.connect().await;
+        // Published agents announce it, and allow every text without a look.
+        let asked = connection.supports(EventKind::GuardrailInspect);
+        assert_eq!(asked, extensions.event_id);
+        if !asked {
+            continue;
+        }
+        let found =
+            GuardrailResult::found_at("secret", "the word", 2..8).with_redacted_content("a ***");
+        for (text, expected) in [("a secret", found), ("", GuardrailResult::clean())] {
+            let event = Event::GuardrailInspect(inspect(text));
+            let answer = connection.send(&event, CallGuard::none()).unwrap();
+            let decision = within(answer).await.unwrap();
+            assert_eq!(decision.guardrail.as_deref(), Some(&expected), "{text}");
+        }
+    }
 }

@@ -83,7 +83,7 @@ pub(crate) fn events() -> impl Strategy<Value = DecodedGuardrailInspect<'static>
 }
 
 /// Finds the word `secret`.
-struct Finder;
+pub(crate) struct Finder;
 
 #[async_trait::async_trait]
 impl Agent for Finder {
@@ -111,7 +111,7 @@ impl Agent for Finder {
     }
 }
 
-fn inspect(content: &str) -> GuardrailInspect<'_> {
+pub(crate) fn inspect(content: &str) -> GuardrailInspect<'_> {
     GuardrailInspect {
         correlation_id: "c-1",
         inspection_type: InspectionType::PiiDetection,

@@ -37,7 +37,7 @@ pub(crate) fn binary_events() -> [(&'static str, DecodedEvent<'static>); 1] {
     )]
 }
 
-fn reply() -> DecodedGuardrailInspect<'static> {
+pub(crate) fn reply() -> DecodedGuardrailInspect<'static> {
     DecodedGuardrailInspect {
         correlation_id: "c-1".into(),
         inspection_type: InspectionType::PiiDetection,

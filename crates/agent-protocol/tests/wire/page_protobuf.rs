@@ -11,10 +11,13 @@ use portcullis_agent_protocol::codec::protobuf::messages::{
 };
 use portcullis_agent_protocol::codec::protobuf::{self, EXTENSIONS, Message};
 use portcullis_agent_protocol::codec::registration::{self, Registration, RegistrationReply};
-use portcullis_agent_protocol::codec::{Answer, DecodedBodyChunk, EventId, NoDecision};
+use portcullis_agent_protocol::codec::{
+    Answer, DecodedBodyChunk, DecodedEvent, EventId, NoDecision,
+};
 use portcullis_agent_protocol::{Capabilities, Decision, Event, Extensions, KeyPart};
 use serde_json::json;
 
+use crate::page_guardrail;
 use crate::support::Request;
 
 const NUMBER: u64 = 1_048_576;
@@ -26,6 +29,7 @@ pub(crate) fn written() -> Vec<(&'static str, Vec<u8>)> {
         ("protobuf-request-headers", request_headers(Some(NUMBER))),
         ("protobuf-request-headers-legacy", request_headers(None)),
         ("protobuf-body-chunk-last", last_chunk()),
+        ("protobuf-guardrail-inspect", text()),
         ("protobuf-cancel", cancel()),
         ("registration", registration()),
         ("registration-reply", registration_reply()),
@@ -113,6 +117,12 @@ fn last_chunk() -> Vec<u8> {
     protobuf::encode_event(Some(NUMBER), &event).encode_to_vec()
 }
 
+fn text() -> Vec<u8> {
+    let reply = page_guardrail::reply();
+    let event = Event::GuardrailInspect(reply.view());
+    protobuf::encode_event(Some(NUMBER), &event).encode_to_vec()
+}
+
 fn cancel() -> Vec<u8> {
     let message = ProxyToAgent {
         message: Some(FromProxy::Cancel(CancelRequest {
@@ -126,7 +136,7 @@ fn cancel() -> Vec<u8> {
     message.encode_to_vec()
 }
 
-fn answers() -> [(&'static str, EventId, Answer, Extensions); 7] {
+fn answers() -> [(&'static str, EventId, Answer, Extensions); 8] {
     let allow = Decision::allow()
         .set_request_header("x-a", "1")
         .add_request_header("x-b", "2")
@@ -163,6 +173,7 @@ fn answers() -> [(&'static str, EventId, Answer, Extensions); 7] {
         ours("protobuf-answer-error", Err(failed)),
         ours("protobuf-answer-overloaded", Err(overloaded)),
         ours("protobuf-answer-ttl", Ok(held)),
+        ours("protobuf-answer-guardrail", Ok(page_guardrail::answer())),
     ]
 }
 
@@ -199,4 +210,10 @@ fn the_examples_can_be_read() {
         let left = number.then_some(Duration::from_millis(1500));
         assert_eq!((event.uri, event.budget_left), ("/a?b=1", left));
     }
+    let text = Bytes::from(page["protobuf-guardrail-inspect"].clone());
+    let text = ProxyToAgent::decode(text).unwrap();
+    let (id, event) = protobuf::decode_event(&text, true).unwrap();
+    let expected = DecodedEvent::GuardrailInspect(page_guardrail::reply());
+    assert_eq!(id, EventId::Number(NUMBER));
+    assert_eq!(event.view(), expected.view());
 }

@@ -6,24 +6,57 @@ use super::{
 };
 use crate::{
     diagnostic::{Diagnostic, Report, code},
-    kdl::{Parsed, ParsedFilter, ParsedInspect},
-    model::{BodyEncoding, SendHeaders},
+    kdl::{Parsed, ParsedFilter, ParsedGuardrail, ParsedInspect},
+    model::{BodyEncoding, Dialect, SendHeaders},
 };
 use std::collections::HashSet;
 
 /// A body that is larger than the memory for all of them could never be held.
 pub(super) fn limits(parsed: &Parsed, report: &Report) {
-    let routes = parsed.routes.iter().map(|route| &route.filters);
-    let chains = parsed.chains.iter().map(|chain| &chain.filters);
-    for filter in routes.chain(chains).flatten() {
-        let ParsedFilter::Guardrail(guardrail) = filter else {
-            continue;
-        };
+    for guardrail in written(parsed) {
         for (_, body) in guardrail.bodies() {
             let agent = &guardrail.used.agent.value;
             inspect::limit(parsed, report, agent, &body.value.body, body.span);
         }
     }
+}
+
+/// An agent of a dialect without texts would be `unavailable` for ever.
+pub(super) fn dialects(parsed: &Parsed, report: &Report) {
+    for guardrail in written(parsed) {
+        let asked = &guardrail.used.agent;
+        let mut agents = parsed.agents.iter();
+        let Some(agent) = agents.find(|agent| agent.id.value == asked.value) else {
+            continue;
+        };
+        if matches!(agent.dialect, Dialect::V2 | Dialect::V1) {
+            continue;
+        }
+        let (name, dialect) = (&asked.value, agent.dialect.name());
+        report.add(
+            Diagnostic::error(
+                code::CONTRADICTION,
+                asked.span,
+                format!(
+                    "the agent `{name}` cannot be shown texts: `{dialect}` has nothing like it"
+                ),
+            )
+            .help("ask an agent that speaks \"v2\" or \"v1\""),
+        );
+    }
+}
+
+/// The guardrails of routes and chains.
+fn written(parsed: &Parsed) -> impl Iterator<Item = &ParsedGuardrail> {
+    let routes = parsed.routes.iter().map(|route| &route.filters);
+    let chains = parsed.chains.iter().map(|chain| &chain.filters);
+    routes
+        .chain(chains)
+        .flatten()
+        .filter_map(|filter| match filter {
+            ParsedFilter::Guardrail(guardrail) => Some(guardrail.as_ref()),
+            _ => None,
+        })
 }
 
 /// A body is shown to all of a route in one form, and a guardrail sees what is in it.

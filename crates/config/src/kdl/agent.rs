@@ -205,6 +205,7 @@ fn dialect(block: &mut Block<'_>, transport: Option<&AgentTransport>, agent: Spa
         Some(AgentTransport::Grpc(_)) => Over::Grpc,
         Some(AgentTransport::Http(_)) => Over::Http,
         Some(AgentTransport::Builtin { .. }) => Over::Builtin,
+        Some(AgentTransport::Reverse(_)) => Over::Reverse,
         Some(_) => Over::Socket,
     };
     let span = written.map_or(agent, |dialect| dialect.span);

@@ -15,11 +15,15 @@ pub(super) enum Over {
     Builtin,
     Grpc,
     Http,
+    Reverse,
 }
 
 /// Which dialect is spoken over what.
 const SPOKEN: &[(Dialect, &[Over])] = &[
-    (Dialect::V2, &[Over::Socket, Over::Builtin, Over::Grpc]),
+    (
+        Dialect::V2,
+        &[Over::Socket, Over::Builtin, Over::Grpc, Over::Reverse],
+    ),
     (Dialect::V1, &[Over::Socket, Over::Http]),
     (Dialect::ExtProc, &[Over::Grpc]),
     (Dialect::ExtAuthz, &[Over::Grpc, Over::Http]),
@@ -33,6 +37,7 @@ impl Over {
             Self::Builtin => "`builtin`",
             Self::Grpc => "`grpc \"http://127.0.0.1:50051\"`",
             Self::Http => "`http \"http://127.0.0.1:8000/auth\"`",
+            Self::Reverse => "`reverse`",
         }
     }
 }
