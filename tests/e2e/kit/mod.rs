@@ -3,6 +3,7 @@
 mod bench;
 mod broken;
 mod check;
+mod examples;
 mod mock;
 mod record;
 
