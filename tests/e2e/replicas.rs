@@ -4,6 +4,7 @@ use crate::harness::{
     Origin, Proxy, TestAgent,
     agent::{Dialect, Phase, Reaction, When},
     eventually,
+    ext_proc::ExtProcAgent,
     proxy::Builder,
 };
 use portcullis_agent_protocol::Decision;
@@ -23,14 +24,13 @@ fn judged() -> Decision {
     Decision::allow().set_response_header("x-judged", "yes")
 }
 
-/// The settings of an agent with these replicas.
+/// The settings of an agent with these replicas, which are all reached in the same way.
 fn replicas(agents: &[&TestAgent], settings: &str) -> String {
-    let targets = agents.iter().map(|agent| {
-        let socket = agent.socket();
-        format!("target \"{}\"", socket.display())
-    });
+    let ways: Vec<_> = agents.iter().map(|agent| agent.way()).collect();
+    let (node, _) = ways[0].split_once(' ').unwrap();
+    let targets = ways.iter().map(|way| way.replacen(node, "target", 1));
     let targets: Vec<_> = targets.collect();
-    format!("unix-socket {{ {} }}; {settings}", targets.join("; "))
+    format!("{node} {{ {} }}; {settings}", targets.join("; "))
 }
 
 /// A proxy with one worker that asks an agent with replicas about everything and answers by itself.
@@ -56,9 +56,10 @@ fn through(agents: &[&TestAgent], settings: &str, origin: &Origin) -> Builder {
 /// Waits until each replica has so many connections.
 fn connected(proxy: &Proxy, agents: &[&TestAgent], connections: f64) {
     for agent in agents {
-        let socket = agent.socket().display().to_string();
+        let way = agent.way();
+        let place = way.split('"').nth(1).unwrap();
         let series =
-            format!(r#"portcullis_agent_replica_connections{{agent="waf",replica="{socket}"}}"#);
+            format!(r#"portcullis_agent_replica_connections{{agent="waf",replica="{place}"}}"#);
         proxy.wait_metric(&series, connections);
     }
 }
@@ -121,11 +122,17 @@ impl<'a> Load<'a> {
 
 #[test]
 fn a_replica_that_is_killed_under_load_costs_no_request() {
-    for dialect in [Dialect::Binary, Dialect::Json] {
+    for (dialect, is_remote) in [
+        (Dialect::Binary, false),
+        (Dialect::Json, false),
+        (Dialect::Binary, true),
+        (Dialect::Json, true),
+    ] {
         let agent = |name: &str| {
             // Always at work, so that there is something to be lost.
             let slow = Reaction::slow(Duration::from_millis(10), &judged());
             let agent = TestAgent::named(name).speaking(dialect).otherwise(slow);
+            let agent = if is_remote { agent.over_grpc() } else { agent };
             agent.quiet().start()
         };
         let (mut one, mut other) = (agent("one"), agent("other"));
@@ -148,12 +155,49 @@ fn a_replica_that_is_killed_under_load_costs_no_request() {
         });
         let seen = load.seen.into_inner().unwrap();
         let statuses: Vec<_> = seen.keys().copied().collect();
-        assert_eq!(statuses, [(200, true)], "{dialect:?}: {seen:?}");
+        assert_eq!(statuses, [(200, true)], "{dialect:?} {is_remote}: {seen:?}");
         let failovers = failovers(&proxy);
         eprintln!("{dialect:?}: {seen:?}, {failovers} calls were put to the other replica");
         assert!(failovers >= 1.0);
         proxy.wait_metric("portcullis_agent_in_flight", 0.0);
     }
+}
+
+#[test]
+fn external_processors_have_replicas_too() {
+    let (mut one, other) = (ExtProcAgent::passing(), ExtProcAgent::passing());
+    let target = |agent: &ExtProcAgent| {
+        let block = agent.block("");
+        let way = block.split(';').next().unwrap();
+        way.replacen("grpc", "target", 1)
+    };
+    let settings = "timeout \"5s\"; pool min=1 max=1 balance=\"round-robin\"";
+    let (first, second) = (target(&one), target(&other));
+    let route = r#"route "all" { filters { agent "waf" }; respond 200 "pong" }"#;
+    let proxy = Proxy::builder(format!(
+        "system {{ worker-threads 1 }}\nroutes {{ {route} }}"
+    ))
+    .agent_block(
+        "waf",
+        &format!("grpc {{ {first}; {second} }}; dialect \"ext-proc\"; {settings}"),
+    )
+    .start();
+    proxy.wait_ready();
+    let passes = || assert_eq!(proxy.get("/").status, 200);
+    eventually("both are asked", || {
+        passes();
+        (!one.told().is_empty() && !other.told().is_empty()).then_some(())
+    });
+    one.kill();
+    for _ in 0..20 {
+        passes();
+    }
+    let before = one.told().len();
+    one.begin();
+    eventually("it is asked again", || {
+        passes();
+        (one.told().len() > before).then_some(())
+    });
 }
 
 #[test]

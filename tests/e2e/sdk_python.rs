@@ -10,11 +10,11 @@ use std::{
     time::Duration,
 };
 
-const SDK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../sdk/python");
+pub(crate) const SDK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../sdk/python");
 const PAGE: &str = include_str!("../../docs/agents.md");
 
 /// The interpreter itself and not what stands for it on PATH, for the environment of agents is empty.
-fn python() -> String {
+pub(crate) fn python() -> String {
     let output = Command::new("python3")
         .args(["-c", "import sys; print(sys.executable)"])
         .output();
@@ -29,7 +29,7 @@ fn python() -> String {
     }
 }
 
-fn sources() -> PathBuf {
+pub(crate) fn sources() -> PathBuf {
     fs::canonicalize(Path::new(SDK).join("src")).unwrap()
 }
 

@@ -6,7 +6,7 @@ use std::{
     io::{self, Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     os::unix::net::{UnixListener, UnixStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
     thread,
 };
@@ -87,6 +87,14 @@ impl OldAgent {
         };
         agent.start_again();
         agent
+    }
+
+    /// The socket on which it listens.
+    pub(crate) fn socket(&self) -> &Path {
+        match &self.address {
+            Address::Socket(path) => path,
+            Address::Http(address) => panic!("it is at {address}"),
+        }
     }
 
     /// The settings of the agent in the configuration.

@@ -110,6 +110,17 @@ impl AnyConnection {
         (Self(Kind::Exchanges(exchanges)), driver)
     }
 
+    /// The connection of protocol version 2 that this is, for what no other
+    /// dialect has.
+    #[must_use]
+    pub fn as_v2(&self) -> Option<&Connection> {
+        match &self.0 {
+            Kind::V2(connection) => Some(connection),
+            Kind::Reverse(lease) => Some(lease.connection()),
+            Kind::Exchanges(_) => None,
+        }
+    }
+
     /// What the agent said about itself, or what its dialect implies.
     #[must_use]
     pub fn capabilities(&self) -> &Capabilities {

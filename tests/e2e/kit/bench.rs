@@ -50,6 +50,16 @@ fn every_phase_is_measured() {
 }
 
 #[test]
+fn agents_over_grpc_are_measured() {
+    let agent = Running::over_grpc(&["echo"]);
+    let only = ["--phase", "request-headers", "--duration", "100ms"];
+    let (code, report) = kit_json(&[&["bench", &agent.target()], &only[..]].concat());
+    assert_eq!(code, Some(0), "{report:#}");
+    assert!(report["phases"][0]["calls"].as_u64().unwrap() > 0);
+    assert!(report["target"].as_str().unwrap().starts_with("http://"));
+}
+
+#[test]
 fn failures_are_counted_and_not_measured() {
     let agent = Running::start(&["mock", "--fail", "error", "--phase", "request-headers"]);
     let target = agent.target();

@@ -5,7 +5,11 @@ use super::{
     broken::{self, Defect},
     config, kit, kit_json,
 };
-use crate::harness::{Sabotage, Saboteur, Tamper, TestAgent, agent::Dialect};
+use crate::harness::{
+    Sabotage, Saboteur, Tamper, TestAgent,
+    agent::Dialect,
+    old_agent::{OldAgent, Over, Reply},
+};
 use serde_json::Value;
 
 /// What is said of a check: how it ended, and why.
@@ -29,7 +33,7 @@ fn failed(report: &Value) -> Vec<&str> {
 }
 
 /// Checks a good agent. Nothing is skipped but these.
-fn passes(target: &str, arguments: &[&str], skipped: &[&str]) -> Value {
+pub(super) fn passes(target: &str, arguments: &[&str], skipped: &[&str]) -> Value {
     let all = [&["check", target, "--timeout", "10s"], arguments].concat();
     let (code, report) = kit_json(&all);
     assert_eq!(code, Some(0), "{report:#}");
@@ -140,6 +144,86 @@ fn agents_of_every_dialect_pass() {
     ];
     let report = passes(&target, &[], &skipped);
     assert!(!row(&report, "concurrency").1.contains("alike"));
+}
+
+#[test]
+fn agents_over_grpc_pass() {
+    // What is written by hand cannot be written there.
+    let skipped = [
+        "configuration",
+        "websocket-frames",
+        "slow-reader",
+        "disconnected",
+        "garbage-frame",
+        "broken-json",
+        "unknown-type",
+    ];
+    let agent = Running::over_grpc(&["echo"]);
+    let report = passes(&agent.target(), &[], &skipped);
+    for name in BODIES {
+        assert_eq!(row(&report, name).0, "ok");
+    }
+    assert!(row(&report, "handshake").1.contains("event-id"));
+    assert!(row(&report, "garbage-frame").1.contains("Unix socket"));
+    let agent = Running::over_grpc(&["denylist"]);
+    let folder = tempfile::tempdir().unwrap();
+    let rules = config(folder.path(), r#"{"paths": ["/admin"]}"#);
+    let arguments = ["--config", &rules, "--also", "/admin", "--timeout", "10s"];
+    let (code, report) = kit_json(&[&["check", &agent.target()], &arguments[..]].concat());
+    assert_eq!((code, failed(&report).len()), (Some(0), 0), "{report:#}");
+    assert_eq!(
+        row(&report, "configuration"),
+        ("ok", "at the start and later")
+    );
+    let (_, remark) = row(&report, "concurrency");
+    assert!(!remark.contains("alike"), "{remark}");
+}
+
+#[test]
+fn of_agents_over_grpc_the_right_line_fails() {
+    let heads = &["handshake", "handshake-legacy", "ping"];
+    for (arguments, line, why) in [
+        (&["--needs-more"][..], "provisional", "needs_more"),
+        (
+            &["--fail", "error", "--phase", "response-headers"],
+            "response-headers",
+            "told to fail",
+        ),
+        (&["--fail", "overloaded"], "request-headers", "overloaded"),
+    ] {
+        let agent = Running::over_grpc(&[&["mock"], arguments].concat());
+        fails(&agent.target(), line, why, heads);
+    }
+}
+
+#[test]
+fn agents_of_version_1_pass() {
+    let agent = OldAgent::start(Over::Socket, |_, _| Reply::allow());
+    let target = format!("v1:{}", agent.socket().display());
+    let skipped = [
+        "handshake-legacy",
+        "configuration",
+        "ping",
+        "concurrency",
+        "slow-reader",
+        "cancelled",
+        "disconnected",
+        "garbage-frame",
+        "broken-json",
+        "unknown-type",
+        "stray-answers",
+    ];
+    let report = passes(&target, &[], &skipped);
+    assert_eq!(report["agent"]["id"], "");
+    assert_eq!(row(&report, "ping").1, "version 1 has no pings");
+    let (_, text, _) = kit(&["check", &target, "--only", "request-headers"]);
+    assert!(text.contains("an agent without a name"), "{text}");
+    let agent = OldAgent::start(Over::Socket, |kind, _| match kind {
+        "response_headers" => Reply::Garbage,
+        _ => Reply::allow(),
+    });
+    let target = format!("v1:{}", agent.socket().display());
+    fails(&target, "response-headers", "", &["request-headers"]);
 }
 
 /// Checks a broken agent. This line fails, and says this; those do not.
@@ -305,6 +389,10 @@ fn what_is_not_understood_is_said() {
         (&["check", "/a.sock", "--only", "beauty"], "no such check"),
         (&["check", "/a.sock", "--header", "x"], "name: value"),
         (&["check", "/a.sock", "--config", "/nowhere"], "/nowhere: "),
+        (&["check", "/a.sock", "--package", "a"], "over gRPC"),
+        (&["bench", "v1:/a.sock", "--package", "a"], "over gRPC"),
+        (&["check", "http://a:1", "--package", "a/b"], ".proto"),
+        (&["check", "http://a/agent"], "a host and a port"),
         (&["bench", "/a.sock", "--phase", "moon"], "no such phase"),
     ] {
         let (code, output, errors) = kit(arguments);

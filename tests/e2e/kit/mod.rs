@@ -3,12 +3,14 @@
 mod bench;
 mod broken;
 mod check;
+mod examples;
 mod mock;
 mod record;
 
 use crate::harness::eventually;
 use serde_json::Value;
 use std::{
+    net::{SocketAddr, TcpListener, TcpStream},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -48,21 +50,48 @@ fn kit_json(arguments: &[&str]) -> (Option<i32>, Value) {
     )
 }
 
-/// An agent of the binary in a process of its own. It is killed when it is dropped.
+/// An agent in a process of its own. It is killed when it is dropped.
 struct Running {
     child: Child,
     folder: TempDir,
+    /// Where it speaks gRPC, if it does.
+    address: Option<SocketAddr>,
 }
 
 impl Running {
     fn start(arguments: &[&str]) -> Self {
+        let mut command = command(arguments);
+        command.arg("--socket");
+        Self::program(command)
+    }
+
+    /// Any program that takes its socket as its last argument.
+    fn program(mut command: Command) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("agent.sock");
-        let mut command = command(arguments);
-        command.arg("--socket").arg(&socket);
-        let child = command.stderr(Stdio::null()).spawn().unwrap();
-        let running = Self { child, folder };
+        command.arg(&socket).stderr(Stdio::null());
+        let running = Self {
+            child: command.spawn().unwrap(),
+            folder,
+            address: None,
+        };
         eventually("socket of the agent", || UnixStream::connect(&socket).ok());
+        running
+    }
+
+    /// An agent of the binary that speaks gRPC.
+    fn over_grpc(arguments: &[&str]) -> Self {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = free.local_addr().unwrap();
+        drop(free);
+        let mut command = command(arguments);
+        command.arg("--grpc").arg(address.to_string());
+        let running = Self {
+            child: command.stderr(Stdio::null()).spawn().unwrap(),
+            folder: tempfile::tempdir().unwrap(),
+            address: Some(address),
+        };
+        eventually("the agent", || TcpStream::connect(address).ok());
         running
     }
 
@@ -72,7 +101,10 @@ impl Running {
 
     /// As a target on the command line.
     fn target(&self) -> String {
-        format!("unix:{}", self.socket().display())
+        match self.address {
+            Some(address) => format!("grpc:{address}"),
+            None => format!("unix:{}", self.socket().display()),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! `portcullis agent record` and `replay`: what is recorded of one agent is told to another.
 
-use super::{command, kit, kit_json};
+use super::{Running, command, kit, kit_json};
 use crate::harness::{
     Answer, Origin, Proxy, RawClient, Response, TestAgent,
     agent::{Phase, When},
@@ -281,6 +281,21 @@ fn bodies_that_were_not_recorded_are_not_told() {
         assert_eq!((code, &*output), (Some(2), ""), "{arguments:?}");
         assert!(errors.contains(said), "{said}: {errors}");
     }
+}
+
+#[test]
+fn a_recording_is_told_over_grpc() {
+    let (recording, lines) = recorded(&["--bodies", "1000"]);
+    let file = recording.file().display().to_string();
+    let agent = Running::over_grpc(&["mock"]);
+    let (code, report) = kit_json(&["replay", &file, &agent.target(), "--timeout", "10s"]);
+    assert_eq!(report["events"], lines.len());
+    // The mock blocks and changes nothing.
+    assert_eq!(
+        (code, &report["differ"]),
+        (Some(1), &json!(3)),
+        "{report:#}"
+    );
 }
 
 #[test]

@@ -18,8 +18,7 @@ use super::{
 use crate::{
     diagnostic::{Diagnostic, code},
     model::{
-        AgentEndpoint, AgentId, AgentTls, AgentTransport, BuiltinAgent, Dialect, Json, Reports,
-        SendHeaders, VerdictCache,
+        AgentId, AgentTransport, BuiltinAgent, Dialect, Json, Reports, SendHeaders, VerdictCache,
     },
     source::{Span, Spanned},
 };
@@ -212,8 +211,8 @@ fn dialect(block: &mut Block<'_>, transport: Option<&AgentTransport>, agent: Spa
     if let Some(problem) = agent_endpoint::spoken(dialect, over, span) {
         block.report(problem);
     }
-    if let Some(AgentTransport::Grpc(endpoint)) = transport
-        && endpoint.package.is_some()
+    if let Some(AgentTransport::Grpc(endpoints)) = transport
+        && endpoints.iter().any(|endpoint| endpoint.package.is_some())
         && dialect != Dialect::V2
     {
         let name = dialect.name();
@@ -252,34 +251,6 @@ fn strict(block: &mut Block<'_>, dialect: Dialect) -> bool {
     false
 }
 
-/// With the node of `tls`, which means something only over a network and with `https`.
-fn endpoint(node: &mut Node<'_>, tls: Option<&(AgentTls, Span)>) -> Option<AgentEndpoint> {
-    let url = agent_endpoint::url(node)?;
-    let is_grpc = node.name() == "grpc";
-    let package = is_grpc.then(|| agent_endpoint::package(node)).flatten();
-    if is_grpc {
-        agent_endpoint::without_path(node, &url);
-    }
-    if let Some((_, span)) = tls
-        && !url.is_https
-    {
-        node.report(
-            Diagnostic::error(
-                code::CONTRADICTION,
-                *span,
-                "this agent is called without TLS",
-            )
-            .also(node.span(), "its URL begins with http")
-            .help("write `https://` in the URL, or remove `tls`"),
-        );
-    }
-    Some(AgentEndpoint {
-        url,
-        tls: tls.map(|(tls, _)| tls.clone()).unwrap_or_default(),
-        package: package.map(|package| package.value),
-    })
-}
-
 fn transport(block: &mut Block<'_>, span: Span) -> Option<AgentTransport> {
     let env = block.one("env", |node| Some((environment(node), node.span())));
     let (env, env_span) = env.map_or((Vec::new(), None), |(env, span)| (env, Some(span)));
@@ -299,8 +270,8 @@ fn transport(block: &mut Block<'_>, span: Span) -> Option<AgentTransport> {
                 "unix-socket" => unix_socket(node, env_span),
                 "command" => command(node, env.clone()),
                 "builtin" => builtin(node, env.clone()),
-                "grpc" => endpoint(node, tls.as_ref()).map(AgentTransport::Grpc),
-                "http" => endpoint(node, tls.as_ref()).map(AgentTransport::Http),
+                "grpc" => agent_endpoint::endpoints(node, tls.as_ref()).map(AgentTransport::Grpc),
+                "http" => agent_endpoint::endpoints(node, tls.as_ref()).map(AgentTransport::Http),
                 _ => {
                     refuse_env(node, env_span);
                     agent_reverse::reverse(node).map(AgentTransport::Reverse)

@@ -1,9 +1,9 @@
-//! `grpc "URL"`, `http "URL"`, `tls` and `dialect` of an agent.
+//! `grpc "URL"`, `http "URL"`, each also with several targets, `tls` and `dialect` of an agent.
 
-use super::{cursor::Node, value::Value};
+use super::{agent_targets::targets, cursor::Node, value::Value};
 use crate::{
     diagnostic::{Diagnostic, code},
-    model::{AgentTls, AgentUrl, Dialect},
+    model::{AgentEndpoint, AgentTls, AgentUrl, Dialect},
     source::{Span, Spanned},
 };
 
@@ -75,8 +75,40 @@ pub(super) fn dialect(node: &mut Node<'_>) -> Option<Dialect> {
     node.argument("\"v2\"")?.choice(&choices, &[])
 }
 
-pub(super) fn url(node: &mut Node<'_>) -> Option<AgentUrl> {
-    let value = node.argument("a URL such as \"http://127.0.0.1:50051\"")?;
+/// One for each replica. With the node of `tls`, which means something only over a network and with `https`.
+pub(super) fn endpoints(
+    node: &mut Node<'_>,
+    tls: Option<&(AgentTls, Span)>,
+) -> Option<Vec<AgentEndpoint>> {
+    let is_grpc = node.name() == "grpc";
+    let package = is_grpc.then(|| package(node)).flatten();
+    let what = "a URL such as \"http://127.0.0.1:50051\"";
+    let urls = targets(node, what, "\"http://127.0.0.1:50051\"", url)?;
+    if is_grpc {
+        urls.iter().for_each(|url| without_path(node, url));
+    }
+    if let Some((_, span)) = tls
+        && urls.iter().any(|url| !url.is_https)
+    {
+        node.report(
+            Diagnostic::error(
+                code::CONTRADICTION,
+                *span,
+                "this agent is called without TLS",
+            )
+            .also(node.span(), "its URL begins with http")
+            .help("write `https://` in the URL, or remove `tls`"),
+        );
+    }
+    let endpoint = |url| AgentEndpoint {
+        url,
+        tls: tls.map(|(tls, _)| tls.clone()).unwrap_or_default(),
+        package: package.as_ref().map(|package| package.value.clone()),
+    };
+    Some(urls.into_iter().map(endpoint).collect())
+}
+
+fn url(value: Value<'_>) -> Option<AgentUrl> {
     let text = value.text()?;
     match parse(&text) {
         Ok(url) => Some(url),
@@ -88,7 +120,7 @@ pub(super) fn url(node: &mut Node<'_>) -> Option<AgentUrl> {
 }
 
 /// `package="…"` of `grpc`: dots between names, as protobuf has them.
-pub(super) fn package(node: &mut Node<'_>) -> Option<Spanned<String>> {
+fn package(node: &mut Node<'_>) -> Option<Spanned<String>> {
     let value = node.property("package")?;
     let text = value.nonempty_text()?;
     let is_name = |name: &str| {
@@ -115,7 +147,7 @@ pub(super) fn package(node: &mut Node<'_>) -> Option<Spanned<String>> {
 }
 
 /// gRPC calls a service at a host; it has no paths of its own.
-pub(super) fn without_path(node: &Node<'_>, url: &AgentUrl) {
+fn without_path(node: &Node<'_>, url: &AgentUrl) {
     if url.path != "/" {
         node.report(
             node.error(

@@ -66,10 +66,11 @@ pub enum AgentTransport {
     /// It runs on its own and listens on these Unix sockets, one for each replica, at least one and no path twice, in the
     /// order written. Paths are resolved against the configuration file.
     UnixSocket(Vec<PathBuf>),
-    /// It runs on its own and is called over gRPC.
-    Grpc(AgentEndpoint),
-    /// It runs on its own and is called over HTTP.
-    Http(AgentEndpoint),
+    /// It runs on its own and is called over gRPC; an endpoint for each replica, at least one and no URL twice, in the order
+    /// written. TLS and package are the same for all of them.
+    Grpc(Vec<AgentEndpoint>),
+    /// The same over HTTP.
+    Http(Vec<AgentEndpoint>),
     /// It runs on its own and dials us.
     Reverse(AgentReverse),
     /// We start it and give it its socket.
@@ -97,7 +98,8 @@ impl AgentTransport {
             Self::UnixSocket(sockets) => sockets.len() > 1,
             // What dials is not told apart.
             Self::Reverse(_) => false,
-            Self::Grpc(_) | Self::Http(_) | Self::Command { .. } | Self::Builtin { .. } => false,
+            Self::Grpc(endpoints) | Self::Http(endpoints) => endpoints.len() > 1,
+            Self::Command { .. } | Self::Builtin { .. } => false,
         }
     }
 }

@@ -42,8 +42,14 @@ fn way(agent: &portcullis_config::Agent, executable: &Path) -> Way {
             let targets = paths.iter().cloned();
             Way::Targets(targets.map(|path| target::at_socket(agent, path)).collect())
         }
-        AgentTransport::Grpc(endpoint) => Way::Targets(vec![target::over_grpc(agent, endpoint)]),
-        AgentTransport::Http(endpoint) => Way::Targets(vec![target::over_http(agent, endpoint)]),
+        AgentTransport::Grpc(endpoints) => {
+            let targets = endpoints.iter();
+            Way::Targets(targets.map(|it| target::over_grpc(agent, it)).collect())
+        }
+        AgentTransport::Http(endpoints) => {
+            let targets = endpoints.iter();
+            Way::Targets(targets.map(|it| target::over_http(agent, it)).collect())
+        }
         AgentTransport::Reverse(reverse) => Way::Reverse(reverse.clone()),
         AgentTransport::Command {
             program,

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use clap::Args;
 use futures::future::join_all;
 use portcullis_agent_protocol::{
-    CallError, CallGuard, ConnectError, ConnectOptions, Connection, Event, EventKind, Extensions,
+    AnyConnection, CallError, CallGuard, ConnectError, ConnectOptions, Event, EventKind, Extensions,
 };
 use portcullis_config::parse_duration;
 use rand::RngExt;
@@ -31,7 +31,7 @@ const MOST_TIMES: usize = 1 << 20;
 /// Which agent, and how much is asked.
 #[derive(Debug, Clone, Args)]
 pub(in crate::cli) struct BenchArgs {
-    /// Where the agent listens: a path, or unix:PATH
+    #[command(flatten)]
     target: Target,
     /// Measure this phase alone; may be given several times. Default: all that the agent has announced
     #[arg(long = "phase", value_name = "PHASE", value_parser = phase)]
@@ -99,6 +99,7 @@ pub(super) fn bench(args: &BenchArgs) -> ExitCode {
 }
 
 fn measure(args: &BenchArgs) -> Result<Vec<Measured>, NotMeasured> {
+    args.target.valid().map_err(NotMeasured::Config)?;
     let config = args.config.as_deref().map(config_file).transpose();
     let config = config.map_err(NotMeasured::Config)?.map(Arc::new);
     let options = ConnectOptions {
@@ -130,7 +131,7 @@ fn measure(args: &BenchArgs) -> Result<Vec<Measured>, NotMeasured> {
 async fn connect(
     args: &BenchArgs,
     options: &ConnectOptions,
-) -> Result<Vec<Connection>, NotMeasured> {
+) -> Result<Vec<AnyConnection>, NotMeasured> {
     let mut connections = Vec::new();
     for _ in 0..args.connections {
         let connection = args.target.connect(options).await;
@@ -226,7 +227,7 @@ async fn measure_one(
 /// Asks one thing after the other.
 struct Lane<'a> {
     args: &'a BenchArgs,
-    connection: &'a Connection,
+    connection: &'a AnyConnection,
     kind: EventKind,
     name: String,
 }

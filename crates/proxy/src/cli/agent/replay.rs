@@ -4,7 +4,7 @@ use super::{block_on, config_file, phase_of, say, target::Target};
 use crate::cli::admin::printable;
 use clap::Args;
 use portcullis_agent_protocol::{
-    CallGuard, ConnectOptions, Connection, Decision, Event, EventKind, Extensions, HeaderOp,
+    AnyConnection, CallGuard, ConnectOptions, Decision, Event, EventKind, Extensions, HeaderOp,
     Verdict, codec::json,
 };
 use portcullis_config::parse_duration;
@@ -30,7 +30,7 @@ const MOST_KEPT: usize = 1000;
 pub(in crate::cli) struct ReplayArgs {
     /// What `portcullis agent record` has written
     file: PathBuf,
-    /// Where the other agent listens: a path, or unix:PATH
+    #[command(flatten)]
     target: Target,
     /// Tell what this agent was told; needed where several were recorded
     #[arg(long, value_name = "ID")]
@@ -129,6 +129,7 @@ pub(super) fn replay(args: &ReplayArgs) -> ExitCode {
 }
 
 async fn tell(args: &ReplayArgs) -> Result<Told, NotTold> {
+    args.target.valid().map_err(NotTold::Config)?;
     let config = args.config.as_deref().map(config_file).transpose();
     let mut teller = Teller {
         args,
@@ -159,7 +160,7 @@ async fn tell(args: &ReplayArgs) -> Result<Told, NotTold> {
 struct Teller<'a> {
     args: &'a ReplayArgs,
     config: Option<Arc<Value>>,
-    connection: Option<Connection>,
+    connection: Option<AnyConnection>,
     agent: Option<String>,
     /// Bodies and sockets of which a piece is missing, by correlation id.
     cut: HashSet<(String, EventKind)>,
@@ -242,7 +243,7 @@ impl Teller<'_> {
         &mut self,
         event: &Event<'_>,
     ) -> Result<Option<Result<Decision, String>>, NotTold> {
-        let connection = match self.connection.take().filter(Connection::is_open) {
+        let connection = match self.connection.take().filter(AnyConnection::is_open) {
             Some(connection) => connection,
             None => self.connect().await?,
         };
@@ -261,7 +262,7 @@ impl Teller<'_> {
         }))
     }
 
-    async fn connect(&self) -> Result<Connection, NotTold> {
+    async fn connect(&self) -> Result<AnyConnection, NotTold> {
         let options = ConnectOptions {
             config: self.config.clone(),
             handshake_timeout: self.args.timeout,

@@ -8,8 +8,8 @@ use super::super::{
 use bytes::Bytes;
 use portcullis_agent_manager::problem_of;
 use portcullis_agent_protocol::{
-    CallError, CallGuard, Capabilities, CloseReason, ConnectOptions, Connection, Decision, Event,
-    EventKind, Extensions, ProtocolError, Verdict,
+    AnyConnection, CallError, CallGuard, Capabilities, CloseReason, ConnectOptions, Connection,
+    Decision, Event, EventKind, Extensions, ProtocolError, Verdict,
 };
 use serde_json::Value;
 use std::{
@@ -191,9 +191,12 @@ impl Tester {
     pub(super) async fn in_both(&self, check: impl AsyncFn(&Line<'_>) -> Checked) -> Checked {
         let mut remark = Done::passed();
         for speaks in [Speaks::Extended, Speaks::Legacy] {
-            let named = |error| format!("{speaks}: {error}");
+            let named = |error| match self.target.is_v1() {
+                true => error,
+                false => format!("{speaks}: {error}"),
+            };
             let line = self.open(speaks).await.map_err(named)?;
-            let is_legacy = line.connection.extensions() == Extensions::NONE;
+            let is_legacy = line.extensions() == Extensions::NONE;
             let checked = check(&line).await;
             line.settle().await;
             match checked.map_err(named)? {
@@ -211,7 +214,7 @@ impl Tester {
 /// A connection to the agent.
 pub(super) struct Line<'a> {
     pub(super) tester: &'a Tester,
-    pub(super) connection: Connection,
+    pub(super) connection: AnyConnection,
 }
 
 impl<'a> Line<'a> {
@@ -244,9 +247,18 @@ impl<'a> Line<'a> {
         Ok(decision)
     }
 
+    /// What was agreed beyond the published protocol.
+    pub(super) fn extensions(&self) -> Extensions {
+        let v2 = self.connection.as_v2();
+        v2.map_or(Extensions::NONE, Connection::extensions)
+    }
+
+    fn close_reason(&self) -> Option<CloseReason> {
+        self.connection.as_v2().and_then(Connection::close_reason)
+    }
+
     fn why_closed(&self) -> String {
-        let reason = self.connection.close_reason();
-        reason.map_or_else(
+        self.close_reason().map_or_else(
             || CallError::Closed.to_string(),
             |reason| format!("the connection was {reason}"),
         )
@@ -281,14 +293,17 @@ impl<'a> Line<'a> {
     pub(super) async fn settle(&self) {
         // An agent that works on one thing after the other answers this behind all else. If it does not, time is up.
         let _ = timeout(SETTLE.min(self.tester.timeout), self.connection.ping()).await;
+        let Some(connection) = self.connection.as_v2() else {
+            return;
+        };
         let mut ledger = self.tester.ledger.borrow_mut();
-        ledger.late += self.connection.late_answers_seen();
-        if self.connection.unexpected_pongs_seen() > 0 {
+        ledger.late += connection.late_answers_seen();
+        if connection.unexpected_pongs_seen() > 0 {
             let note = "a pong that no ping was waiting for";
             ledger.stray.push(note.to_owned());
         }
         if let Some(CloseReason::Protocol(error @ ProtocolError::UnknownEvent { .. })) =
-            self.connection.close_reason()
+            connection.close_reason()
         {
             ledger.stray.push(error.to_string());
         }

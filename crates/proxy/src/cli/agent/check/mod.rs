@@ -26,7 +26,7 @@ const ANSWERS: u32 = 60;
 /// Which agent, and how it is asked.
 #[derive(Debug, Clone, Args)]
 pub(in crate::cli) struct CheckArgs {
-    /// Where the agent listens: a path, or unix:PATH
+    #[command(flatten)]
     target: Target,
     /// A JSON file with the agent's configuration; without it the agent is given none
     #[arg(long, value_name = "FILE")]
@@ -102,6 +102,36 @@ const CHECKS: [(&str, Check); 23] = [
     }),
 ];
 
+/// Checks that write and read the frames of version 2 by hand, so that they can misuse the connection.
+const BY_HAND: [&str; 5] = [
+    "slow-reader",
+    "disconnected",
+    "garbage-frame",
+    "broken-json",
+    "unknown-type",
+];
+
+/// Checks of what version 1 does not have, and what that is.
+const NOT_IN_V1: [(&str, &str); 5] = [
+    ("handshake-legacy", "version 1 has no handshake"),
+    ("ping", "version 1 has no pings"),
+    ("concurrency", "version 1 is asked one thing at a time"),
+    ("cancelled", "in version 1 nothing can be taken back"),
+    ("stray-answers", "answers of version 1 do not say to what"),
+];
+
+/// Why this check cannot be made with agents that are reached in this way.
+fn left_out(target: &Target, name: &str) -> Option<&'static str> {
+    if BY_HAND.contains(&name) && !target.is_socket() {
+        return Some("it is for version 2 over a Unix socket");
+    }
+    if !target.is_v1() {
+        return None;
+    }
+    let found = NOT_IN_V1.iter().find(|(of, _)| *of == name);
+    found.map(|(_, why)| *why)
+}
+
 fn known(name: &str) -> Result<&'static str, String> {
     let names = CHECKS.map(|(name, _)| name);
     let found = names.into_iter().find(|known| *known == name);
@@ -111,7 +141,8 @@ fn known(name: &str) -> Result<&'static str, String> {
 pub(super) fn check(args: &CheckArgs) -> ExitCode {
     let mut tester = Tester::new(args.target.clone(), args.sample.clone(), args.timeout);
     tester.also.clone_from(&args.also);
-    match args.config.as_deref().map(config_file).transpose() {
+    let config = args.config.as_deref().map(config_file).transpose();
+    match args.target.valid().and(config) {
         Ok(config) => tester.config = config.map(Arc::new),
         Err(error) => {
             eprintln!("portcullis: {error}");
@@ -145,7 +176,10 @@ async fn all(tester: &Tester, only: &[&str]) -> Report {
         let started = Instant::now();
         let checked = match tester.agent.get() {
             None if !rows.is_empty() => Ok(Done::Skipped("no handshake".to_owned())),
-            _ => bounded(tester, check).await,
+            _ => match left_out(&tester.target, name) {
+                Some(why) => Ok(Done::Skipped(why.to_owned())),
+                None => bounded(tester, check).await,
+            },
         };
         rows.push(Row::new(name, checked, started.elapsed()));
     }
@@ -160,4 +194,17 @@ async fn bounded(tester: &Tester, check: Check) -> Checked {
     let limit = tester.timeout.saturating_mul(ANSWERS);
     let checked = tokio::time::timeout(limit, check(tester)).await;
     checked.unwrap_or_else(|_| Err(format!("it was not over within {limit:?}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_out_is_a_check() {
+        let of_v1 = NOT_IN_V1.map(|(name, _)| name);
+        for name in BY_HAND.into_iter().chain(of_v1) {
+            assert_eq!(known(name), Ok(name));
+        }
+    }
 }

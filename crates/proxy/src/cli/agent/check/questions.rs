@@ -17,9 +17,14 @@ pub(super) const NOT_ANNOUNCED: &str = "the agent has not announced it";
 
 pub(super) async fn handshake(tester: &Tester) -> Checked {
     let line = tester.open(Speaks::Extended).await?;
-    let capabilities = line.connection.capabilities().clone();
-    let extensions = line.connection.extensions();
+    let mut capabilities = line.connection.capabilities().clone();
+    let extensions = line.extensions();
     let agreed = match extensions.names().as_slice() {
+        [] if tester.target.is_v1() => {
+            // It says nothing of itself, and this is what we call it.
+            capabilities.agent_id.clear();
+            "version 1 has none; it takes connections".to_owned()
+        }
         [] => "without extensions".to_owned(),
         names => format!("with {}", names.join(", ")),
     };
@@ -51,12 +56,13 @@ pub(super) async fn configuration(tester: &Tester) -> Checked {
         return Ok(Done::Skipped("there is none; give --config".to_owned()));
     };
     let line = tester.open(Speaks::Extended).await?;
-    if !line.connection.capabilities().features.config_push {
+    let takes_more = line.connection.capabilities().features.config_push;
+    let Some(connection) = line.connection.as_v2().filter(|_| takes_more) else {
         line.settle().await;
         let remark = "at the start; the agent takes none later";
         return Ok(Done::Passed(remark.to_owned()));
-    }
-    let again = line.connection.configure(config, Some("check"));
+    };
+    let again = connection.configure(config, Some("check"));
     let answered = tokio::time::timeout(tester.timeout, again).await;
     line.settle().await;
     match answered {

@@ -74,12 +74,11 @@ impl Report {
         let Some((capabilities, _)) = &self.agent else {
             return "no agent".to_owned();
         };
-        printable(&format!(
-            "{} {}, wants {}",
-            capabilities.name,
-            capabilities.version,
-            phases(capabilities).join(", ")
-        ))
+        let who = match (&*capabilities.name, &*capabilities.version) {
+            ("", _) => "an agent without a name".to_owned(),
+            (name, version) => format!("{name} {version}"),
+        };
+        printable(&format!("{who}, wants {}", phases(capabilities).join(", ")))
     }
 
     pub(super) fn json(&self) -> String {
