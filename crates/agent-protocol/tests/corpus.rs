@@ -127,6 +127,7 @@ const TARGETS: [(&str, Decoder, &[&str]); 10] = [
             "protobuf-request-headers",
             "protobuf-request-headers-legacy",
             "protobuf-body-chunk-last",
+            "protobuf-guardrail-inspect",
             "protobuf-cancel",
         ],
     ),
@@ -141,6 +142,7 @@ const TARGETS: [(&str, Decoder, &[&str]); 10] = [
             "protobuf-answer-error",
             "protobuf-answer-overloaded",
             "protobuf-answer-ttl",
+            "protobuf-answer-guardrail",
         ],
     ),
 ];

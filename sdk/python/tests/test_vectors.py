@@ -1,5 +1,6 @@
 """The examples in docs/protocol.md are what the library writes and reads."""
 
+import json
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from ipaddress import ip_address
@@ -248,10 +249,27 @@ def on_the_page(names):
     return sorted(set(names) & set(PAGE))
 
 
+REGISTRATIONS = ["registration", "registration-reply"]
+
+
+def test_registrations_are_as_in_the_examples():
+    capabilities = Capabilities("waf", "1.0.0")
+    written = control.encode_registration("waf-1", capabilities, ALL, "a-token", None)
+    ours, shown = json.loads(written), json.loads(PAGE["registration"])
+    assert ours.keys() == shown.keys()
+    assert ours["capabilities"].keys() == shown["capabilities"].keys()
+    for name in ("protocol_version", "agent_id", "auth_token", "metadata"):
+        assert ours[name] == shown[name]
+    read = control.decode_registration_answer(PAGE["registration-reply"])
+    assert read == (None, ["event-id"], "waf-1-18c")
+
+
 def test_every_example_is_tested():
     tables = [JSON_EVENTS, BINARY_EVENTS, JSON_ANSWERS, BINARY_ANSWERS, MESSAGES]
-    ours = {name for table in tables for name in table}
-    assert not set(PAGE) - ours
+    ours = {name for table in tables for name in table} | set(REGISTRATIONS)
+    # gRPC is not spoken here.
+    shown = {name for name in PAGE if not name.startswith("protobuf-")}
+    assert not shown - ours
     assert len(on_the_page(ours)) > 30
 
 
