@@ -32,11 +32,16 @@ def dialling(path, **arguments):
     thread = threading.Thread(target=lambda: asyncio.run(run()), daemon=True)
     thread.start()
     assert started.wait(10)
-    try:
-        yield lambda: state["loop"].call_soon_threadsafe(state["stop"].set)
-    finally:
-        if thread.is_alive():
+
+    def stop():
+        # The loop may have ended by itself in this moment.
+        with contextlib.suppress(RuntimeError):
             state["loop"].call_soon_threadsafe(state["stop"].set)
+
+    try:
+        yield stop
+    finally:
+        stop()
         thread.join(10)
         assert not thread.is_alive()
 
