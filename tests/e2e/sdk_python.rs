@@ -326,7 +326,8 @@ fn an_agent_that_dials_registers_and_comes_back() {
         eventually("verdicts", || {
             (proxy.get("/secret").status == 451).then_some(())
         });
-        assert_eq!(proxy.get("/").status, 200);
+        // Each worker has to hear of it.
+        eventually("an allow", || (proxy.get("/").status == 200).then_some(()));
         assert_eq!(origin.last().header("x-judged").as_deref(), Some("yes"));
         drop(running);
         eventually("refusals", || (proxy.get("/").status == 503).then_some(()));
