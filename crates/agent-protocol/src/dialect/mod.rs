@@ -2,6 +2,7 @@
 
 pub(crate) mod authz;
 pub(crate) mod channel;
+pub(crate) mod envoy;
 pub(crate) mod exchanges;
 pub(crate) mod ext_proc;
 pub(crate) mod http_client;

@@ -351,7 +351,9 @@ fn metadata_is_audit_data() {
     let value = |kind| messages::Value { kind: Some(kind) };
     let mut deep = value(messages::Kind::Text("deep".to_owned()));
     for _ in 0..100 {
-        deep = value(messages::Kind::List(messages::List { values: vec![deep] }));
+        deep = value(messages::Kind::List(messages::ListValue {
+            values: vec![deep],
+        }));
     }
     let fields = [
         ("user", value(messages::Kind::Text("ann".to_owned()))),

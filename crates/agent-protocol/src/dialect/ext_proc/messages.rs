@@ -5,52 +5,9 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-/// `google.protobuf.Struct`.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct Struct {
-    /// The members.
-    #[prost(btree_map = "string, message", tag = "1")]
-    pub fields: BTreeMap<String, Value>,
-}
-
-/// `google.protobuf.Value`.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct Value {
-    /// What it is.
-    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6")]
-    pub kind: Option<Kind>,
-}
-
-/// What a [`Value`] is.
-#[derive(Clone, PartialEq, prost::Oneof)]
-pub enum Kind {
-    /// Nothing.
-    #[prost(int32, tag = "1")]
-    Null(i32),
-    /// A number.
-    #[prost(double, tag = "2")]
-    Number(f64),
-    /// A text.
-    #[prost(string, tag = "3")]
-    Text(String),
-    /// Yes or no.
-    #[prost(bool, tag = "4")]
-    Bool(bool),
-    /// Members with names.
-    #[prost(message, tag = "5")]
-    Struct(Struct),
-    /// One after the other.
-    #[prost(message, tag = "6")]
-    List(ListValue),
-}
-
-/// `google.protobuf.ListValue`.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct ListValue {
-    /// Its parts.
-    #[prost(message, repeated, tag = "1")]
-    pub values: Vec<Value>,
-}
+pub use crate::dialect::envoy::{
+    HeaderValue, HeaderValueOption, HttpStatus, Kind, ListValue, Metadata, Struct, Value,
+};
 
 /// `google.protobuf.Duration`.
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
@@ -63,20 +20,6 @@ pub struct Duration {
     pub nanos: i32,
 }
 
-/// `envoy.config.core.v3.HeaderValue`.
-#[derive(Clone, PartialEq, Eq, prost::Message)]
-pub struct HeaderValue {
-    /// The name, in lower case.
-    #[prost(string, tag = "1")]
-    pub key: String,
-    /// The value as text; Envoy leaves it empty and reads it nowhere.
-    #[prost(string, tag = "2")]
-    pub value: String,
-    /// The value.
-    #[prost(bytes = "bytes", tag = "3")]
-    pub raw_value: Bytes,
-}
-
 /// `envoy.config.core.v3.HeaderMap`.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct HeaderMap {
@@ -84,10 +27,6 @@ pub struct HeaderMap {
     #[prost(message, repeated, tag = "1")]
     pub headers: Vec<HeaderValue>,
 }
-
-/// `envoy.config.core.v3.Metadata`, of which nothing is sent.
-#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
-pub struct Metadata {}
 
 /// What an agent is told.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -279,20 +218,6 @@ pub const ADD_IF_ABSENT: i32 = 1;
 /// [`HeaderValueOption::append_action`]: only when there is one.
 pub const OVERWRITE_IF_EXISTS: i32 = 3;
 
-/// `envoy.config.core.v3.HeaderValueOption`.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct HeaderValueOption {
-    /// Name and value.
-    #[prost(message, optional, tag = "1")]
-    pub header: Option<HeaderValue>,
-    /// Added beside what is there, `google.protobuf.BoolValue`.
-    #[prost(message, optional, tag = "2")]
-    pub append: Option<bool>,
-    /// What Envoy does not read here.
-    #[prost(int32, tag = "3")]
-    pub append_action: i32,
-}
-
 /// What becomes of a body.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct BodyMutation {
@@ -333,14 +258,6 @@ pub struct ImmediateResponse {
     /// For the log.
     #[prost(string, tag = "5")]
     pub details: String,
-}
-
-/// `envoy.type.v3.HttpStatus`.
-#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
-pub struct HttpStatus {
-    /// As in 403.
-    #[prost(int32, tag = "1")]
-    pub code: i32,
 }
 
 /// The status of a gRPC call.
