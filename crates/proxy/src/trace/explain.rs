@@ -8,8 +8,8 @@ use crate::{
 };
 use chrono::{DateTime, SecondsFormat, Utc};
 use portcullis_agent_manager::{HeaderChange, Phase, Record, RecordedVerdict};
-use serde_json::{Value, json};
-use std::time::Duration;
+use serde::Serialize;
+use std::{borrow::Cow, net::IpAddr, time::Duration};
 
 /// So much is kept of a path, which can be as long as the limits of its listener allow.
 const MOST_PATH: usize = 2048;
@@ -72,67 +72,65 @@ impl Explained<'_> {
     pub(crate) fn to_json(&self) -> Vec<u8> {
         let (begun, identity) = (self.begun, &self.begun.identity);
         let at = DateTime::<Utc>::from(begun.started_at);
-        let value = json!({
-            "request_id": identity.request_id(),
-            "ts": at.to_rfc3339_opts(SecondsFormat::Millis, true),
-            "client_ip": identity.ip.to_string(),
-            "listener": begun.connection.listener.id.as_str(),
-            "method": begun.method.as_str(),
-            "host": identity.host,
-            "path": shortened(&begun.target),
-            "traced": self.request.traced,
-            "route": self.route(),
-            "agents": self.agents(),
-            "headers": self.headers(),
-            "upstream": self.upstream(),
-            "websocket": self.websocket(),
-            "answer": {
-                "status": self.status,
-                "blocked_by": self.ended_by.map(|by| by.agent.as_str()),
-                "reason": self.reason,
-                "grpc_status": self.request.grpc_status,
-                "aborted": self.aborted,
-                "duration_ms": milliseconds(self.duration),
-                "agents_ms": milliseconds(self.request.agents.conversation.waited()),
+        let explanation = Explanation {
+            request_id: identity.request_id(),
+            ts: at.to_rfc3339_opts(SecondsFormat::Millis, true),
+            client_ip: identity.ip,
+            listener: &begun.connection.listener.id,
+            method: begun.method.as_str(),
+            host: &identity.host,
+            path: shortened(&begun.target),
+            traced: self.request.traced,
+            route: self.route(),
+            agents: self.agents(),
+            headers: self.headers(),
+            upstream: self.upstream(),
+            websocket: self.websocket(),
+            answer: AnswerPart {
+                status: self.status,
+                blocked_by: self.ended_by.map(|by| by.agent.as_str()),
+                reason: self.reason,
+                grpc_status: self.request.grpc_status,
+                aborted: self.aborted,
+                duration_ms: milliseconds(self.duration),
+                agents_ms: milliseconds(self.request.agents.conversation.waited()),
             },
-        });
-        serde_json::to_vec(&value).unwrap_or_default()
+        };
+        serde_json::to_vec(&explanation).unwrap_or_default()
     }
 
     /// What became of the socket, where agents saw its frames.
-    fn websocket(&self) -> Option<Value> {
+    fn websocket(&self) -> Option<SocketPart> {
         let socket = self.request.socket.get()?;
-        Some(json!({
-            "frames_in": socket.frames_in(),
-            "frames_out": socket.frames_out(),
-            "close_code": socket.close_code(),
-        }))
+        Some(SocketPart {
+            frames_in: socket.frames_in(),
+            frames_out: socket.frames_out(),
+            close_code: socket.close_code(),
+        })
     }
 
-    fn agents(&self) -> Vec<Value> {
+    fn agents(&self) -> Vec<AgentPart<'_>> {
         let obeyed = self.records.iter().map(|of| record(of, false));
         let shadow = self.shadow.iter().map(|of| record(of, true));
         obeyed.chain(shadow).collect()
     }
 
-    fn route(&self) -> Option<Value> {
+    fn route(&self) -> Option<RoutePart<'_>> {
         let route = self.request.route.as_deref()?;
         let found = self.begun.snapshot().router.reason(self.request.rank);
-        let why = found.map(|(reason, of)| {
-            json!({
-                "match": reason.to_string(),
-                "match_block": reason.block,
-                "match_blocks": reason.blocks,
-                "priority": reason.priority,
-                "precedence": self.request.rank + 1,
-                "precedence_of": of,
-            })
+        let why = found.map(|(reason, of)| WhyPart {
+            matched: reason.to_string(),
+            match_block: reason.block,
+            match_blocks: reason.blocks,
+            priority: reason.priority,
+            precedence: self.request.rank + 1,
+            precedence_of: of,
         });
-        Some(json!({"id": route.id.as_str(), "why": why}))
+        Some(RoutePart { id: &route.id, why })
     }
 
     /// Who changed which header, in the order of the changes: on the way in, and then, in reverse, on the way out.
-    fn headers(&self) -> Vec<Value> {
+    fn headers(&self) -> Vec<HeaderPart> {
         let by_agents = self.request.agents.conversation.take_changes();
         let mut all = Vec::new();
         for of_response in [false, true] {
@@ -148,7 +146,7 @@ impl Explained<'_> {
         all
     }
 
-    fn by_agent(&self, change: &HeaderChange) -> (When, Value) {
+    fn by_agent(&self, change: &HeaderChange) -> (When, HeaderPart) {
         let asks = |filter: &Filter| match filter {
             Filter::Agents(of_route) => of_route
                 .iter()
@@ -162,20 +160,21 @@ impl Explained<'_> {
             Phase::ResponseBody => true,
             _ => false,
         };
-        let value = json!({
-            "of": side(change.of_response),
-            "done": change.done,
-            "name": change.name.to_ascii_lowercase(),
-            "agent": change.agent.as_str(),
-            "phase": change.phase.name(),
-            "step": step.map(|step| step + 1),
-        });
+        let part = HeaderPart {
+            of: side(change.of_response),
+            done: change.done,
+            name: change.name.to_ascii_lowercase(),
+            agent: Some(change.agent.to_string()),
+            phase: Some(change.phase.name()),
+            filter: None,
+            step: step.map(|step| step + 1),
+        };
         let step = step.unwrap_or_default();
-        (When::new(is_of_body, change.of_response, step), value)
+        (When::new(is_of_body, change.of_response, step), part)
     }
 
     /// What the route's own filters changed, as far as they ran.
-    fn by_filters(&self, of_response: bool, changes: &mut Vec<(When, Value)>) {
+    fn by_filters(&self, of_response: bool, changes: &mut Vec<(When, HeaderPart)>) {
         let Some(route) = self.request.route.as_deref() else {
             return;
         };
@@ -188,19 +187,21 @@ impl Explained<'_> {
             };
             let done = edits.iter().filter_map(|edit| edit.done(self.request));
             changes.extend(done.map(|(done, name)| {
-                let value = json!({
-                    "of": side(of_response),
-                    "done": done,
-                    "name": name.as_str(),
-                    "filter": by,
-                    "step": step + 1,
-                });
-                (When::new(false, of_response, step), value)
+                let part = HeaderPart {
+                    of: side(of_response),
+                    done,
+                    name: name.as_str().to_owned(),
+                    agent: None,
+                    phase: None,
+                    filter: Some(by),
+                    step: Some(step + 1),
+                };
+                (When::new(false, of_response, step), part)
             }));
         }
     }
 
-    fn upstream(&self) -> Option<Value> {
+    fn upstream(&self) -> Option<UpstreamPart<'_>> {
         let upstream = &self.request.upstream;
         if upstream.attempts == 0 {
             return None;
@@ -211,14 +212,109 @@ impl Explained<'_> {
         };
         let answered = upstream.asked_after.zip(upstream.header_after);
         let took = answered.map(|(asked, answered)| answered.saturating_sub(asked));
-        Some(json!({
-            "id": id,
-            "address": upstream.target.as_deref(),
-            "status": upstream.status,
-            "attempts": upstream.attempts,
-            "duration_ms": took.map(milliseconds),
-        }))
+        Some(UpstreamPart {
+            id,
+            address: upstream.target.as_deref(),
+            status: upstream.status,
+            attempts: upstream.attempts,
+            duration_ms: took.map(milliseconds),
+        })
     }
+}
+
+// What follows is the form in which it is told. Refused requests are what a proxy under attack has most of, so it is written
+// at once, without a tree of values in between.
+
+#[derive(Serialize)]
+struct Explanation<'a> {
+    request_id: &'a str,
+    ts: String,
+    client_ip: IpAddr,
+    listener: &'a str,
+    method: &'a str,
+    host: &'a str,
+    path: Cow<'a, str>,
+    traced: bool,
+    route: Option<RoutePart<'a>>,
+    agents: Vec<AgentPart<'a>>,
+    headers: Vec<HeaderPart>,
+    upstream: Option<UpstreamPart<'a>>,
+    websocket: Option<SocketPart>,
+    answer: AnswerPart<'a>,
+}
+
+#[derive(Serialize)]
+struct AnswerPart<'a> {
+    status: Option<u16>,
+    blocked_by: Option<&'a str>,
+    reason: Option<&'a str>,
+    grpc_status: Option<u8>,
+    aborted: bool,
+    duration_ms: f64,
+    agents_ms: f64,
+}
+
+#[derive(Serialize)]
+struct SocketPart {
+    frames_in: u64,
+    frames_out: u64,
+    close_code: u16,
+}
+
+#[derive(Serialize)]
+struct RoutePart<'a> {
+    id: &'a str,
+    why: Option<WhyPart>,
+}
+
+#[derive(Serialize)]
+struct WhyPart {
+    #[serde(rename = "match")]
+    matched: String,
+    match_block: usize,
+    match_blocks: usize,
+    priority: i64,
+    precedence: u32,
+    precedence_of: usize,
+}
+
+#[derive(Serialize)]
+struct AgentPart<'a> {
+    name: &'a str,
+    phase: &'static str,
+    verdict: &'static str,
+    failure: Option<&'static str>,
+    failure_mode: Option<&'static str>,
+    reason: Option<&'a str>,
+    tags: &'a [String],
+    calls: Option<u32>,
+    cached: bool,
+    shadow: bool,
+    duration_ms: f64,
+}
+
+#[derive(Serialize)]
+struct HeaderPart {
+    of: &'static str,
+    done: &'static str,
+    name: String,
+    /// Who, and when in the request's life; or which filter of the route.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agent: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    phase: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    filter: Option<&'static str>,
+    step: Option<usize>,
+}
+
+#[derive(Serialize)]
+struct UpstreamPart<'a> {
+    id: Option<&'a str>,
+    address: Option<&'a str>,
+    status: Option<u16>,
+    attempts: u32,
+    duration_ms: Option<f64>,
 }
 
 /// When in one direction a header was changed: what is said about a body comes when all filters have seen the head, and on the
@@ -236,21 +332,21 @@ impl When {
     }
 }
 
-fn record(record: &Record, is_shadow: bool) -> Value {
+fn record(record: &Record, is_shadow: bool) -> AgentPart<'_> {
     let told = record.verdict.told();
-    json!({
-        "name": record.agent.as_str(),
-        "phase": record.phase.name(),
-        "verdict": told.verdict,
-        "failure": told.failure,
-        "failure_mode": told.failure_mode,
-        "reason": record.reason,
-        "tags": record.tags,
-        "calls": (!record.cached).then_some(record.calls),
-        "cached": record.cached,
-        "shadow": is_shadow,
-        "duration_ms": milliseconds(record.duration),
-    })
+    AgentPart {
+        name: &record.agent,
+        phase: record.phase.name(),
+        verdict: told.verdict,
+        failure: told.failure,
+        failure_mode: told.failure_mode,
+        reason: record.reason.as_deref(),
+        tags: &record.tags,
+        calls: (!record.cached).then_some(record.calls),
+        cached: record.cached,
+        shadow: is_shadow,
+        duration_ms: milliseconds(record.duration),
+    }
 }
 
 const fn side(of_response: bool) -> &'static str {
@@ -262,9 +358,9 @@ fn milliseconds(duration: Duration) -> f64 {
     duration.as_micros() as f64 / 1000.0
 }
 
-fn shortened(path: &str) -> String {
+fn shortened(path: &str) -> Cow<'_, str> {
     if path.len() <= MOST_PATH {
-        return path.to_owned();
+        return path.into();
     }
-    format!("{}…", &path[..path.floor_char_boundary(MOST_PATH)])
+    format!("{}…", &path[..path.floor_char_boundary(MOST_PATH)]).into()
 }
