@@ -250,7 +250,7 @@ impl Finished<'_> {
             line.extend_from_slice(b",\"upstream\":");
             json_string(line, known.id.as_bytes());
         }
-        if let Some(target) = &upstream.target {
+        if let Some(target) = upstream.target() {
             line.extend_from_slice(b",\"upstream_address\":\"");
             line.extend_from_slice(target.as_bytes());
             line.push(b'"');

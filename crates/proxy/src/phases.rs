@@ -126,9 +126,9 @@ impl ProxyHttp for Edge {
                 session.set_keepalive(None);
             }
         }
-        request.upstream.status = Some(response.status.as_u16());
         if let (Some(begun), Some(route)) = (&request.begun, &request.route) {
-            request.upstream.header_after = Some(begun.started.elapsed());
+            let status = response.status.as_u16();
+            upstream::answered(status, begun.started, &mut request.upstream);
             // A longer idle time is what the upstream's own limit is set to.
             let timeouts = route.timeouts;
             let shorter = timeouts.idle < timeouts.response_header && response.status != 101;

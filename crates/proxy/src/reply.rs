@@ -199,6 +199,7 @@ const fn grpc_code(status: u16) -> u8 {
 pub(crate) fn from_error(error: &Error) -> Option<(u16, &'static str)> {
     let from_client = *error.esource() == ErrorSource::Downstream;
     Some(match error.etype() {
+        ErrorType::CustomCode(reason, status) => (*status, *reason),
         HTTPStatus(413) => (413, "request_body_too_large"),
         HTTPStatus(status) => (*status, "refused"),
         ErrorType::ReadTimedout if from_client => (408, "request_body_timeout"),

@@ -10,6 +10,7 @@ use crate::{
     reply::Reply,
     server::connection::Connection,
     snapshot::{Route, Serving, Snapshot},
+    upstream::Attempt,
 };
 use pingora::http::Method;
 use portcullis_agent_manager::Conversation;
@@ -167,16 +168,23 @@ impl AgentRun {
 }
 
 /// What happened upstream.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct UpstreamRun {
-    /// The address of the target that was chosen last, for the log.
-    pub(crate) target: Option<Arc<str>>,
+    /// The target that has the request, or had it last.
+    pub(crate) attempt: Option<Attempt>,
     pub(crate) attempts: u32,
     pub(crate) status: Option<u16>,
     /// From the start of the request to the choice of the first target.
     pub(crate) asked_after: Option<Duration>,
     /// From the start of the request to the head of the response.
     pub(crate) header_after: Option<Duration>,
+}
+
+impl UpstreamRun {
+    /// The address of the target that was chosen last.
+    pub(crate) fn target(&self) -> Option<&Arc<str>> {
+        self.attempt.as_ref()?.address()
+    }
 }
 
 /// Counts a request as in flight until it is dropped, however the request ends.

@@ -109,12 +109,15 @@ impl Snapshot {
     pub(crate) fn compile(config: &Config, parts: &Parts<'_>) -> Result<Self, String> {
         let mut upstreams = HashMap::new();
         for upstream in &config.upstreams {
-            let kept = parts
+            let known = parts
                 .previous
-                .and_then(|previous| previous.upstream(upstream));
-            let compiled = match kept {
-                Some(kept) => kept.clone(),
-                None => Arc::new(Upstream::new(upstream, parts.echo_socket)?),
+                .and_then(|previous| previous.upstream(&upstream.id));
+            let compiled = match known {
+                Some(known) if known.config == *upstream => known.clone(),
+                known => {
+                    let known = known.map(Arc::as_ref);
+                    Arc::new(Upstream::new(upstream, parts.echo_socket, known)?)
+                }
             };
             upstreams.insert(upstream.id.clone(), compiled);
         }
@@ -153,11 +156,9 @@ impl Snapshot {
         })
     }
 
-    /// The upstream that is configured in just this way.
-    fn upstream(&self, config: &portcullis_config::Upstream) -> Option<&Arc<Upstream>> {
-        self.upstreams
-            .iter()
-            .find(|upstream| upstream.config == *config)
+    /// The upstream of this name.
+    fn upstream(&self, id: &UpstreamId) -> Option<&Arc<Upstream>> {
+        self.upstreams.iter().find(|upstream| upstream.id == *id)
     }
 }
 

@@ -239,10 +239,14 @@ impl Health {
         let mut upstreams: Vec<_> = serving.snapshot.upstreams.iter().collect();
         upstreams.sort_by(|one, other| one.id.cmp(&other.id));
         let status = |upstream: &Arc<Upstream>| {
-            let targets: Vec<_> = upstream
-                .targets()
-                .map(|(address, weight)| json!({"address": address, "weight": weight}))
-                .collect();
+            let targets = upstream.status().into_iter().map(|target| {
+                json!({
+                    "address": target.address.as_deref(),
+                    "weight": target.weight,
+                    "in_flight": target.in_flight,
+                })
+            });
+            let targets: Vec<_> = targets.collect();
             json!({"name": upstream.id.as_str(), "targets": targets})
         };
         upstreams.into_iter().map(status).collect()

@@ -190,9 +190,8 @@ impl ProxyHttp for Forward {
         if let Some(passage) = context
             && (!response.status.is_informational() || response.status == 101)
         {
-            let mut upstream = passage.upstream();
-            upstream.status = Some(response.status.as_u16());
-            upstream.header_after = Some(passage.started.elapsed());
+            let status = response.status.as_u16();
+            upstream::answered(status, passage.started, &mut passage.upstream());
         }
         Ok(())
     }

@@ -296,7 +296,7 @@ impl Exchange<'_> {
                 }
             }
         };
-        self.upstream = passage.upstream().clone();
+        self.upstream = std::mem::take(&mut *passage.upstream());
         outcome.map_err(|halt| match (halt, handle.subreq_proxy_error.try_recv()) {
             // The inner pass knows better why.
             (Halt::Lost, Ok(error)) => Halt::Failed(error),
@@ -334,7 +334,7 @@ impl Exchange<'_> {
         }
     }
 
-    fn passage(&self, session: &Session, head: RequestHeader) -> Arc<Passage> {
+    fn passage(&mut self, session: &Session, head: RequestHeader) -> Arc<Passage> {
         let takes_trailers = session.is_http2()
             && session
                 .req_header()
@@ -347,7 +347,7 @@ impl Exchange<'_> {
             self.request.switches,
             takes_trailers,
             head,
-            self.upstream.clone(),
+            std::mem::take(&mut self.upstream),
         )
     }
 }

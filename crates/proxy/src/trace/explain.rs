@@ -214,7 +214,7 @@ impl Explained<'_> {
         let took = answered.map(|(asked, answered)| answered.saturating_sub(asked));
         Some(UpstreamPart {
             id,
-            address: upstream.target.as_deref(),
+            address: upstream.target().map(|address| &**address),
             status: upstream.status,
             attempts: upstream.attempts,
             duration_ms: took.map(milliseconds),
