@@ -12,6 +12,7 @@ mod ext_proc;
 mod guardrail;
 mod identity;
 mod inspect;
+mod listeners;
 mod observability;
 mod paths;
 mod precedence;
@@ -53,6 +54,8 @@ const ERRORS: &[Check] = &[
     ext_proc::useless_settings,
     v1::useless_settings,
     addresses::listeners,
+    listeners::useless_settings,
+    listeners::certificates,
     routes::actions,
     routes::useless_settings,
     conditions::impossible,

@@ -5,13 +5,14 @@
 
 use crate::{
     kdl::{
-        Defaults, Parsed, ParsedAction, ParsedAgent, ParsedAgentUse, ParsedChain, ParsedFilter,
-        ParsedGuardrail, ParsedListener, ParsedMatch, ParsedOrigin, ParsedRoute, ParsedShadow,
-        ParsedUpstream,
+        Defaults, Parsed, ParsedAction, ParsedAgent, ParsedAgentUse, ParsedCertificate,
+        ParsedChain, ParsedFilter, ParsedGuardrail, ParsedListener, ParsedListenerTls, ParsedMatch,
+        ParsedOrigin, ParsedRoute, ParsedShadow, ParsedUpstream,
     },
     model::{
-        Action, Admin, Agent, AgentUse, Config, Filter, GuardedBody, Guardrail, Listener, Origin,
-        Probes, Route, Shadow, System, Upstream, UpstreamTimeouts,
+        Action, Admin, Agent, AgentUse, ClientAuth, Config, Filter, GuardedBody, Guardrail,
+        Listener, ListenerCertificate, ListenerTls, Origin, Probes, Route, Shadow, System,
+        Upstream, UpstreamTimeouts,
     },
     source::{Sources, Spanned},
 };
@@ -93,7 +94,8 @@ fn listener(written: ParsedListener, system: &System, sources: &Sources) -> Opti
     Some(Listener {
         id: written.id.value,
         address: written.address?.value,
-        h2c: written.h2c,
+        h2c: written.h2c.is_some_and(|h2c| h2c.value),
+        tls: written.tls.map(|tls| listener_tls(tls, sources)),
         timeouts: written.timeouts,
         limits: written.limits,
         trusted_proxies: written
@@ -101,6 +103,26 @@ fn listener(written: ParsedListener, system: &System, sources: &Sources) -> Opti
             .unwrap_or_else(|| system.trusted_proxies.clone()),
         place: sources.place(written.span),
     })
+}
+
+fn listener_tls(written: ParsedListenerTls, sources: &Sources) -> ListenerTls {
+    let certificate = |written: ParsedCertificate| ListenerCertificate {
+        certificate: written.certificate,
+        key: written.key,
+        server_name: written.server_name.map(|name| name.value),
+        ocsp: written.ocsp,
+        place: sources.place(written.span),
+    };
+    ListenerTls {
+        certificates: written.certificates.into_iter().map(certificate).collect(),
+        min_version: written.min_version,
+        http2: written.http2,
+        client_auth: written.client_auth.map(|auth| ClientAuth {
+            required: auth.required,
+            ca: auth.ca,
+            place: sources.place(auth.span),
+        }),
+    }
 }
 
 fn upstream(written: ParsedUpstream, defaults: &Defaults, sources: &Sources) -> Option<Upstream> {

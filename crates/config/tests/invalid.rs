@@ -73,7 +73,6 @@ fn d22_a_file_with_many_mistakes_shows_all_of_them_in_one_run() {
         code::UNKNOWN_NODE,
         code::MISSING,
         code::OUT_OF_RANGE,
-        code::NOT_SUPPORTED_YET,
         code::DUPLICATE_ID,
         code::ADDRESS_IN_USE,
         code::INVALID_REGEX,

@@ -137,7 +137,7 @@ fn d20_every_line_and_property_of_a_configuration_is_missed_when_it_is_gone() {
 
 #[test]
 fn d20_what_no_release_has_served_yet_is_never_left_out_in_silence() {
-    for listener in ["h3", "quic", "http3 #true", "tls { certificate \"a.pem\" }"] {
+    for listener in ["h3", "quic", "http3 #true"] {
         let text = format!(
             "schema-version \"1\"\nlisteners {{ listener \"l\" {{ address \"127.0.0.1:1\"; {listener} }} }}\n\
              routes {{ route \"r\" {{ respond 200 }} }}\n"

@@ -154,7 +154,7 @@ fn host(node: &mut Node<'_>) -> Option<HostPattern> {
     })
 }
 
-fn is_host(text: &str) -> bool {
+pub(super) fn is_host(text: &str) -> bool {
     if let Some(address) = text
         .strip_prefix('[')
         .and_then(|rest| rest.strip_suffix(']'))

@@ -421,7 +421,7 @@ impl<'a> Block<'a> {
         self.one(name, read)
     }
 
-    fn has(&self, name: &str) -> bool {
+    pub(crate) fn has(&self, name: &str) -> bool {
         self.nodes
             .iter()
             .flatten()

@@ -4,6 +4,7 @@ use super::{
     address::{self, Use},
     cursor::{Block, Later, Node},
     header_span,
+    listener_tls::{self, ParsedListenerTls},
 };
 use crate::{
     diagnostic::{Diagnostic, code},
@@ -17,7 +18,10 @@ use std::net::SocketAddr;
 pub(crate) struct ParsedListener {
     pub(crate) id: Spanned<ListenerId>,
     pub(crate) address: Option<Spanned<SocketAddr>>,
-    pub(crate) h2c: bool,
+    pub(crate) h2c: Option<Spanned<bool>>,
+    pub(crate) tls: Option<ParsedListenerTls>,
+    /// Where its deadline is written.
+    pub(crate) tls_handshake: Option<Span>,
     pub(crate) timeouts: ListenerTimeouts,
     pub(crate) limits: ListenerLimits,
     /// None: the system's list holds.
@@ -28,16 +32,14 @@ pub(crate) struct ParsedListener {
 /// More than any disk behind us would take in one piece.
 const MOST_BODY_BYTES: ByteSize = ByteSize::mib(1 << 20);
 
-const LATER: &[Later] = &[
-    Later::new("proxy-protocol"),
-    Later::with_remedy("tls", "leave it out and end TLS in front of this listener"),
-];
+const LATER: &[Later] = &[Later::new("proxy-protocol")];
 
 pub(super) fn listener(node: &mut Node<'_>) -> Option<ParsedListener> {
     let id = node.id();
     let span = header_span(node);
     node.block(|block| {
         block.later(LATER);
+        let mut tls_handshake = None;
         Some(ParsedListener {
             address: block.required("address", "address \"0.0.0.0:8080\"", |node| {
                 address::socket_address(
@@ -45,10 +47,18 @@ pub(super) fn listener(node: &mut Node<'_>) -> Option<ParsedListener> {
                     Use::Listen,
                 )
             }),
-            h2c: block.one("h2c", Node::flag).unwrap_or(false),
+            h2c: block.one("h2c", |node| {
+                let value = node.flag()?;
+                let span = node.span();
+                Some(Spanned { value, span })
+            }),
+            tls: block.one("tls", listener_tls::tls),
             timeouts: block
-                .one("timeouts", |node| Some(node.block(timeouts)))
+                .one("timeouts", |node| {
+                    Some(node.block(|block| timeouts(block, &mut tls_handshake)))
+                })
                 .unwrap_or_default(),
+            tls_handshake,
             limits: block
                 .one("limits", |node| Some(limits(node)))
                 .unwrap_or_default(),
@@ -59,14 +69,18 @@ pub(super) fn listener(node: &mut Node<'_>) -> Option<ParsedListener> {
     })
 }
 
-fn timeouts(block: &mut Block<'_>) -> ListenerTimeouts {
+fn timeouts(block: &mut Block<'_>, tls_handshake: &mut Option<Span>) -> ListenerTimeouts {
     let default = ListenerTimeouts::default();
     let mut timeout = |name| {
         block.one(name, |node: &mut Node<'_>| {
+            if name == "tls-handshake" {
+                *tls_handshake = Some(node.span());
+            }
             node.argument("a duration, such as \"10s\"")?.timeout()
         })
     };
     ListenerTimeouts {
+        tls_handshake: timeout("tls-handshake").unwrap_or(default.tls_handshake),
         request_header: timeout("request-header").unwrap_or(default.request_header),
         keepalive: timeout("keepalive").unwrap_or(default.keepalive),
         request_body_idle: timeout("request-body-idle").unwrap_or(default.request_body_idle),

@@ -46,15 +46,14 @@ fn may_ignore(node: &mut Node<'_>) -> Vec<KeyPart> {
         KeyPart::Authorization,
         KeyPart::Cookie,
         KeyPart::Query,
+        KeyPart::ClientCertificate,
         KeyPart::OwnedHeaders,
         KeyPart::EarlierChanges,
     ]
     .map(|part| (part.name(), part));
     let mut parts: Vec<(KeyPart, Span)> = Vec::new();
     for value in node.arguments("the names of parts of the key, such as \"cookie\"") {
-        // Nobody can show a certificate yet.
-        let later = [KeyPart::ClientCertificate.name()];
-        let Some(part) = value.choice(&choices, &later) else {
+        let Some(part) = value.choice(&choices, &[]) else {
             continue;
         };
         match parts.iter().find(|(known, _)| *known == part) {

@@ -1,6 +1,6 @@
 //! `listeners { listener "ID" { … } }`: where clients connect, and what they may do.
 
-use super::{ByteSize, ListenerId, Place};
+use super::{ByteSize, ListenerId, ListenerTls, Place};
 use ipnet::IpNet;
 use std::{net::SocketAddr, time::Duration};
 
@@ -13,6 +13,8 @@ pub struct Listener {
     pub address: SocketAddr,
     /// HTTP/2 with prior knowledge beside HTTP/1.1. Default false.
     pub h2c: bool,
+    /// TLS with its clients. `None`: it is not spoken.
+    pub tls: Option<ListenerTls>,
     /// How long a client may take.
     pub timeouts: ListenerTimeouts,
     /// How much a client may send.
@@ -26,6 +28,8 @@ pub struct Listener {
 /// How long a client may take. None of these can be switched off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ListenerTimeouts {
+    /// From the start of a connection to the end of the TLS handshake. Default 10 s.
+    pub tls_handshake: Duration,
     /// From the first byte of a request to the end of its head, in total. Default 10 s.
     pub request_header: Duration,
     /// How long an idle connection is kept. Default 75 s.
@@ -39,6 +43,7 @@ pub struct ListenerTimeouts {
 impl Default for ListenerTimeouts {
     fn default() -> Self {
         Self {
+            tls_handshake: Duration::from_secs(10),
             request_header: Duration::from_secs(10),
             keepalive: Duration::from_secs(75),
             request_body_idle: Duration::from_secs(30),

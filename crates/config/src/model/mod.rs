@@ -13,6 +13,7 @@ mod guardrail;
 mod id;
 mod inspect;
 mod listener;
+mod listener_tls;
 mod observability;
 mod place;
 mod reports;
@@ -45,6 +46,7 @@ pub use guardrail::{
 pub use id::{AgentId, ListenerId, RouteId, UpstreamId};
 pub use inspect::{BodyEncoding, BodyInspection, BodyMode, Completions, Inspect, OnOversize};
 pub use listener::{Listener, ListenerLimits, ListenerTimeouts};
+pub use listener_tls::{ClientAuth, ListenerCertificate, ListenerTls, TlsVersion};
 pub use observability::{
     AccessLog, AccessLogFormat, LogFormat, LogLevel, LogSettings, LogSink, Observability,
     RecentRequests, VerdictTrace,

@@ -23,6 +23,12 @@ pub enum Variable {
     ClientIp,
     /// `{client.port}`: the port of the peer that is connected to us.
     ClientPort,
+    /// `{client.certificate.subject}`: whose certificate the client has shown, as in `CN=app,O=Example`; empty without.
+    ClientCertificateSubject,
+    /// `{client.certificate.sans}`: its other names, as in `DNS:a.example,URI:spiffe://example/a`.
+    ClientCertificateSans,
+    /// `{client.certificate.fingerprint}`: SHA-256 of it, in hexadecimal digits.
+    ClientCertificateFingerprint,
     /// `{request.id}`: what is in X-Request-Id.
     RequestId,
     /// `{request.method}`.
@@ -35,19 +41,31 @@ pub enum Variable {
     RequestScheme,
     /// `{route.id}`: the route that matched.
     RouteId,
+    /// `{tls.version}`: as in `TLSv1.3`; empty without TLS.
+    TlsVersion,
+    /// `{tls.cipher}`: the cipher suite, as in `TLS_AES_128_GCM_SHA256`; empty without TLS.
+    TlsCipher,
+    /// `{tls.server-name}`: the name that the client has asked for in TLS; empty without.
+    TlsServerName,
 }
 
 impl Variable {
     /// All variables, in the order of the reference.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 14] = [
         Self::ClientIp,
         Self::ClientPort,
+        Self::ClientCertificateSubject,
+        Self::ClientCertificateSans,
+        Self::ClientCertificateFingerprint,
         Self::RequestId,
         Self::RequestMethod,
         Self::RequestPath,
         Self::RequestHost,
         Self::RequestScheme,
         Self::RouteId,
+        Self::TlsVersion,
+        Self::TlsCipher,
+        Self::TlsServerName,
     ];
 
     /// The name between the braces.
@@ -55,12 +73,18 @@ impl Variable {
         match self {
             Self::ClientIp => "client.ip",
             Self::ClientPort => "client.port",
+            Self::ClientCertificateSubject => "client.certificate.subject",
+            Self::ClientCertificateSans => "client.certificate.sans",
+            Self::ClientCertificateFingerprint => "client.certificate.fingerprint",
             Self::RequestId => "request.id",
             Self::RequestMethod => "request.method",
             Self::RequestPath => "request.path",
             Self::RequestHost => "request.host",
             Self::RequestScheme => "request.scheme",
             Self::RouteId => "route.id",
+            Self::TlsVersion => "tls.version",
+            Self::TlsCipher => "tls.cipher",
+            Self::TlsServerName => "tls.server-name",
         }
     }
 }
