@@ -37,6 +37,7 @@ mod routing;
 mod sdk_python;
 mod shadow;
 mod shutdown;
+mod tls;
 mod trace;
 mod upstreams;
 mod v1;

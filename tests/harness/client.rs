@@ -1,16 +1,45 @@
 //! A client that sends exactly the bytes it is told to, and reads answers as they are on the wire.
 
-use super::{DEADLINE, find};
+use super::{DEADLINE, find, tls};
 use serde_json::Value;
 use std::{
-    io::{ErrorKind, Read, Write},
+    io::{self, ErrorKind, Read, Write},
     net::{Shutdown, SocketAddr, TcpStream},
 };
 
 /// A connection to the proxy.
 pub(crate) struct RawClient {
-    stream: TcpStream,
+    stream: Wire,
     buffer: Vec<u8>,
+}
+
+/// What the bytes go over.
+enum Wire {
+    Plain(TcpStream),
+    Tls(Box<tls::Stream>),
+}
+
+impl Wire {
+    fn socket(&self) -> &TcpStream {
+        match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(stream) => &stream.sock,
+        }
+    }
+
+    fn as_io(&mut self) -> &mut dyn Read {
+        match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(stream) => stream,
+        }
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Plain(socket) => socket.write_all(bytes),
+            Self::Tls(stream) => stream.write_all(bytes).and_then(|()| stream.flush()),
+        }
+    }
 }
 
 /// An answer.
@@ -37,13 +66,32 @@ impl RawClient {
         stream.set_write_timeout(Some(DEADLINE)).ok()?;
         stream.set_nodelay(true).ok()?;
         Some(Self {
-            stream,
+            stream: Wire::Plain(stream),
             buffer: Vec::new(),
         })
     }
 
+    /// A client on a connection of TLS.
+    pub(crate) fn over_tls(stream: tls::Stream) -> Self {
+        Self {
+            stream: Wire::Tls(Box::new(stream)),
+            buffer: Vec::new(),
+        }
+    }
+
+    /// What was settled in TLS.
+    ///
+    /// # Panics
+    /// The client does not speak it.
+    pub(crate) fn tls(&self) -> &rustls::ClientConnection {
+        match &self.stream {
+            Wire::Plain(_) => panic!("this client speaks no TLS"),
+            Wire::Tls(stream) => &stream.conn,
+        }
+    }
+
     pub(crate) fn local_address(&self) -> SocketAddr {
-        self.stream.local_addr().unwrap()
+        self.stream.socket().local_addr().unwrap()
     }
 
     /// Sends bytes. That the proxy has closed meanwhile is no error here: the answer tells more.
@@ -52,9 +100,9 @@ impl RawClient {
         self
     }
 
-    /// The writing half, for a thread of its own.
+    /// The writing half, for a thread of its own; not of TLS.
     pub(crate) fn sender(&self) -> TcpStream {
-        self.stream.try_clone().unwrap()
+        self.stream.socket().try_clone().unwrap()
     }
 
     /// Sends a GET with these header lines and reads the answer. The connection stays open.
@@ -94,9 +142,10 @@ impl RawClient {
 
     /// Whether there is something to be read, the end of the connection included.
     pub(crate) fn is_readable(&self) -> bool {
-        self.stream.set_nonblocking(true).unwrap();
-        let peeked = self.stream.peek(&mut [0]);
-        self.stream.set_nonblocking(false).unwrap();
+        let socket = self.stream.socket();
+        socket.set_nonblocking(true).unwrap();
+        let peeked = socket.peek(&mut [0]);
+        socket.set_nonblocking(false).unwrap();
         !matches!(peeked, Err(error) if error.kind() == ErrorKind::WouldBlock)
     }
 
@@ -138,7 +187,11 @@ impl RawClient {
 
     /// Says that nothing more will be sent.
     pub(crate) fn finish_sending(&mut self) -> &mut Self {
-        let _ = self.stream.shutdown(Shutdown::Write);
+        if let Wire::Tls(stream) = &mut self.stream {
+            stream.conn.send_close_notify();
+            let _ = stream.flush();
+        }
+        let _ = self.stream.socket().shutdown(Shutdown::Write);
         self
     }
 
@@ -196,7 +249,7 @@ impl RawClient {
     /// Reads some bytes. False at the end of the connection, orderly or not.
     fn fill(&mut self) -> bool {
         let mut chunk = [0; 64 * 1024];
-        match self.stream.read(&mut chunk) {
+        match self.stream.as_io().read(&mut chunk) {
             Ok(0) => false,
             Ok(count) => {
                 self.buffer.extend_from_slice(&chunk[..count]);

@@ -1,10 +1,15 @@
 //! A client of HTTP/2 with prior knowledge.
 
-use super::DEADLINE;
+use super::{DEADLINE, tls::Connector};
 use bytes::Bytes;
 use http::{Request, Response};
+use rustls::pki_types::ServerName;
 use std::net::SocketAddr;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
 
 /// Sends requests at the same time on one connection. The answers are in the order of the requests.
 pub(crate) fn exchange(
@@ -16,6 +21,31 @@ pub(crate) fn exchange(
         .build()
         .unwrap();
     let all = runtime.block_on(async { timeout(DEADLINE, exchange_all(address, requests)).await });
+    all.expect("answers within the deadline")
+}
+
+/// The same over TLS, where both settle on HTTP/2.
+pub(crate) fn exchange_over_tls(
+    address: SocketAddr,
+    connector: &Connector,
+    requests: Vec<Request<Bytes>>,
+) -> Vec<Result<Response<Bytes>, h2::Error>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let config = connector.offering(&["h2"]).config;
+    let all = runtime.block_on(async {
+        timeout(DEADLINE, async {
+            let socket = TcpStream::connect(address).await.unwrap();
+            let name = ServerName::try_from("test").unwrap();
+            let connector = tokio_rustls::TlsConnector::from(config);
+            let stream = connector.connect(name, socket).await.unwrap();
+            assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+            exchange_on(stream, requests).await
+        })
+        .await
+    });
     all.expect("answers within the deadline")
 }
 
@@ -72,6 +102,13 @@ async fn exchange_all(
     requests: Vec<Request<Bytes>>,
 ) -> Vec<Result<Response<Bytes>, h2::Error>> {
     let stream = TcpStream::connect(address).await.unwrap();
+    exchange_on(stream, requests).await
+}
+
+async fn exchange_on(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    requests: Vec<Request<Bytes>>,
+) -> Vec<Result<Response<Bytes>, h2::Error>> {
     let (client, connection) = h2::client::handshake(stream).await.unwrap();
     let driver = tokio::spawn(connection);
     let exchanges = requests

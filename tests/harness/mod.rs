@@ -19,6 +19,7 @@ pub(crate) mod parrot;
 pub(crate) mod proxy;
 pub(crate) mod saboteur;
 pub(crate) mod tamper;
+pub(crate) mod tls;
 
 pub(crate) use agent::TestAgent;
 pub(crate) use client::{RawClient, Response};
@@ -27,6 +28,7 @@ pub(crate) use origin::{Answer, Origin, Recorded};
 pub(crate) use proxy::Proxy;
 pub(crate) use saboteur::{Sabotage, Saboteur};
 pub(crate) use tamper::Tamper;
+pub(crate) use tls::{Authority, TestCertificate};
 
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,6 @@
 //! The proxy as its users have it: a process, a configuration file, signals, logs.
 
-use super::{Origin, RawClient, Response, Saboteur, TestAgent, eventually};
+use super::{Origin, RawClient, Response, Saboteur, TestAgent, TestCertificate, eventually};
 use rustix::process::{Pid, Signal};
 use serde_json::Value;
 use std::{
@@ -288,6 +288,24 @@ impl Builder {
     pub(crate) fn file(mut self, name: &str, text: &str) -> Self {
         self.files.push((name.to_owned(), text.to_owned()));
         self
+    }
+
+    /// The listener `http` speaks TLS with this certificate.
+    pub(crate) fn tls(self, certificate: &TestCertificate) -> Self {
+        self.tls_with(certificate, "")
+    }
+
+    /// The same with these settings of `tls`.
+    pub(crate) fn tls_with(self, certificate: &TestCertificate, kdl: &str) -> Self {
+        self.certificate("server", certificate).listener(&format!(
+            "tls {{ certificate \"server.pem\" key=\"server.key\"; {kdl} }}"
+        ))
+    }
+
+    /// Adds the files of a certificate, `NAME.pem` and `NAME.key`.
+    pub(crate) fn certificate(self, name: &str, certificate: &TestCertificate) -> Self {
+        self.file(&format!("{name}.pem"), &certificate.pem)
+            .file(&format!("{name}.key"), &certificate.key)
     }
 
     /// The environment says what is logged.

@@ -4,6 +4,7 @@ use crate::{
     exchange::tunnel::SocketRun,
     filter, reply,
     request::{Begun, EndedBy, Request},
+    server::tls::TlsSession,
     telemetry::{Telemetry, access_log::json_string},
     trace::Explained,
 };
@@ -182,7 +183,11 @@ impl Finished<'_> {
         json_string(line, self.begun.target.as_bytes());
         line.extend_from_slice(b",\"protocol\":\"");
         line.extend_from_slice(protocol(self.version).as_bytes());
-        line.extend_from_slice(b"\",\"status\":");
+        line.push(b'"');
+        if let Some(tls) = &self.begun.connection.tls {
+            json_tls(line, tls);
+        }
+        line.extend_from_slice(b",\"status\":");
         number(line, self.status);
         line.extend_from_slice(b",\"bytes_in\":");
         number(line, self.bytes_in);
@@ -295,6 +300,28 @@ impl Finished<'_> {
             let value = self.head.headers.get(name);
             json_string(line, value.map_or(b"-", |value| value.as_bytes()));
         }
+    }
+}
+
+fn json_tls(line: &mut Vec<u8>, tls: &TlsSession) {
+    line.extend_from_slice(b",\"tls_version\":\"");
+    line.extend_from_slice(tls.version.as_bytes());
+    line.extend_from_slice(b"\",\"tls_cipher\":\"");
+    line.extend_from_slice(tls.cipher.as_bytes());
+    line.push(b'"');
+    if let Some(name) = &tls.server_name {
+        line.extend_from_slice(b",\"tls_server_name\":");
+        json_string(line, name.as_bytes());
+    }
+    if tls.resumed {
+        line.extend_from_slice(b",\"tls_resumed\":true");
+    }
+    if let Some(client) = &tls.client {
+        line.extend_from_slice(b",\"client_certificate\":{\"subject\":");
+        json_string(line, client.subject.as_bytes());
+        line.extend_from_slice(b",\"fingerprint\":");
+        json_string(line, client.fingerprint.as_bytes());
+        line.push(b'}');
     }
 }
 

@@ -39,7 +39,15 @@ pub(crate) fn begin(
     request.traced = serving.snapshot.trace.take_token(session.req_header_mut());
     let checked = strict::check(session, &connection, serving.snapshot.path);
     let (target, host, refusal) = match checked {
-        Ok(strict::Checked { target, host }) => (target, host, None),
+        Ok(strict::Checked { target, host }) => {
+            let misdirected = connection
+                .tls
+                .as_ref()
+                .is_some_and(|tls| !tls.is_for(&host));
+            // What a client has shown of itself for one name means nothing for another (RFC 9110 section 7.4).
+            let refusal = misdirected.then_some(strict::Refusal(421, "misdirected_request"));
+            (target, host, refusal)
+        }
         Err(refusal) => (raw_target(session), String::new(), Some(refusal)),
     };
     let head = session.req_header_mut();

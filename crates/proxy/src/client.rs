@@ -62,7 +62,7 @@ impl Identity {
             request_id,
             correlation_id,
             host,
-            scheme: "http",
+            scheme: connection.scheme(),
         }
     }
 
@@ -93,7 +93,7 @@ impl Identity {
         let chain = trusted
             .then(|| forwarded_for(headers))
             .filter(|chain| !chain.is_empty());
-        let forwarded = forwarded_element(headers, peer, &self.host, trusted);
+        let forwarded = forwarded_element(headers, peer, &self.host, self.scheme, trusted);
         remove_made_up(headers, trusted);
         let peer_value = connection.peer_value();
         let chain = match chain {
@@ -221,6 +221,7 @@ fn forwarded_element(
     headers: &HeaderMap,
     peer: SocketAddr,
     host: &str,
+    scheme: &str,
     trusted: bool,
 ) -> Option<String> {
     if !headers.contains_key(header::FORWARDED) {
@@ -236,8 +237,8 @@ fn forwarded_element(
     let ip = peer.ip();
     // A String takes everything.
     let _ = match ip {
-        IpAddr::V4(_) => write!(text, "for={ip};host=\"{host}\";proto=http"),
-        IpAddr::V6(_) => write!(text, "for=\"[{ip}]\";host=\"{host}\";proto=http"),
+        IpAddr::V4(_) => write!(text, "for={ip};host=\"{host}\";proto={scheme}"),
+        IpAddr::V6(_) => write!(text, "for=\"[{ip}]\";host=\"{host}\";proto={scheme}"),
     };
     Some(text)
 }

@@ -52,15 +52,32 @@ impl Template {
 
 fn push(text: &mut String, variable: Variable, begun: &Begun, request: &Request) {
     let identity = &begun.identity;
+    let tls = begun.connection.tls.as_ref();
+    let certificate = tls.and_then(|tls| tls.client.as_ref());
     // A String takes everything.
     let _ = match variable {
         Variable::ClientIp => write!(text, "{}", identity.ip),
         Variable::ClientPort => write!(text, "{}", identity.port),
+        Variable::ClientCertificateSubject => {
+            text.write_str(certificate.map_or("", |certificate| &certificate.subject))
+        }
+        Variable::ClientCertificateSans => {
+            text.write_str(certificate.map_or("", |certificate| &certificate.sans))
+        }
+        Variable::ClientCertificateFingerprint => {
+            text.write_str(certificate.map_or("", |certificate| &certificate.fingerprint))
+        }
         Variable::RequestId => text.write_str(identity.request_id()),
         Variable::RequestMethod => text.write_str(begun.method.as_str()),
         Variable::RequestPath => text.write_str(begun.path()),
         Variable::RequestHost => text.write_str(&identity.host),
         Variable::RequestScheme => text.write_str(identity.scheme),
         Variable::RouteId => text.write_str(request.route.as_ref().map_or("", |route| &route.id)),
+        Variable::TlsVersion => text.write_str(tls.map_or("", |tls| tls.version)),
+        Variable::TlsCipher => text.write_str(tls.map_or("", |tls| &tls.cipher)),
+        Variable::TlsServerName => text.write_str(
+            tls.and_then(|tls| tls.server_name.as_deref())
+                .unwrap_or_default(),
+        ),
     };
 }

@@ -127,8 +127,8 @@ impl Health {
     }
 
     fn metrics(&self) -> String {
-        let open = i64::try_from(self.connections.open()).unwrap_or(i64::MAX);
-        self.telemetry.metrics.connections.set(open);
+        let connections = &self.telemetry.metrics.connections;
+        connections.show_open(self.connections.open());
         let serving = self.serving.load();
         let held = serving
             .as_ref()

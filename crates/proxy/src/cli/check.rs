@@ -1,8 +1,9 @@
 //! `portcullis check`: says whether a configuration is good, and starts nothing.
 
 use super::ConfigArgs;
+use crate::server::tls::{self, TlsOfListeners};
 use portcullis_config::Config;
-use std::process::ExitCode;
+use std::{process::ExitCode, time::SystemTime};
 
 pub(super) fn check(args: &ConfigArgs, strict: bool) -> ExitCode {
     let (loaded, name) = args.load();
@@ -16,10 +17,23 @@ pub(super) fn check(args: &ConfigArgs, strict: bool) -> ExitCode {
     };
     if !loaded.warnings.is_empty() {
         args.print(&loaded.warnings);
-        if strict {
-            eprintln!("portcullis: {name}: test failed, because of --strict");
+    }
+    let certificates = match tls::load(&loaded.config.listeners, &TlsOfListeners::new()) {
+        Ok(tls) => tls::warnings(&tls, SystemTime::now()),
+        Err(errors) => {
+            for error in errors.0 {
+                eprintln!("portcullis: {error}");
+            }
+            eprintln!("portcullis: {name}: test failed");
             return ExitCode::FAILURE;
         }
+    };
+    for warning in &certificates {
+        eprintln!("portcullis: warning: {warning}");
+    }
+    if strict && !(loaded.warnings.is_empty() && certificates.is_empty()) {
+        eprintln!("portcullis: {name}: test failed, because of --strict");
+        return ExitCode::FAILURE;
     }
     say(&loaded.config, &name);
     ExitCode::SUCCESS

@@ -186,8 +186,11 @@ fn key_context<'a>(request: &'a Request, begun: &'a Begun) -> KeyContext<'a> {
         listener: &begun.connection.listener.id,
         scheme: begun.identity.scheme,
         host: &begun.identity.host,
-        // There are none before there is TLS.
-        client_certificate: None,
+        client_certificate: begun
+            .connection
+            .tls
+            .as_ref()
+            .and_then(|tls| Some(tls.client.as_ref()?.fingerprint.as_bytes())),
         changed: request.changed.names(),
     }
 }
@@ -243,20 +246,21 @@ fn request_event<'a>(
     begun: &'a Begun,
 ) -> RequestHeaders<'a> {
     let identity = &begun.identity;
+    let tls = begun.connection.tls.as_ref();
     RequestHeaders {
         metadata: RequestMetadata {
             correlation_id: identity.correlation_id(),
             request_id: identity.request_id(),
             client_ip: identity.ip,
             client_port: identity.port,
-            server_name: None,
+            server_name: tls.and_then(|tls| tls.server_name.as_deref()),
             protocol: match head.version {
                 Version::HTTP_2 => "HTTP/2",
                 Version::HTTP_10 => "HTTP/1.0",
                 _ => "HTTP/1.1",
             },
-            tls_version: None,
-            tls_cipher: None,
+            tls_version: tls.map(|tls| tls.version),
+            tls_cipher: tls.map(|tls| tls.cipher.as_str()),
             route_id: route.map(|route| route.id.as_str()),
             upstream_id: route.and_then(|route| match &route.action {
                 Action::Upstream(upstream) => Some(upstream.id.as_str()),

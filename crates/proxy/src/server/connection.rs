@@ -1,7 +1,10 @@
 //! What is known about a client's connection, shared between its socket and the requests on it.
 
 use crate::{
-    server::limits::Permit,
+    server::{
+        limits::Permit,
+        tls::{ListenerTls, TlsSession},
+    },
     telemetry::{Refused, Telemetry},
 };
 use bytes::Bytes;
@@ -24,16 +27,19 @@ use tokio::sync::watch;
 pub(crate) struct Listener {
     pub(crate) id: ListenerId,
     pub(crate) h2c: bool,
+    /// `None`: TLS is not spoken.
+    pub(crate) tls: Option<Arc<ListenerTls>>,
     pub(crate) timeouts: ListenerTimeouts,
     pub(crate) limits: ListenerLimits,
     pub(crate) trusted_proxies: Vec<IpNet>,
 }
 
 impl Listener {
-    pub(crate) fn new(config: &portcullis_config::Listener) -> Self {
+    pub(crate) fn new(config: &portcullis_config::Listener, tls: Option<Arc<ListenerTls>>) -> Self {
         Self {
             id: config.id.clone(),
             h2c: config.h2c,
+            tls,
             timeouts: config.timeouts,
             limits: config.limits,
             trusted_proxies: config.trusted_proxies.clone(),
@@ -57,6 +63,8 @@ pub(crate) struct Connection {
     pub(crate) peer: SocketAddr,
     /// Our end.
     pub(crate) local: SocketAddr,
+    /// `None`: the client speaks no TLS with us.
+    pub(crate) tls: Option<TlsSession>,
     /// The peer's address and our port as every request of the connection needs them.
     peer_value: HeaderValue,
     local_port_value: HeaderValue,
@@ -84,6 +92,7 @@ impl Connection {
         listener: Arc<Listener>,
         peer: SocketAddr,
         local: SocketAddr,
+        tls: Option<TlsSession>,
         telemetry: Arc<Telemetry>,
         ending: watch::Receiver<bool>,
         permit: Permit,
@@ -92,6 +101,7 @@ impl Connection {
             listener,
             peer,
             local,
+            tls,
             peer_value: shared_value(peer.ip().to_string()),
             local_port_value: shared_value(local.port().to_string()),
             telemetry,
@@ -118,6 +128,14 @@ impl Connection {
             .as_ref()?
             .downcast_ref::<Arc<Self>>()
             .cloned()
+    }
+
+    /// The scheme of its requests.
+    pub(crate) const fn scheme(&self) -> &'static str {
+        match self.tls {
+            Some(_) => "https",
+            None => "http",
+        }
     }
 
     /// The peer's IP address as a header's value.
@@ -235,6 +253,7 @@ pub(crate) fn test_connection(peer: &str, trusted: &[&str]) -> Connection {
     let listener = Listener {
         id: "http".into(),
         h2c: false,
+        tls: None,
         timeouts: ListenerTimeouts::default(),
         limits: ListenerLimits::default(),
         trusted_proxies: trusted.iter().map(|net| net.parse().unwrap()).collect(),
@@ -254,6 +273,7 @@ pub(crate) fn test_connection(peer: &str, trusted: &[&str]) -> Connection {
         Arc::new(listener),
         peer,
         local,
+        None,
         Arc::new(telemetry),
         ending,
         permit,

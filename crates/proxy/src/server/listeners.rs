@@ -1,7 +1,12 @@
 //! The listeners of the process: which addresses are bound, and what workers are told about them. Each has one socket per
 //! worker on the same address, among which the kernel spreads connections.
 
-use super::{ServeError, connection::Listener};
+use super::{
+    ServeError,
+    connection::Listener,
+    tls::{self, ListenerTls, TlsOfListeners},
+};
+use crate::telemetry::metrics::ConnectionMetrics;
 use socket2::{Domain, Protocol, Type};
 use std::{io, net::SocketAddr, sync::Arc};
 
@@ -23,6 +28,7 @@ struct Bound {
     config: portcullis_config::Listener,
     /// The real address, when the configuration leaves the port to the system.
     address: SocketAddr,
+    tls: Option<Arc<ListenerTls>>,
 }
 
 /// Listeners of another configuration, bound and not yet in use. Dropped, it changes nothing.
@@ -43,13 +49,20 @@ pub(super) struct Assignment {
 }
 
 impl Listeners {
-    /// Binds what is not bound yet, once for each worker.
+    /// What listeners have of TLS now.
+    pub(super) fn tls(&self) -> TlsOfListeners {
+        let of = |bound: &Bound| Some((bound.config.id.clone(), bound.tls.clone()?));
+        self.bound.iter().filter_map(of).collect()
+    }
+
+    /// Binds what is not bound yet, once for each worker. `tls` is what was loaded for these listeners.
     ///
     /// # Errors
     /// An address cannot be listened on.
     pub(super) fn plan(
         &self,
         listeners: &[portcullis_config::Listener],
+        tls: &TlsOfListeners,
         workers: usize,
     ) -> Result<Plan, ServeError> {
         let mut plan = Plan {
@@ -65,7 +78,8 @@ impl Listeners {
             };
             let key = kept.map_or(plan.keys_given, |kept| kept.key);
             plan.keys_given += u64::from(kept.is_none());
-            let listener = Arc::new(Listener::new(config));
+            let tls = tls.get(&config.id).cloned();
+            let listener = Arc::new(Listener::new(config, tls.clone()));
             for worker in &mut plan.assignments {
                 let socket = match kept {
                     Some(_) => None,
@@ -82,6 +96,7 @@ impl Listeners {
                 key,
                 config: config.clone(),
                 address,
+                tls,
             });
         }
         Ok(plan)
@@ -101,7 +116,8 @@ impl Listeners {
     }
 
     /// What was planned is in use now.
-    pub(super) fn adopt(&mut self, bound: Adopted) {
+    pub(super) fn adopt(&mut self, bound: Adopted, metrics: &ConnectionMetrics) {
+        let before = self.tls();
         for bound in &bound.bound {
             if !self.bound.iter().any(|old| old.key == bound.key) {
                 tracing::info!(listener = %bound.config.id, address = %bound.address, "listening");
@@ -109,6 +125,7 @@ impl Listeners {
         }
         self.bound = bound.bound;
         self.keys_given = bound.keys_given;
+        tls::announce(&self.tls(), &before, metrics);
     }
 }
 
@@ -181,6 +198,7 @@ mod tests {
             id: id.into(),
             address: address.parse().unwrap(),
             h2c: false,
+            tls: None,
             timeouts: ListenerTimeouts::default(),
             limits: ListenerLimits::default(),
             trusted_proxies: Vec::new(),
@@ -200,25 +218,38 @@ mod tests {
         let mut listeners = Listeners::default();
         let any = "127.0.0.1:0";
         let (sockets, adopted) = listeners
-            .plan(&[listener("a", any), listener("b", any)], 2)
+            .plan(
+                &[listener("a", any), listener("b", any)],
+                &TlsOfListeners::new(),
+                2,
+            )
             .unwrap()
             .split();
         assert_eq!(keys(&sockets), [(0, true), (1, true)]);
         assert_eq!(sockets.len(), 2);
-        listeners.adopt(adopted);
+        listeners.adopt(adopted, &ConnectionMetrics::default());
         let mut changed = listener("b", any);
         changed.h2c = true;
         let plan = listeners
-            .plan(&[changed.clone(), listener("c", any)], 2)
+            .plan(
+                &[changed.clone(), listener("c", any)],
+                &TlsOfListeners::new(),
+                2,
+            )
             .unwrap();
         assert_eq!(keys(&plan.assignments), [(1, false), (2, true)]);
         assert!(plan.assignments[0][0].listener.h2c);
         // A plan that is dropped leaves no trace.
         drop(plan);
-        let (sockets, adopted) = listeners.plan(&[changed], 2).unwrap().split();
+        let (sockets, adopted) = listeners
+            .plan(&[changed], &TlsOfListeners::new(), 2)
+            .unwrap()
+            .split();
         assert_eq!(keys(&sockets), [(1, false)]);
-        listeners.adopt(adopted);
-        let plan = listeners.plan(&[listener("a", any)], 1).unwrap();
+        listeners.adopt(adopted, &ConnectionMetrics::default());
+        let plan = listeners
+            .plan(&[listener("a", any)], &TlsOfListeners::new(), 1)
+            .unwrap();
         assert_eq!(keys(&plan.assignments), [(2, true)]);
     }
 
@@ -226,7 +257,8 @@ mod tests {
     fn an_address_of_somebody_else_is_refused() {
         let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = other.local_addr().unwrap().to_string();
-        let refused = Listeners::default().plan(&[listener("a", &address)], 1);
+        let refused =
+            Listeners::default().plan(&[listener("a", &address)], &TlsOfListeners::new(), 1);
         assert!(matches!(refused, Err(ServeError::Bind { .. })));
     }
 }

@@ -1,5 +1,6 @@
 //! From a configuration to a running process: sockets, workers, agents, probes, other configurations, and the orderly end.
 
+mod acceptor;
 mod agents;
 mod changes;
 pub(crate) mod connection;
@@ -9,7 +10,9 @@ mod private_dir;
 mod reload;
 mod reverse;
 mod signals;
+mod socket;
 mod stream;
+pub(crate) mod tls;
 mod worker;
 mod workers;
 
@@ -57,6 +60,8 @@ pub(crate) enum ServeError {
         address: String,
         source: io::Error,
     },
+    #[error(transparent)]
+    Tls(#[from] tls::TlsErrors),
     #[error("access log {path}: {source}")]
     AccessLog { path: String, source: io::Error },
     #[error("private folder for sockets: {0}")]
@@ -153,7 +158,8 @@ impl Process {
         let executable = std::env::current_exe()?;
         let telemetry = Arc::new(telemetry(&config)?);
         let mut listeners = Listeners::default();
-        let plan = listeners.plan(&config.listeners, worker_count(&config.system))?;
+        let tls = tls::load(&config.listeners, &listeners.tls())?;
+        let plan = listeners.plan(&config.listeners, &tls, worker_count(&config.system))?;
         let limits = Arc::new(ConnectionLimits::new(config.system.max_connections));
         let mut supervisor = Supervisor::new(executable.clone(), private.path().to_owned());
         let health = Arc::new(Health::new(
@@ -191,7 +197,7 @@ impl Process {
         let workers = Workers::start(plan.assignments.len(), &shared, &snapshot)?;
         let (assignments, adopted) = plan.split();
         workers.commit(assignments).await?;
-        listeners.adopt(adopted);
+        listeners.adopt(adopted, &telemetry.metrics.connections);
         telemetry.metrics.config.started();
         tracing::info!(workers = workers.count(), "ready to serve");
         Ok(Self {

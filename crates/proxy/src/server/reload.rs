@@ -5,8 +5,10 @@
 //! Requests that have begun keep the old one to their end, and with it the old agents.
 
 use super::{
-    Process, ServeError, access_log_error, agents, bytes, changes::Changes, listeners, manager,
-    reached, reverse,
+    Process, ServeError, access_log_error, agents, bytes,
+    changes::Changes,
+    listeners, manager, reached, reverse,
+    tls::{self, TlsOfListeners},
 };
 use crate::{
     admin,
@@ -17,6 +19,7 @@ use crate::{
 use portcullis_agent_manager::{AgentManager, supervise::Launch};
 use portcullis_config::{AgentId, Config};
 use std::{
+    io,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -92,9 +95,10 @@ impl Process {
                 Some(Sink::open(log.as_ref()).map_err(|source| access_log_error(config, source))?)
             }
         };
+        let tls = self.load_tls(config).await?;
         let listeners = self
             .listeners
-            .plan(&config.listeners, self.workers.count())?;
+            .plan(&config.listeners, &tls, self.workers.count())?;
         let admin = self.admin.plan(config).await?;
         let supervisor = &mut self.supervisor;
         let (settings, doors) = reached(config, &self.executable, supervisor, &self.doors)?;
@@ -128,6 +132,14 @@ impl Process {
         })
     }
 
+    /// Files may be slow, here too.
+    async fn load_tls(&self, config: &Config) -> Result<TlsOfListeners, ServeError> {
+        let (listeners, in_use) = (config.listeners.clone(), self.listeners.tls());
+        let loaded = tokio::task::spawn_blocking(move || tls::load(&listeners, &in_use)).await;
+        // A panic is an error as good as any.
+        Ok(loaded.map_err(io::Error::other)??)
+    }
+
     async fn commit(
         &mut self,
         config: Config,
@@ -146,7 +158,8 @@ impl Process {
         let kept = trace::kept(&config.observability, config.admin.is_some());
         self.telemetry.recent.limit(kept);
         let committed = self.workers.commit(assignments).await;
-        self.listeners.adopt(adopted);
+        let metrics = &self.telemetry.metrics.connections;
+        self.listeners.adopt(adopted, metrics);
         self.health
             .serves(self.snapshot.clone(), agents::needed(&config));
         self.admin.adopt(prepared.admin, &self.health);

@@ -2,7 +2,7 @@
 //! for: a deadline for the whole head, a bound on its size, and our own answer to what is not HTTP. While a request is
 //! served it reads and writes, and notices when the upstream is silent for longer than it may be.
 
-use super::connection::Connection;
+use super::{connection::Connection, socket::Socket};
 use crate::{reply, telemetry::Refused};
 use async_trait::async_trait;
 use pingora::{
@@ -24,7 +24,6 @@ use std::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
-    net::TcpStream,
     time::{Instant, Sleep},
 };
 
@@ -44,7 +43,7 @@ static NO_RESPONSE: LazyLock<ResponseHeader> = LazyLock::new(|| {
 
 /// See the module.
 pub(crate) struct EdgeStream {
-    socket: TcpStream,
+    socket: Socket,
     connection: Arc<Connection>,
     digest: Arc<ProxyDigest>,
     socket_digest: Arc<SocketDigest>,
@@ -61,7 +60,7 @@ pub(crate) struct EdgeStream {
 
 impl EdgeStream {
     /// Wraps an accepted socket; the wait for the first head begins now.
-    pub(crate) fn new(socket: TcpStream, connection: Arc<Connection>) -> Self {
+    pub(crate) fn new(socket: Socket, connection: Arc<Connection>) -> Self {
         let socket_digest = SocketDigest::from_raw_fd(socket.as_raw_fd());
         // Known already, so that nobody asks the kernel again.
         let _ = socket_digest.peer_addr.set(Some(connection.peer.into()));
@@ -163,7 +162,7 @@ impl EdgeStream {
             return Poll::Ready(result);
         }
         // Nothing is being written, so whoever writes waits for more, and what there is must not wait with it.
-        if self.written < self.output.len()
+        if (self.written < self.output.len() || self.socket.holds_output())
             && let Poll::Ready(Err(error)) = self.poll_output(cx)
         {
             return Poll::Ready(Err(error));
@@ -224,7 +223,7 @@ impl EdgeStream {
         } else {
             self.output.clear();
         }
-        Poll::Ready(Ok(()))
+        Pin::new(&mut self.socket).poll_flush(cx)
     }
 }
 

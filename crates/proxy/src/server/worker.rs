@@ -2,9 +2,10 @@
 //! and everything that a request touches on its way, connections to upstreams and agents included, is its own.
 
 use super::{
+    acceptor::Acceptor,
     connection::{Connection, Listener},
     limits::ConnectionLimits,
-    listeners::{Assignment, BACKLOG},
+    listeners::Assignment,
     stream::EdgeStream,
 };
 use crate::{
@@ -26,7 +27,6 @@ use pingora::{
 };
 use std::{future::poll_fn, io, net::SocketAddr, pin::pin, sync::Arc, task::Poll, time::Duration};
 use tokio::{
-    net::{TcpListener, TcpStream},
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
 };
@@ -247,108 +247,18 @@ impl Worker {
     }
 }
 
-/// Accepts the connections of one listener on one worker.
-struct Acceptor {
-    proxy: Arc<HttpProxy<Edge>>,
-    limits: Arc<ConnectionLimits>,
-    telemetry: Arc<Telemetry>,
-    /// As it is configured now; a connection keeps what it found.
-    listener: Arc<ArcSwap<Listener>>,
-    local: SocketAddr,
-    /// Tells the connections that their listener takes its leave.
-    shutdown: watch::Sender<bool>,
-}
-
-impl Acceptor {
-    async fn accept(self, socket: std::net::TcpListener, mut stop: watch::Receiver<bool>) {
-        let socket = match TcpListener::from_std(socket) {
-            Ok(socket) => socket,
-            Err(error) => {
-                let listener = &self.listener.load().id;
-                tracing::error!(%listener, %error, "listener cannot be used");
-                return;
-            }
-        };
-        loop {
-            let accepted = tokio::select! {
-                accepted = socket.accept() => accepted,
-                // An error means that the worker is gone, which is an end as well.
-                _ = stop.changed() => break,
-            };
-            match accepted {
-                Ok((stream, peer)) => self.admit(stream, peer),
-                Err(error) => {
-                    // A client that went away again is its own affair; a lack of descriptors passes, but not at once.
-                    if !is_clients_fault(&error) {
-                        let listener = &self.listener.load().id;
-                        tracing::error!(%listener, %error, "connection cannot be accepted");
-                        tokio::time::sleep(Duration::from_millis(100)).await;
-                    }
-                }
-            }
-        }
-        self.admit_who_waits(&socket).await;
-        drop(socket);
-        self.shutdown.send_replace(true);
-    }
-
-    /// Clients that the kernel has let in already may have asked something.
-    async fn admit_who_waits(&self, socket: &TcpListener) {
-        for _ in 0..BACKLOG {
-            let accepted = tokio::select! {
-                biased;
-                accepted = tokio::task::unconstrained(socket.accept()) => accepted,
-                () = std::future::ready(()) => return,
-            };
-            match accepted {
-                Ok((stream, peer)) => self.admit(stream, peer),
-                Err(error) if is_clients_fault(&error) => {}
-                Err(_) => return,
-            }
-        }
-    }
-
-    fn admit(&self, socket: TcpStream, peer: SocketAddr) {
-        let listener = self.listener.load_full();
-        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-        let per_client = listener.limits.connections_per_client;
-        let per_client = (!listener.trusts(peer.ip())).then_some(per_client);
-        let permit = match self.limits.admit(peer.ip(), per_client) {
-            Ok(permit) => permit,
-            Err(limit) => return self.telemetry.rejected(&listener.id, peer, limit),
-        };
-        if let Err(error) = socket.set_nodelay(true) {
-            tracing::debug!(%error, "connection lost before it was used");
-            return;
-        }
-        let local = socket.local_addr().unwrap_or(self.local);
-        let connection = Connection::new(
-            listener,
-            peer,
-            SocketAddr::new(local.ip().to_canonical(), local.port()),
-            self.telemetry.clone(),
-            self.shutdown.subscribe(),
-            permit,
-        );
-        let stream = EdgeStream::new(socket, Arc::new(connection));
-        tokio::spawn(drive(self.proxy.clone(), stream, self.shutdown.subscribe()));
-    }
-}
-
-fn is_clients_fault(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::Interrupted
-    )
-}
-
 /// Serves one connection to its end.
-async fn drive(proxy: Arc<HttpProxy<Edge>>, mut stream: EdgeStream, shutdown: ShutdownWatch) {
+pub(super) async fn drive(
+    proxy: Arc<HttpProxy<Edge>>,
+    mut stream: EdgeStream,
+    shutdown: ShutdownWatch,
+) {
     let connection = stream.connection().clone();
-    if connection.listener.h2c {
+    let settled = connection.tls.as_ref().is_some_and(|tls| tls.http2);
+    if settled || connection.listener.h2c {
         match speaks_http2(&mut stream, &connection, &shutdown).await {
+            // Both have said that it would be HTTP/2.
+            Some(false) if settled => return,
             Some(false) => {}
             Some(true) => {
                 let app = Arc::new(Http2App::new(proxy, &connection.listener));
@@ -395,7 +305,7 @@ async fn last_request<F: Future + Unpin>(serving: F, connection: &Connection) ->
 }
 
 /// Waits until the listener or the process takes its leave.
-async fn told(leaving: &mut ShutdownWatch) {
+pub(super) async fn told(leaving: &mut ShutdownWatch) {
     // An error means that whoever would say so is gone, which is an end as well.
     let _ = leaving.wait_for(|leaving| *leaving).await;
 }

@@ -5,6 +5,7 @@
 
 mod agents;
 mod config;
+mod connections;
 mod pools;
 mod reported;
 mod shadow;
@@ -14,6 +15,7 @@ mod verdict_cache;
 pub(crate) use agents::AgentMetrics;
 use agents::{AgentCalls, Observer};
 pub(crate) use config::ConfigMetrics;
+pub(crate) use connections::ConnectionMetrics;
 use pools::Pools;
 use reported::Reported;
 use shadow::ShadowFamilies;
@@ -22,8 +24,6 @@ use sockets::SocketFamilies;
 pub(crate) use sockets::SocketMetrics;
 use verdict_cache::VerdictCaches;
 
-use super::Refused;
-use crate::server::limits::Rejection;
 use portcullis_agent_manager::{AgentObserver, AgentStatus, BreakerState};
 use portcullis_agent_protocol::Metric;
 use portcullis_config::{AgentId, ListenerId};
@@ -61,12 +61,6 @@ struct RouteLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ListenerReason {
-    listener: String,
-    reason: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct AgentLabel {
     agent: String,
 }
@@ -85,9 +79,7 @@ pub(crate) struct Metrics {
     requests: Family<RequestLabels, Counter>,
     request_seconds: Durations<RouteLabel>,
     pub(crate) in_flight: Gauge,
-    refused: Family<ListenerReason, Counter>,
-    rejected: Family<ListenerReason, Counter>,
-    pub(crate) connections: Gauge,
+    pub(crate) connections: ConnectionMetrics,
     agent_calls: AgentCalls,
     shadows: ShadowFamilies,
     agent_up: Family<AgentLabel, Gauge>,
@@ -125,9 +117,7 @@ impl Metrics {
             requests: Family::default(),
             request_seconds: Family::new_with_constructor(|| Histogram::new(REQUEST_SECONDS)),
             in_flight: Gauge::default(),
-            refused: Family::default(),
-            rejected: Family::default(),
-            connections: Gauge::default(),
+            connections: ConnectionMetrics::default(),
             agent_calls: AgentCalls::default(),
             shadows: ShadowFamilies::default(),
             agent_up: Family::default(),
@@ -165,21 +155,7 @@ impl Metrics {
             "Requests that are being served",
             metrics.in_flight.clone(),
         );
-        registry.register(
-            "http_refused",
-            "Connections that ended with something that is not an acceptable request head, by listener and reason",
-            metrics.refused.clone(),
-        );
-        registry.register(
-            "connections_rejected",
-            "Connections that were closed at once because a limit was reached, by listener and limit",
-            metrics.rejected.clone(),
-        );
-        registry.register(
-            "connections_open",
-            "Connections of clients that are open",
-            metrics.connections.clone(),
-        );
+        metrics.connections.register(&mut registry);
         metrics.agent_calls.register(&mut registry);
         metrics.shadows.register(&mut registry);
         registry.register(
@@ -331,24 +307,6 @@ impl Metrics {
         );
     }
 
-    pub(crate) fn refused(&self, listener: &ListenerId, why: Refused) {
-        self.refused
-            .get_or_create(&ListenerReason {
-                listener: listener.to_string(),
-                reason: why.name(),
-            })
-            .inc();
-    }
-
-    pub(crate) fn rejected(&self, listener: &ListenerId, why: Rejection) {
-        self.rejected
-            .get_or_create(&ListenerReason {
-                listener: listener.to_string(),
-                reason: why.name(),
-            })
-            .inc();
-    }
-
     /// What agents report of themselves now, for the next text.
     pub(crate) fn show_reported(&self, reported: Vec<(AgentId, Vec<Metric>)>) {
         self.reported.show(reported);
@@ -475,6 +433,7 @@ impl CounterCache {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::Refused;
 
     #[test]
     fn names_carry_prefix_unit_and_total() {
@@ -485,7 +444,7 @@ mod tests {
         let brew = http::Method::from_bytes(b"BREW").unwrap();
         metrics.request_done(&route, &listener, &brew, 200, 0.001);
         metrics.request_done(&route, &listener, &brew, 200, 0.001);
-        metrics.refused(&listener, Refused::Malformed);
+        metrics.connections.refused(&listener, Refused::Malformed);
         let text = metrics.encode(&[], 0);
         for line in [
             r#"portcullis_http_requests_total{listener="http",route="all",method="GET",code="200"} 1"#,

@@ -5,7 +5,11 @@ pub(crate) mod logging;
 pub(crate) mod metrics;
 pub(crate) mod notify;
 
-use crate::{recording::Recordings, server::limits::Rejection, trace::Recent};
+use crate::{
+    recording::Recordings,
+    server::{limits::Rejection, tls},
+    trace::Recent,
+};
 use access_log::AccessLog;
 use metrics::Metrics;
 use portcullis_config::{AccessLogFormat, ListenerId};
@@ -30,6 +34,8 @@ pub(crate) enum Refused {
     HeadTimeout,
     /// The head was not complete within `limits` `header-bytes` and `uri-bytes` together.
     HeadTooLarge,
+    /// HTTP without TLS, where TLS is spoken.
+    PlainHttp,
     /// A method that a reverse proxy does not take (CONNECT).
     Method,
 }
@@ -41,6 +47,7 @@ impl Refused {
             Self::Malformed => "malformed_request",
             Self::HeadTimeout => "request_header_timeout",
             Self::HeadTooLarge => "request_header_too_large",
+            Self::PlainHttp => "plain_http",
             Self::Method => "method_not_allowed",
         }
     }
@@ -48,7 +55,7 @@ impl Refused {
     /// The status that the client gets.
     pub(crate) const fn status(self) -> u16 {
         match self {
-            Self::Malformed => 400,
+            Self::Malformed | Self::PlainHttp => 400,
             Self::HeadTimeout => 408,
             Self::HeadTooLarge => 431,
             Self::Method => 405,
@@ -59,7 +66,7 @@ impl Refused {
 impl Telemetry {
     /// A connection whose client did not get as far as a request.
     pub(crate) fn refused(&self, listener: &ListenerId, peer: SocketAddr, why: Refused) {
-        self.metrics.refused(listener, why);
+        self.metrics.connections.refused(listener, why);
         if let Some(writer) = &*self.access_log.writer() {
             writer.write(|line, clock| match writer.format {
                 AccessLogFormat::Combined => {
@@ -72,9 +79,23 @@ impl Telemetry {
         }
     }
 
+    /// A connection that did not get as far as TLS.
+    pub(crate) fn handshake_failed(
+        &self,
+        listener: &ListenerId,
+        peer: SocketAddr,
+        failure: &tls::Failure,
+    ) {
+        let (reason, detail) = (failure.why.name(), &failure.detail);
+        let connections = &self.metrics.connections;
+        connections.handshake_failed(listener, reason);
+        let server_name = failure.server_name.as_deref();
+        tracing::debug!(%listener, client = %peer, reason, server_name, detail, "no TLS handshake");
+    }
+
     /// A connection that was closed at once because a limit was reached.
     pub(crate) fn rejected(&self, listener: &ListenerId, peer: SocketAddr, why: Rejection) {
-        self.metrics.rejected(listener, why);
+        self.metrics.connections.rejected(listener, why);
         tracing::debug!(listener = %listener, client = %peer, limit = why.name(), "connection closed: limit reached");
     }
 }

@@ -1,0 +1,195 @@
+//! Connections of one listener, from the moment they come in to the moment when it is known who is there: accepted, counted,
+//! and with TLS over them where the listener speaks it.
+
+use super::{
+    connection::{Connection, Listener},
+    limits::{ConnectionLimits, Permit},
+    listeners::BACKLOG,
+    socket::{Socket, Transport},
+    stream::EdgeStream,
+    tls::{self, Failure, TlsSession},
+    worker,
+};
+use crate::{
+    phases::Edge,
+    reply,
+    telemetry::{Refused, Telemetry},
+};
+use arc_swap::ArcSwap;
+use pingora::{proxy::HttpProxy, server::ShutdownWatch};
+use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    time::{Instant, timeout},
+};
+
+/// How long a handshake may go on whose listener takes its leave.
+const HANDSHAKE_ENDS_WITHIN: Duration = Duration::from_secs(1);
+
+/// Accepts the connections of one listener on one worker.
+pub(super) struct Acceptor {
+    pub(super) proxy: Arc<HttpProxy<Edge>>,
+    pub(super) limits: Arc<ConnectionLimits>,
+    pub(super) telemetry: Arc<Telemetry>,
+    /// As it is configured now; a connection keeps what it found.
+    pub(super) listener: Arc<ArcSwap<Listener>>,
+    pub(super) local: SocketAddr,
+    /// Tells the connections that their listener takes its leave.
+    pub(super) shutdown: watch::Sender<bool>,
+}
+
+impl Acceptor {
+    pub(super) async fn accept(
+        self,
+        socket: std::net::TcpListener,
+        mut stop: watch::Receiver<bool>,
+    ) {
+        let socket = match TcpListener::from_std(socket) {
+            Ok(socket) => socket,
+            Err(error) => {
+                let listener = &self.listener.load().id;
+                tracing::error!(%listener, %error, "listener cannot be used");
+                return;
+            }
+        };
+        loop {
+            let accepted = tokio::select! {
+                accepted = socket.accept() => accepted,
+                // An error means that the worker is gone, which is an end as well.
+                _ = stop.changed() => break,
+            };
+            match accepted {
+                Ok((stream, peer)) => self.admit(stream, peer),
+                Err(error) => {
+                    // A client that went away again is its own affair; a lack of descriptors passes, but not at once.
+                    if !is_clients_fault(&error) {
+                        let listener = &self.listener.load().id;
+                        tracing::error!(%listener, %error, "connection cannot be accepted");
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                }
+            }
+        }
+        self.admit_who_waits(&socket).await;
+        drop(socket);
+        self.shutdown.send_replace(true);
+    }
+
+    /// Clients that the kernel has let in already may have asked something.
+    async fn admit_who_waits(&self, socket: &TcpListener) {
+        for _ in 0..BACKLOG {
+            let accepted = tokio::select! {
+                biased;
+                accepted = tokio::task::unconstrained(socket.accept()) => accepted,
+                () = std::future::ready(()) => return,
+            };
+            match accepted {
+                Ok((stream, peer)) => self.admit(stream, peer),
+                Err(error) if is_clients_fault(&error) => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn admit(&self, socket: TcpStream, peer: SocketAddr) {
+        let listener = self.listener.load_full();
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        let per_client = listener.limits.connections_per_client;
+        let per_client = (!listener.trusts(peer.ip())).then_some(per_client);
+        let permit = match self.limits.admit(peer.ip(), per_client) {
+            Ok(permit) => permit,
+            Err(limit) => return self.telemetry.rejected(&listener.id, peer, limit),
+        };
+        if let Err(error) = socket.set_nodelay(true) {
+            tracing::debug!(%error, "connection lost before it was used");
+            return;
+        }
+        let local = socket.local_addr().unwrap_or(self.local);
+        let arrival = Arrival {
+            listener,
+            peer,
+            local: SocketAddr::new(local.ip().to_canonical(), local.port()),
+            proxy: self.proxy.clone(),
+            telemetry: self.telemetry.clone(),
+            shutdown: self.shutdown.subscribe(),
+            permit,
+        };
+        tokio::spawn(arrival.serve(Transport::new(socket)));
+    }
+}
+
+fn is_clients_fault(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
+    )
+}
+
+/// A connection that has been let in, and of which nothing is known yet but where it comes from.
+struct Arrival {
+    listener: Arc<Listener>,
+    peer: SocketAddr,
+    local: SocketAddr,
+    proxy: Arc<HttpProxy<Edge>>,
+    telemetry: Arc<Telemetry>,
+    shutdown: ShutdownWatch,
+    permit: Permit,
+}
+
+impl Arrival {
+    /// Serves the connection to its end.
+    async fn serve(self, transport: Transport) {
+        let Some((socket, tls)) = self.with_tls(transport).await else {
+            return;
+        };
+        let connection = Connection::new(
+            self.listener,
+            self.peer,
+            self.local,
+            tls,
+            self.telemetry,
+            self.shutdown.clone(),
+            self.permit,
+        );
+        let stream = EdgeStream::new(socket, Arc::new(connection));
+        worker::drive(self.proxy, stream, self.shutdown).await;
+    }
+
+    /// Shakes hands where the listener speaks TLS. `None`: there is no connection, and it is written down why.
+    async fn with_tls(&self, transport: Transport) -> Option<(Socket, Option<TlsSession>)> {
+        let Some(tls) = &self.listener.tls else {
+            return Some((Socket::Plain(transport), None));
+        };
+        let deadline = Instant::now() + self.listener.timeouts.tls_handshake;
+        let mut leaving = self.shutdown.clone();
+        let mut shaken = pin!(tls::handshake(transport, tls, deadline));
+        let shaken = tokio::select! {
+            biased;
+            shaken = &mut shaken => shaken,
+            // Whoever has begun may go on, and ask; who dawdles does not hold up the end.
+            () = worker::told(&mut leaving) => timeout(HANDSHAKE_ENDS_WITHIN, shaken).await.ok()?,
+        };
+        match shaken {
+            Ok((stream, session)) => Some((Socket::Tls(Box::new(stream)), Some(session))),
+            Err(failure) => {
+                self.refuse(failure).await;
+                None
+            }
+        }
+    }
+
+    async fn refuse(&self, failure: Failure) {
+        let (telemetry, listener) = (&self.telemetry, &self.listener.id);
+        telemetry.handshake_failed(listener, self.peer, &failure);
+        let Some(transport) = failure.transport else {
+            return;
+        };
+        telemetry.refused(listener, self.peer, Refused::PlainHttp);
+        let answer = reply::raw(Refused::PlainHttp.status());
+        // If the client does not take these few bytes at once, it does not get them.
+        let _ = timeout(HANDSHAKE_ENDS_WITHIN, transport.end_with(&answer)).await;
+    }
+}

@@ -1,0 +1,7 @@
+//! TLS with clients.
+
+mod certificates;
+mod clients;
+mod handshake;
+mod requests;
+mod resumption;
