@@ -53,7 +53,7 @@ fn d15_an_event_is_encoded_once_for_each_connection() {
         }
     }
     // Once for each encoding, once for version 1, and once more when the operator has it recorded.
-    let v2 = "dialect/v2_uds/outbox.rs";
+    let v2 = "dialect/v2/outbox.rs";
     assert_eq!(calls, ["codec/v1.rs", v2, v2, v2, "recording/entry.rs"]);
     let copies =
         Regex::new(r"\b(serde_json::to_|format!|to_string\(|to_vec\(|to_value\()").unwrap();

@@ -12,8 +12,8 @@ use crate::dialect::authz::{ExtAuthzGrpc, ExtAuthzHttp, ForwardAuth};
 use crate::dialect::exchanges::{Dialect, Exchanges, MoreTime, PendingExchange};
 use crate::dialect::ext_proc::ExtProc;
 use crate::dialect::v1;
-use crate::dialect::v2_uds::grpc;
-use crate::dialect::v2_uds::reverse::Lease;
+use crate::dialect::v2::grpc;
+use crate::dialect::v2::reverse::Lease;
 use crate::{
     CallError, CallGuard, CancelReason, Capabilities, CloseReason, Condition, ConnectError,
     ConnectOptions, Connection, ConnectionDriver, Decision, Event, EventKind, ExtAuthzGrpcTarget,

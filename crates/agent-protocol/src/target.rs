@@ -9,7 +9,7 @@ use crate::dialect::authz::{ExtAuthzGrpcOptions, ExtAuthzHttpOptions, ForwardAut
 use crate::dialect::channel::GrpcEndpoint;
 use crate::dialect::ext_proc::ExtProcOptions;
 use crate::dialect::http_client::HttpEndpoint;
-use crate::dialect::v2_uds::reverse::ReverseAgent;
+use crate::dialect::v2::reverse::ReverseAgent;
 
 /// Where an agent is, and what is spoken there.
 #[derive(Debug, Clone, PartialEq, Eq)]

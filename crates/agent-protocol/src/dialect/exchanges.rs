@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::v2_uds::CloseReason;
+use super::v2::CloseReason;
 use crate::{CallError, CallGuard, Capabilities, Decision, Event};
 
 /// What is under way with an agent; owns everything that it needs. Nothing is

@@ -7,4 +7,4 @@ pub(crate) mod exchanges;
 pub(crate) mod ext_proc;
 pub(crate) mod http_client;
 pub(crate) mod v1;
-pub(crate) mod v2_uds;
+pub(crate) mod v2;

@@ -10,7 +10,7 @@ use std::io;
 pub(crate) use http::HttpAgent;
 pub(crate) use unix::UnixAgent;
 
-use super::v2_uds::configuration_outcome;
+use super::v2::configuration_outcome;
 use crate::codec::v1;
 use crate::{
     CallError, Capabilities, ConfigureError, ConnectError, ConnectOptions, Decision, EventKind,
