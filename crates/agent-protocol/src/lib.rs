@@ -33,6 +33,7 @@ mod guardrail;
 mod header_op;
 pub mod server;
 mod target;
+mod tls;
 mod transport;
 mod verdict_ttl;
 mod websocket;
