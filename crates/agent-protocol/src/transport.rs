@@ -1,5 +1,7 @@
-//! Reading and writing a Unix stream by polls, with bounded buffers. Both
-//! ends of a connection use it.
+//! Reading and writing a socket by polls, with bounded buffers. Both ends of a
+//! connection use it.
+
+mod socket;
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -9,7 +11,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWrite};
-use tokio::net::UnixStream;
+
+pub(crate) use socket::{Socket, tune};
 
 /// How much room is made before each read.
 const READ_BYTES: usize = 16 << 10;
@@ -29,7 +32,7 @@ impl Inbound {
     /// Reads once; 0 is the end of the stream.
     pub(crate) fn poll_read(
         &mut self,
-        stream: &mut UnixStream,
+        stream: &mut Socket,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         if self.bytes.is_empty() && self.bytes.capacity() > KEEP_BYTES {
@@ -41,7 +44,7 @@ impl Inbound {
     }
 
     /// Reads once, and takes the end of the stream for an error.
-    pub(crate) async fn read(&mut self, stream: &mut UnixStream) -> io::Result<()> {
+    pub(crate) async fn read(&mut self, stream: &mut Socket) -> io::Result<()> {
         match std::future::poll_fn(|cx| self.poll_read(stream, cx)).await? {
             0 => Err(io::ErrorKind::UnexpectedEof.into()),
             _ => Ok(()),
@@ -97,6 +100,8 @@ pub(crate) struct Outbound {
     pub(crate) frames: Frames,
     /// Of the bytes beside the large ones.
     written: usize,
+    /// The socket may still hold some of what it was given, as TLS does.
+    unflushed: bool,
 }
 
 impl Outbound {
@@ -105,10 +110,15 @@ impl Outbound {
         self.frames.len() - self.written
     }
 
+    /// Whether nothing is left to be done.
+    pub(crate) fn is_done(&self) -> bool {
+        self.remaining() == 0 && !self.unflushed
+    }
+
     /// Writes until nothing is left.
     pub(crate) fn poll_flush(
         &mut self,
-        stream: &mut UnixStream,
+        stream: &mut Socket,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         while self.remaining() > 0 {
@@ -122,15 +132,20 @@ impl Outbound {
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
+            self.unflushed = true;
             self.advance(written);
         }
         self.written = 0;
         self.frames.clear();
+        if self.unflushed {
+            ready!(Pin::new(stream).poll_flush(cx))?;
+            self.unflushed = false;
+        }
         Poll::Ready(Ok(()))
     }
 
     /// Writes until nothing is left.
-    pub(crate) async fn flush(&mut self, stream: &mut UnixStream) -> io::Result<()> {
+    pub(crate) async fn flush(&mut self, stream: &mut Socket) -> io::Result<()> {
         std::future::poll_fn(|cx| self.poll_flush(stream, cx)).await
     }
 

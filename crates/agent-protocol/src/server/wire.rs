@@ -6,12 +6,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use tokio::net::UnixStream;
 
 use crate::codec::frame::{self, MessageType};
 use crate::codec::protobuf::messages::ProxyToAgent;
 use crate::codec::{Answer, EventId, binary, json};
-use crate::transport::{Inbound, Outbound};
+use crate::transport::{Inbound, Outbound, Socket};
 use crate::{Extensions, ProtocolError};
 
 /// What a message of the proxy holds.
@@ -92,17 +91,17 @@ pub(super) trait Wire: Send + 'static {
     fn end(&mut self, _problem: Option<String>) {}
 }
 
-/// Frames on a Unix socket.
+/// Frames on a socket.
 pub(super) struct FrameWire {
-    stream: UnixStream,
+    stream: Socket,
     inbound: Inbound,
     outbound: Outbound,
 }
 
 impl FrameWire {
-    pub(super) fn new(stream: UnixStream) -> Self {
+    pub(super) fn new(stream: impl Into<Socket>) -> Self {
         Self {
-            stream,
+            stream: stream.into(),
             inbound: Inbound::default(),
             outbound: Outbound::default(),
         }

@@ -17,7 +17,7 @@ use crate::codec::frame::{self, MessageType};
 use crate::codec::handshake::{self, Agreement, HandshakeRequest};
 use crate::codec::registration::RegistrationReply;
 use crate::codec::{BadMessage, EventId};
-use crate::transport::{Frames, Inbound, Outbound};
+use crate::transport::{Frames, Inbound, Outbound, Socket};
 use crate::{CallError, ConfigureError, ConnectError, Extensions, ProtocolError};
 
 /// Opens a connection, however long it takes.
@@ -28,7 +28,7 @@ pub(super) async fn open(
     let stream = UnixStream::connect(path)
         .await
         .map_err(ConnectError::Unreachable)?;
-    let mut opening = Opening::new(stream, options);
+    let mut opening = Opening::new(stream.into(), options);
     opening
         .send(MessageType::HandshakeRequest, &greeting(options))
         .await?;
@@ -85,22 +85,18 @@ pub(super) async fn accepted_configuration(
 
 /// A connection on which there are no events yet.
 pub(super) struct Opening<'a> {
-    stream: UnixStream,
+    stream: Socket,
     inbound: Inbound,
     options: &'a ConnectOptions,
 }
 
 impl<'a> Opening<'a> {
-    pub(super) fn new(stream: UnixStream, options: &'a ConnectOptions) -> Self {
+    pub(super) fn new(stream: Socket, options: &'a ConnectOptions) -> Self {
         Self::resumed(stream, Inbound::default(), options)
     }
 
     /// One of which this has been read already.
-    pub(super) fn resumed(
-        stream: UnixStream,
-        inbound: Inbound,
-        options: &'a ConnectOptions,
-    ) -> Self {
+    pub(super) fn resumed(stream: Socket, inbound: Inbound, options: &'a ConnectOptions) -> Self {
         Self {
             stream,
             inbound,
@@ -108,7 +104,7 @@ impl<'a> Opening<'a> {
         }
     }
 
-    pub(super) fn into_parts(self) -> (UnixStream, Inbound) {
+    pub(super) fn into_parts(self) -> (Socket, Inbound) {
         (self.stream, self.inbound)
     }
 

@@ -7,14 +7,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Buf;
-use tokio::net::UnixStream;
 
 use super::CloseReason;
 use super::calls::{Ended, Outcome};
 use super::shared::{Phase, Shared};
 use crate::codec::frame::{self, HEADER_BYTES, MessageType};
 use crate::codec::{Answer, BadMessage, EventId, binary, json};
-use crate::transport::{Inbound, Outbound};
+use crate::transport::{Inbound, Outbound, Socket};
 use crate::{CallError, Extensions, ProtocolError};
 
 /// Bodies in answers from this size on stay where they were read. Smaller ones
@@ -27,7 +26,7 @@ const SHARED_BYTES: usize = 4 << 10;
 #[must_use = "without its driver a connection does nothing"]
 pub struct ConnectionDriver {
     shared: Arc<Shared>,
-    stream: UnixStream,
+    stream: Socket,
     inbound: Inbound,
     outbound: Outbound,
     // Kept for their memory; empty between polls.
@@ -36,7 +35,7 @@ pub struct ConnectionDriver {
 }
 
 impl ConnectionDriver {
-    pub(super) fn new(shared: Arc<Shared>, stream: UnixStream, inbound: Inbound) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, stream: Socket, inbound: Inbound) -> Self {
         Self {
             shared,
             stream,
@@ -95,7 +94,7 @@ impl ConnectionDriver {
             }
             state.unwritten_bytes = self.outbound.remaining();
             drop(state);
-            if self.outbound.remaining() == 0 {
+            if self.outbound.is_done() {
                 return Poll::Pending;
             }
             if let Err(error) = ready!(self.outbound.poll_flush(&mut self.stream, cx)) {
