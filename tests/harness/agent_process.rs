@@ -4,15 +4,15 @@ use super::{
     agent::{Dialect, Phase, Reaction, SCRIPT_VARIABLE, Script, Told},
     agent_json::from_json,
     agent_raw,
-    agent_ways::{Grpc, tls_file},
+    agent_ways::{Grpc, Place, tls_file},
 };
 use async_trait::async_trait;
 use http::HeaderMap;
 use portcullis_agent_protocol::{
     BodyChunk, Capabilities, Decision, EventKind, Extensions, GuardrailInspect, HealthState,
-    Metric, MetricValue, MetricsReport, RequestComplete, RequestHeaders, ResponseHeaders,
+    Metric, MetricValue, MetricsReport, RequestComplete, RequestHeaders, ResponseHeaders, TlsFiles,
     WebSocketFrame,
-    server::{self, Agent, AgentError, DialOptions, Reporter, ServeOptions, ServerTls},
+    server::{self, Agent, AgentError, DialOptions, DialTarget, Reporter, ServeOptions, ServerTls},
 };
 use serde_json::{Map, Value, json};
 use std::{
@@ -61,7 +61,7 @@ async fn serve(script: Script) {
     tokio::spawn(report(script.says.clone(), options.reporter.clone()));
     if let Some(reverse) = &script.reverse {
         let proxy = DialOptions {
-            path: reverse.path.clone(),
+            proxy: dial_target(&reverse.place),
             agent_id: reverse.agent_id.clone(),
             token: Some(reverse.token.clone()),
         };
@@ -85,6 +85,23 @@ async fn serve(script: Script) {
     server::serve(agent, listener, options, std::future::pending())
         .await
         .unwrap();
+}
+
+fn dial_target(place: &Place) -> DialTarget {
+    match place {
+        Place::Socket(path) => DialTarget::UnixSocket(path.clone()),
+        Place::Tls(address, client) => DialTarget::Tls {
+            address: address.to_string(),
+            tls: TlsFiles {
+                ca: Some(tls_file("ca.pem")),
+                server_name: Some(client.expects.clone()),
+                identity: client.shows.as_ref().map(|name| {
+                    let file = |kind: &str| tls_file(&format!("{name}.{kind}"));
+                    (file("pem"), file("key"))
+                }),
+            },
+        },
+    }
 }
 
 /// Says what the test wants to be said.

@@ -18,9 +18,50 @@ pub(super) struct Grpc {
 /// Where an agent dials the proxy, and what it shows.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Reverse {
-    pub(super) path: PathBuf,
+    pub(super) place: Place,
     pub(super) agent_id: String,
     pub(super) token: String,
+}
+
+/// What an agent dials.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) enum Place {
+    Socket(PathBuf),
+    Tls(SocketAddr, TlsClient),
+}
+
+/// What an agent that dials over TLS shows, and of whom it takes it that it is the proxy.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct TlsClient {
+    /// `agent` for the files `agent.pem` and `agent.key`.
+    pub(crate) shows: Option<String>,
+    /// The name in the certificate of the proxy.
+    pub(crate) expects: String,
+}
+
+impl TlsClient {
+    /// With a certificate for `agent.test`.
+    pub(crate) fn right() -> Self {
+        Self {
+            shows: Some("agent".to_owned()),
+            expects: "proxy.test".to_owned(),
+        }
+    }
+
+    /// With that of somebody else.
+    pub(crate) fn showing(shows: Option<&str>) -> Self {
+        Self {
+            shows: shows.map(str::to_owned),
+            ..Self::right()
+        }
+    }
+
+    pub(crate) fn expecting(expects: &str) -> Self {
+        Self {
+            expects: expects.to_owned(),
+            ..Self::right()
+        }
+    }
 }
 
 /// A file of certificates, see `tests/fixtures/tls`.
@@ -55,10 +96,32 @@ impl TestAgent {
     /// One that dials the proxy, and shows this token.
     pub(crate) fn dialling(mut self, token: &str) -> Self {
         self.script.reverse = Some(Reverse {
-            path: self.folder.path().join("reverse.sock"),
+            place: Place::Socket(self.folder.path().join("reverse.sock")),
             agent_id: self.script.name.clone(),
             token: token.to_owned(),
         });
+        self
+    }
+
+    /// The same over TLS, at an address that was free.
+    pub(crate) fn dialling_over_tls(mut self, token: &str, client: TlsClient) -> Self {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = free.local_addr().unwrap();
+        self.script.reverse = Some(Reverse {
+            place: Place::Tls(address, client),
+            agent_id: self.script.name.clone(),
+            token: token.to_owned(),
+        });
+        self
+    }
+
+    /// One that dials over TLS is this client from now on.
+    pub(crate) fn being(mut self, client: TlsClient) -> Self {
+        if let Some(reverse) = &mut self.script.reverse
+            && let Place::Tls(_, before) = &mut reverse.place
+        {
+            *before = client;
+        }
         self
     }
 
@@ -77,13 +140,19 @@ impl TestAgent {
 
     /// The socket of the proxy that it dials.
     pub(crate) fn door(&self) -> &Path {
-        &self.script.reverse.as_ref().unwrap().path
+        match &self.script.reverse.as_ref().unwrap().place {
+            Place::Socket(path) => path,
+            Place::Tls(..) => panic!("it dials an address"),
+        }
     }
 
     /// How the configuration says where it is.
     pub(crate) fn way(&self) -> String {
         if let Some(reverse) = &self.script.reverse {
-            return format!("reverse \"{}\"", reverse.path.display());
+            return match &reverse.place {
+                Place::Socket(path) => format!("reverse \"{}\"", path.display()),
+                Place::Tls(address, _) => format!("reverse \"{address}\""),
+            };
         }
         match self.script.grpc {
             None => format!("unix-socket \"{}\"", self.socket().display()),

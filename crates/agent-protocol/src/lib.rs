@@ -60,7 +60,10 @@ pub use dialect::http_client::HttpEndpoint;
 pub mod ext_proc {
     pub use crate::dialect::ext_proc::{BodyMode, ExtProcOptions, Parts, StreamCounters, messages};
 }
-pub use dialect::v2::reverse::{RegisterError, ReverseAgent, ReverseDoor, ReverseSettings};
+pub use dialect::v2::reverse::{
+    RegisterError, ReverseAgent, ReverseDoor, ReversePeer, ReverseSettings, ReverseTls,
+    ReverseTlsFiles,
+};
 pub use dialect::v2::{
     CloseReason, ConnectOptions, Connection, ConnectionDriver, ControlHandler, Limits,
     PendingAnswer, PendingConfiguration, PendingPong,

@@ -2,7 +2,7 @@
 
 use portcullis_agent_protocol::{
     Decision as OurDecision, RequestHeaders,
-    server::{self, Agent, AgentError, DialOptions, ServeOptions},
+    server::{self, Agent, AgentError, DialOptions, DialTarget, ServeOptions},
 };
 use std::{
     collections::{HashMap, HashSet},
@@ -67,7 +67,7 @@ async fn our_agent_registers_at_a_published_proxy_and_decides() {
         .await
         .unwrap();
     let proxy = DialOptions {
-        path,
+        proxy: DialTarget::UnixSocket(path),
         agent_id: "gate-1".to_owned(),
         token: Some("the right token".to_owned()),
     };

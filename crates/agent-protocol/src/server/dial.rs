@@ -1,33 +1,66 @@
-//! Dialling a proxy: the agent registers at a socket of the proxy and is asked
-//! over this connection, which is made again when it ends.
+//! Dialling a proxy: the agent registers at a socket of the proxy, or over the
+//! network, and is asked over this connection, which is made again when it ends.
 
 use std::collections::hash_map::RandomState;
 use std::fmt;
 use std::hash::BuildHasher;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::net::UnixStream;
+use rustls_pki_types::ServerName;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::watch;
+use tokio_rustls::TlsConnector;
 
 use super::report::Stop;
 use super::session::Session;
 use super::wire::FrameWire;
 use super::{Agent, ServeOptions, drain};
+use crate::TlsFiles;
+use crate::tls::client_config;
+use crate::transport::{Socket, tune};
 
 /// The first pause before a connection is made again, and the longest. The
 /// pause is doubled after each attempt that came to nothing.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
+/// Where a proxy takes registrations.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DialTarget {
+    /// The path of its Unix socket.
+    UnixSocket(PathBuf),
+    /// An address to which both ends prove who they are.
+    Tls {
+        /// Host and port, as in `proxy.example.com:9443`; the host is a name
+        /// or an address, of IPv6 in brackets.
+        address: String,
+        /// How the proxy is recognised, and what it is shown, which it asks
+        /// for. The files are read at every connecting, so that new ones are
+        /// taken up.
+        tls: TlsFiles,
+    },
+}
+
+impl fmt::Display for DialTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnixSocket(path) => path.display().fmt(f),
+            Self::Tls { address, .. } => f.write_str(address),
+        }
+    }
+}
+
 /// Where a proxy takes registrations, and as what an agent registers.
 #[derive(Clone)]
 pub struct DialOptions {
-    /// The path of the proxy's socket.
-    pub path: PathBuf,
+    /// Where.
+    pub proxy: DialTarget,
     /// The id of the agent in the proxy's configuration.
     pub agent_id: String,
-    /// What the agent shows to be let in; `None` where its user is enough.
+    /// What the agent shows to be let in; `None` where its user or its
+    /// certificate is enough.
     pub token: Option<String>,
 }
 
@@ -35,7 +68,7 @@ impl fmt::Debug for DialOptions {
     // The token is left out, because it is a secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DialOptions")
-            .field("path", &self.path)
+            .field("proxy", &self.proxy)
             .field("agent_id", &self.agent_id)
             .finish_non_exhaustive()
     }
@@ -48,10 +81,10 @@ impl fmt::Debug for DialOptions {
 ///
 /// ```no_run
 /// # use std::sync::Arc;
-/// # use portcullis_agent_protocol::server::{self, Agent, DialOptions, ServeOptions};
+/// # use portcullis_agent_protocol::server::{self, Agent, DialOptions, DialTarget, ServeOptions};
 /// # async fn run(agent: impl Agent) {
 /// let proxy = DialOptions {
-///     path: "/run/portcullis/reverse.sock".into(),
+///     proxy: DialTarget::UnixSocket("/run/portcullis/reverse.sock".into()),
 ///     agent_id: "waf".to_owned(),
 ///     token: std::env::var("WAF_TOKEN").ok(),
 /// };
@@ -86,15 +119,20 @@ async fn keep_up<A: Agent + ?Sized>(
     let mut stop = stopping.clone();
     while *stopping.borrow() == Stop::Not {
         let started = Instant::now();
-        match UnixStream::connect(&proxy.path).await {
-            Ok(stream) => {
-                let wire = FrameWire::new(stream);
+        let connected = tokio::time::timeout(options.handshake_timeout, connect(&proxy.proxy));
+        let connected = tokio::select! {
+            connected = connected => connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
+            _ = stop.wait_for(|stop| *stop != Stop::Not) => break,
+        };
+        match connected {
+            Ok(socket) => {
+                let wire = FrameWire::new(socket);
                 let agent = Arc::clone(&agent);
                 let session = Session::new(agent, wire, Arc::clone(&options), stopping.clone());
                 session.registering(proxy.clone()).run().await;
             }
             Err(error) => {
-                tracing::warn!(path = %proxy.path.display(), %error, "the proxy cannot be reached");
+                tracing::warn!(proxy = %proxy.proxy, %error, "the proxy cannot be reached");
             }
         }
         // One that lasted is made again at once.
@@ -108,6 +146,34 @@ async fn keep_up<A: Agent + ?Sized>(
         }
         pause = (pause * 2).min(longest);
     }
+}
+
+/// Connects, however long it takes. That a proxy does not accept what it was
+/// shown is found out when it answers the registration.
+async fn connect(proxy: &DialTarget) -> io::Result<Socket> {
+    let (address, tls) = match proxy {
+        DialTarget::UnixSocket(path) => return Ok(UnixStream::connect(path).await?.into()),
+        DialTarget::Tls { address, tls } => (address, tls.clone()),
+    };
+    let name = match &tls.server_name {
+        Some(name) => name.as_str(),
+        None => host(address),
+    };
+    let name = ServerName::try_from(name.to_owned())
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, format!("{name}: {error}")))?;
+    // It does not panic, and nobody aborts it.
+    let config = tokio::task::spawn_blocking(move || client_config(Some(&tls))).await??;
+    let stream = TcpStream::connect(address).await?;
+    tune(&stream)?;
+    let stream = TlsConnector::from(config).connect(name, stream).await?;
+    Ok(tokio_rustls::TlsStream::from(stream).into())
+}
+
+/// The host of an address, of IPv6 without brackets.
+fn host(address: &str) -> &str {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let inner = host.strip_prefix('[').and_then(|it| it.strip_suffix(']'));
+    inner.unwrap_or(host)
 }
 
 // Between half of it and all of it, so that agents do not dial in step.

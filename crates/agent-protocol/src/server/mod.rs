@@ -56,7 +56,7 @@ use tokio::task::JoinSet;
 
 pub use agent::{Agent, AgentError};
 pub use counters::ServeCounters;
-pub use dial::{DialOptions, dial};
+pub use dial::{DialOptions, DialTarget, dial};
 pub use grpc::{ServerTls, serve_grpc};
 pub use per_request::PerRequest;
 pub use report::Reporter;

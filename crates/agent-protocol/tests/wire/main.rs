@@ -30,6 +30,7 @@ mod phases;
 mod protobuf;
 mod report;
 mod reverse;
+mod reverse_tls;
 mod support;
 mod v1;
 mod v1_crossing;

@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use portcullis_agent_protocol::codec::frame::MessageType;
-use portcullis_agent_protocol::server::{self, DialOptions, ServeOptions};
+use portcullis_agent_protocol::server::{self, DialOptions, DialTarget, ServeOptions};
 use portcullis_agent_protocol::{
     AnyConnection, CallGuard, ConnectError, ConnectOptions, ControlMessage, Decision,
-    RegisterError, ReverseAgent, ReverseDoor, ReverseSettings, Target,
+    RegisterError, ReverseAgent, ReverseDoor, ReversePeer, ReverseSettings, Target,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -22,7 +22,7 @@ const TOKEN: &str = "a token that is long enough";
 fn settings(replicas: usize) -> ReverseSettings {
     ReverseSettings {
         id: "waf".to_owned(),
-        uid: rustix_uid(),
+        peer: ReversePeer::User(rustix_uid()),
         token: Some(TOKEN.as_bytes().into()),
         replicas,
         config: None,
@@ -81,7 +81,7 @@ impl Door {
 
     fn dial_with(&self, token: &str, options: ServeOptions) -> oneshot::Sender<()> {
         let proxy = DialOptions {
-            path: self.path.clone(),
+            proxy: DialTarget::UnixSocket(self.path.clone()),
             agent_id: "waf".to_owned(),
             token: Some(token.to_owned()),
         };
@@ -169,7 +169,7 @@ async fn who_may_not_is_refused_and_told_no_more_than_that() {
     let _agent = door.dial("another token, as long");
     assert_eq!(door.refusal().await, "it has not shown the token");
     let mut foreign = Door::new(ReverseSettings {
-        uid: rustix_uid() + 1,
+        peer: ReversePeer::User(rustix_uid() + 1),
         ..settings(1)
     });
     let _agent = foreign.dial(TOKEN);

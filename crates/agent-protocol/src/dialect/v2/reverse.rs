@@ -6,6 +6,7 @@
 //! share it, and those who do so no longer leave it to the others.
 
 mod door;
+mod tls;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,10 +14,12 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 
+use rustls_pki_types::CertificateDer;
 use serde_json::Value;
 use tokio::sync::watch;
 
 pub use door::{RegisterError, ReverseDoor};
+pub use tls::{ReverseTls, ReverseTlsFiles};
 
 use super::{CloseReason, ConnectOptions, Connection, ControlHandler};
 use crate::{ConnectError, ControlMessage};
@@ -26,8 +29,8 @@ use crate::{ConnectError, ControlMessage};
 pub struct ReverseSettings {
     /// The id of the agent in the proxy's configuration.
     pub id: String,
-    /// The user that the process must belong to.
-    pub uid: u32,
+    /// Who it has to be.
+    pub peer: ReversePeer,
     /// What it has to show beside that; `None`: nothing.
     pub token: Option<Box<[u8]>>,
     /// How many connections may be registered at once.
@@ -37,12 +40,22 @@ pub struct ReverseSettings {
     pub config: Option<Arc<Value>>,
 }
 
+/// By what an agent that dials is known, beside its token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReversePeer {
+    /// It dials a Unix socket, and its process belongs to this user.
+    User(u32),
+    /// It dials an address over TLS, and its certificate is for this name: a
+    /// DNS name, or a URI. `None`: any certificate that is accepted will do.
+    Certificate(Option<String>),
+}
+
 impl fmt::Debug for ReverseSettings {
     // Token and configuration are left out, because they are or hold secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ReverseSettings")
             .field("id", &self.id)
-            .field("uid", &self.uid)
+            .field("peer", &self.peer)
             .field("replicas", &self.replicas)
             .finish_non_exhaustive()
     }
@@ -68,6 +81,8 @@ struct State {
 struct Registered {
     number: u64,
     connection: Connection,
+    /// The certificate that the agent has shown, with its chain.
+    shown: Vec<CertificateDer<'static>>,
     /// With who hears what the agent says on it.
     lent_to: HashMap<Borrower, Option<ControlHandler>>,
 }
@@ -134,6 +149,21 @@ impl ReverseAgent {
             connection,
             left: watch::Sender::new(false),
         })))
+    }
+
+    /// Takes leave of the connections with certificates that are not accepted
+    /// any longer, and says how many there are.
+    pub fn distrust(&self, tls: &ReverseTls) -> usize {
+        let state = self.0.lock();
+        let open = state.registered.iter().filter(|it| it.connection.is_open());
+        let distrusted: Vec<_> = open
+            .filter(|it| !it.shown.is_empty() && !tls.trusts(&it.shown))
+            .map(|it| it.connection.clone())
+            .collect();
+        // Whoever is woken by it may want the lock.
+        drop(state);
+        distrusted.iter().for_each(Connection::retire);
+        distrusted.len()
     }
 
     fn reserve(&self) -> bool {

@@ -6,20 +6,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use rustls_pki_types::CertificateDer;
 use subtle::ConstantTimeEq;
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
 
 use super::super::connect::{Opening, accepted_configuration};
 use super::super::outbox::Outbox;
 use super::super::shared::Shared;
 use super::super::{CloseReason, ConnectOptions, Connection, ConnectionDriver};
-use super::{Registered, ReverseAgent};
+use super::tls::is_named;
+use super::{Registered, ReverseAgent, ReversePeer, ReverseTls};
 use crate::codec::frame::MessageType;
 use crate::codec::registration::{self, Registration, RegistrationReply};
-use crate::transport::Frames;
+use crate::transport::{Frames, Socket};
 use crate::{ConnectError, Extensions, ProtocolError};
 
-/// How long an agent may take to register and to take its configuration.
+/// How long an agent may take to register and to take its configuration, with
+/// all that TLS needs before.
 const REGISTERS_WITHIN: Duration = Duration::from_secs(5);
 
 /// A registration has to fit into this.
@@ -28,7 +31,7 @@ const REGISTRATION_BYTES: usize = 64 << 10;
 /// Numbers the connections of this process.
 static NUMBERS: AtomicU64 = AtomicU64::new(1);
 
-/// What is registered at one socket, and how the proxy introduces itself.
+/// What is registered at one place, and how the proxy introduces itself.
 #[derive(Debug, Clone)]
 pub struct ReverseDoor {
     /// The agents that may register here.
@@ -46,6 +49,9 @@ pub enum RegisterError {
     /// The agent did not keep to the protocol.
     #[error(transparent)]
     Protocol(#[from] ProtocolError),
+    /// It has not shown a certificate that is accepted, or does not speak TLS.
+    #[error("TLS: {0}")]
+    Tls(io::Error),
     /// It took too long.
     #[error("the agent did not register in time")]
     Timeout,
@@ -62,6 +68,24 @@ pub enum RegisterError {
     Configure(#[from] ConnectError),
 }
 
+type Admitted = (ReverseAgent, u64, ConnectionDriver);
+
+/// What an agent has shown before it says who it is.
+enum Shown {
+    User(u32),
+    /// With its chain.
+    Certificate(Vec<CertificateDer<'static>>),
+}
+
+impl Shown {
+    fn into_chain(self) -> Vec<CertificateDer<'static>> {
+        match self {
+            Self::User(_) => Vec::new(),
+            Self::Certificate(chain) => chain,
+        }
+    }
+}
+
 impl ReverseDoor {
     /// Lets an agent register that has connected, and goes on until the
     /// connection ends. `registered` is told the id of the agent.
@@ -73,7 +97,37 @@ impl ReverseDoor {
         stream: UnixStream,
         registered: impl FnOnce(&str),
     ) -> Result<CloseReason, RegisterError> {
-        let admitted = tokio::time::timeout(REGISTERS_WITHIN, self.admit(stream)).await;
+        let admitted = async {
+            let shown = Shown::User(stream.peer_cred()?.uid());
+            self.admit(stream.into(), shown, None).await
+        };
+        Self::keep(admitted, registered).await
+    }
+
+    /// The same of one that has connected over TCP, and has to show a
+    /// certificate.
+    ///
+    /// # Errors
+    /// See [`RegisterError`]; the agent has been told what it may know.
+    pub async fn receive_tls(
+        self,
+        stream: TcpStream,
+        tls: &ReverseTls,
+        registered: impl FnOnce(&str),
+    ) -> Result<CloseReason, RegisterError> {
+        let admitted = async {
+            let (stream, shown) = tls.accept(stream).await.map_err(RegisterError::Tls)?;
+            let shown = Shown::Certificate(shown);
+            self.admit(stream.into(), shown, Some(tls)).await
+        };
+        Self::keep(admitted, registered).await
+    }
+
+    async fn keep(
+        admitted: impl Future<Output = Result<Admitted, RegisterError>>,
+        registered: impl FnOnce(&str),
+    ) -> Result<CloseReason, RegisterError> {
+        let admitted = tokio::time::timeout(REGISTERS_WITHIN, admitted).await;
         let (agent, number, driver) = admitted.map_err(|_| RegisterError::Timeout)??;
         registered(&agent.settings().id);
         let inner = Arc::downgrade(&agent.0);
@@ -88,9 +142,10 @@ impl ReverseDoor {
 
     async fn admit(
         self,
-        stream: UnixStream,
-    ) -> Result<(ReverseAgent, u64, ConnectionDriver), RegisterError> {
-        let uid = stream.peer_cred()?.uid();
+        stream: Socket,
+        shown: Shown,
+        tls: Option<&ReverseTls>,
+    ) -> Result<Admitted, RegisterError> {
         let mut stranger = ConnectOptions::new("");
         stranger.limits.max_frame_bytes = REGISTRATION_BYTES;
         let mut opening = Opening::new(stream, &stranger);
@@ -100,7 +155,7 @@ impl ReverseDoor {
         }
         let registration = registration::decode_registration(&payload)?;
         let id = registration.agent_id.to_string();
-        let agent = match self.judge(&registration, uid) {
+        let agent = match self.judge(&registration, &shown) {
             Ok(agent) => agent,
             Err(reason) => {
                 let told = match reason {
@@ -139,11 +194,18 @@ impl ReverseDoor {
         accepted_configuration(&mut opening, &shared).await?;
         let (stream, inbound) = opening.into_parts();
         let driver = ConnectionDriver::new(Arc::clone(&shared), stream, inbound);
+        let connection = Connection::new(shared);
         agent.0.lock().registered.push(Registered {
             number,
-            connection: Connection::new(shared),
+            connection,
+            shown: shown.into_chain(),
             lent_to: HashMap::new(),
         });
+        // What is accepted may have changed since it was looked at. Whoever
+        // changes it looks at what is registered afterwards.
+        if let Some(tls) = tls {
+            agent.distrust(tls);
+        }
         Ok((agent, number, driver))
     }
 
@@ -151,18 +213,18 @@ impl ReverseDoor {
     fn judge(
         &self,
         registration: &Registration<'_>,
-        uid: u32,
+        shown: &Shown,
     ) -> Result<ReverseAgent, &'static str> {
         let mut agents = self.agents.iter();
         let named = agents.find(|agent| agent.settings().id == registration.agent_id);
-        let agent = named.ok_or("no such agent registers here")?;
+        let agent = named.ok_or(STRANGER)?;
         let settings = agent.settings();
-        if settings.uid != uid {
-            return Err("its process belongs to another user");
+        if let Some(reason) = mismatch(&settings.peer, shown) {
+            return Err(reason);
         }
-        let shown = registration.auth_token.as_deref().unwrap_or_default();
-        if let Some(token) = &settings.token
-            && !bool::from(token.ct_eq(shown.as_bytes()))
+        let token = registration.auth_token.as_deref().unwrap_or_default();
+        if let Some(wanted) = &settings.token
+            && !bool::from(wanted.ct_eq(token.as_bytes()))
         {
             return Err("it has not shown the token");
         }
@@ -173,6 +235,24 @@ impl ReverseDoor {
     }
 }
 
+// Why somebody who has shown this is not the peer.
+fn mismatch(peer: &ReversePeer, shown: &Shown) -> Option<&'static str> {
+    match (peer, shown) {
+        (ReversePeer::User(user), Shown::User(uid)) => {
+            (user != uid).then_some("its process belongs to another user")
+        }
+        (ReversePeer::Certificate(name), Shown::Certificate(chain)) => {
+            let own = chain.first();
+            let fits = |name: &String| own.is_some_and(|own| is_named(own, name));
+            let fits = name.as_ref().is_none_or(fits);
+            (!fits).then_some("its certificate is for another name")
+        }
+        (ReversePeer::User(_), Shown::Certificate(_))
+        | (ReversePeer::Certificate(_), Shown::User(_)) => Some(STRANGER),
+    }
+}
+
+const STRANGER: &str = "no such agent registers here";
 const FULL: &str = "as many are registered as may be";
 
 fn refusal(reason: &str) -> RegistrationReply {
