@@ -1,9 +1,10 @@
-//! How much of what agents say goes into our log: no more than a reader could follow.
+//! How much of what others say goes into our log: no more than a reader could follow.
 
 use std::time::{Duration, Instant};
 
 /// Lets a number of lines through in each second.
-pub(crate) struct Allowance {
+#[derive(Debug)]
+pub struct Allowance {
     per_second: u32,
     second: Instant,
     used: u32,
@@ -11,7 +12,9 @@ pub(crate) struct Allowance {
 }
 
 impl Allowance {
-    pub(crate) const fn new(per_second: u32, now: Instant) -> Self {
+    /// So many lines in each second from now on.
+    #[must_use]
+    pub const fn new(per_second: u32, now: Instant) -> Self {
         Self {
             per_second,
             second: now,
@@ -21,7 +24,7 @@ impl Allowance {
     }
 
     /// Whether a line may pass; if so, how many were dropped before it.
-    pub(crate) fn take(&mut self, now: Instant) -> Option<u64> {
+    pub fn take(&mut self, now: Instant) -> Option<u64> {
         if now.duration_since(self.second) >= Duration::from_secs(1) {
             self.second = now;
             self.used = 0;

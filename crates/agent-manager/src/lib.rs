@@ -33,6 +33,7 @@ mod status;
 pub mod supervise;
 
 pub use agent::AgentEnd;
+pub use allowance::Allowance;
 pub use breaker::{BreakerSettings, BreakerState};
 pub use cache::{CacheSettings, CacheStatus, KeyContext};
 pub use chain::{Answer, Ask, Changes, Refusal};
