@@ -1,10 +1,11 @@
 //! Agents in Python behind the real proxy, which starts them.
 
-use crate::harness::{Answer, Origin, Proxy, Response, eventually};
+use crate::harness::{Answer, Origin, Proxy, Response, agent_ways::tls_file, eventually};
 use rustix::process::Signal;
 use std::{
     fs,
     io::Write,
+    net::TcpListener,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -267,7 +268,7 @@ const DIALLING: &str = r#"
 import sys
 from dataclasses import dataclass
 
-from portcullis_agent import Agent, Decision, serve_reverse
+from portcullis_agent import Agent, Decision, Tls, serve_reverse
 
 
 @dataclass
@@ -285,28 +286,51 @@ class Gate(Agent):
         return Decision.allow().set_request_header("x-judged", "yes")
 
 
-serve_reverse(Gate(), sys.argv[1], agent_id="python", token=sys.argv[2])
+tls = Tls(*sys.argv[3:], server_name="proxy.test") if sys.argv[3:] else None
+serve_reverse(Gate(), sys.argv[1], agent_id="python", token=sys.argv[2], tls=tls)
 "#;
 
 #[test]
 fn an_agent_that_dials_registers_and_comes_back() {
     let folder = tempfile::tempdir().unwrap();
+    let door = folder.path().join("reverse.sock");
+    let door = door.to_str().unwrap();
+    registers_and_comes_back(door, &[], &format!("reverse \"{door}\""), "");
+}
+
+#[test]
+fn an_agent_that_dials_over_tls_registers_and_comes_back() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let door = free.local_addr().unwrap().to_string();
+    drop(free);
+    let file = |name: &str| fs::canonicalize(tls_file(name)).unwrap();
+    let shown = [file("ca.pem"), file("agent.pem"), file("agent.key")];
+    let tls = format!(
+        "tls certificate=\"{}\" key=\"{}\" ca=\"{}\";",
+        file("proxy.pem").display(),
+        file("proxy.key").display(),
+        file("ca.pem").display()
+    );
+    let way = format!("reverse \"{door}\" certificate-name=\"agent.test\"");
+    registers_and_comes_back(&door, &shown, &way, &tls);
+}
+
+/// An agent dials this place with these files, and is known in this way.
+fn registers_and_comes_back(door: &str, files: &[PathBuf], way: &str, tls: &str) {
+    let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("gate.py");
     fs::write(&program, DIALLING).unwrap();
-    let door = folder.path().join("reverse.sock");
     let dial = |token: &str| {
         let mut command = Command::new(python());
-        command.arg(&program).arg(&door).arg(token);
+        command.arg(&program).arg(door).arg(token).args(files);
         command.env("PYTHONPATH", sources());
         command.env("PYTHONDONTWRITEBYTECODE", "1");
         Running(command.spawn().unwrap())
     };
     let (token, guess) = ("a-token-that-is-long-enough", "a-guess-that-is-long-enough");
     let origin = Origin::start();
-    let way = format!(
-        "reverse \"{}\" token=\"{token}\"; timeout \"10s\"; config {{ path \"/secret\" }}",
-        door.display()
-    );
+    let way =
+        format!("{way} token=\"{token}\"; {tls} timeout \"10s\"; config {{ path \"/secret\" }}");
     let proxy = Proxy::builder(
         r#"routes { route "all" { filters { agent "python" }; upstream "origin" } }"#,
     )

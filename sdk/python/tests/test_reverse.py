@@ -3,11 +3,14 @@
 import asyncio
 import contextlib
 import json
+import pathlib
+import socket
+import ssl
 import threading
 
 import pytest
 
-from portcullis_agent import Agent, Decision, Extensions, ServeOptions, bind_socket
+from portcullis_agent import Agent, Decision, Extensions, ServeOptions, Tls, bind_socket
 from portcullis_agent import serve_reverse_async as serve
 from portcullis_agent.codec.frame import MessageType
 from portcullis_agent.testing import Proxy, request_headers
@@ -147,3 +150,60 @@ def test_events_before_the_answer_end_the_connection(listener, path):
             proxy.begin(request_headers("/"))
             with pytest.raises(ConnectionError):
                 proxy.receive_any()
+
+
+FILES = pathlib.Path(__file__).parents[3] / "tests" / "fixtures" / "tls"
+SHOWN = Tls(
+    ca=FILES / "ca.pem",
+    certificate=FILES / "agent.pem",
+    key=FILES / "agent.key",
+    server_name="proxy.test",
+)
+
+
+@pytest.fixture
+def tls_listener():
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(FILES / "proxy.pem", FILES / "proxy.key")
+    context.load_verify_locations(FILES / "ca.pem")
+    context.verify_mode = ssl.CERT_REQUIRED
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(10)
+        with context.wrap_socket(listener, server_side=True) as listener:
+            yield listener
+
+
+def at(listener):
+    return "127.0.0.1:%d" % listener.getsockname()[1]
+
+
+def test_it_registers_over_tls_and_comes_back(tls_listener):
+    # By a name that it is told, and by the address.
+    for tls in (SHOWN, Tls(SHOWN.ca, SHOWN.certificate, SHOWN.key)):
+        with dialling(at(tls_listener), agent_id="waf-1", token="secret", tls=tls):
+            for _ in range(2):
+                proxy, registration = accept(tls_listener)
+                assert registration["auth_token"] == "secret"
+                with proxy:
+                    assert proxy.ask(request_headers("/a")) == Decision.allow().tag("/a")
+                    long = "/" + "x" * (2 << 20)
+                    assert proxy.ask(request_headers(long)) == Decision.allow().tag(long)
+
+
+def test_it_shows_nothing_to_a_proxy_of_another_name(tls_listener, caplog, eventually):
+    for tls in (
+        Tls(SHOWN.ca, SHOWN.certificate, SHOWN.key, server_name="another.test"),
+        Tls(FILES / "other-ca.pem", SHOWN.certificate, SHOWN.key, server_name="proxy.test"),
+    ):
+        caplog.clear()
+        with dialling(at(tls_listener), tls=tls):
+            with pytest.raises(ssl.SSLError):
+                tls_listener.accept()
+            eventually(lambda: "cannot be reached" in caplog.text)
+
+
+def test_what_is_no_address_or_no_file_is_said(path):
+    with pytest.raises(ValueError, match="not an address"):
+        asyncio.run(serve(Echo(), path, tls=SHOWN))
+    with pytest.raises(OSError):
+        Tls(ca=path).context()

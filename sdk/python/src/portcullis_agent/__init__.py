@@ -49,6 +49,7 @@ from .per_request import PerRequest
 from .reporter import Reporter
 from .server import serve, serve_async, serve_reverse, serve_reverse_async
 from .sockets import SOCKET_VARIABLE, bind_socket, socket_from_env
+from .tls import Tls
 
 __version__ = "0.1.0"
 
@@ -82,6 +83,7 @@ __all__ = [
     "ResponseHeaders",
     "ServeOptions",
     "Severity",
+    "Tls",
     "WebSocketFrame",
     "bind_socket",
     "byte_span",

@@ -7,17 +7,22 @@ import asyncio
 import os
 import random
 import signal
-from typing import Any, Callable, Coroutine, Dict, List, Optional
+import socket
+from typing import Any, Callable, Coroutine, Dict, List, Optional, Tuple
 
 from .agent import Agent
 from .host import Host, ServeOptions, logger
 from .session import ReverseSession, Session
 from .sockets import SOCKET_VARIABLE, StrPath, bind_socket, socket_from_env
+from .tls import Tls, split_address
 
 #: Seconds between two attempts to dial, at most.
 _REDIAL = 0.25
 #: Seconds after which an agent asks again that was refused.
 _REFUSED_PAUSE = 5.0
+
+#: Makes a connection to a proxy.
+_Make = Callable[[], Coroutine[Any, Any, ReverseSession]]
 
 
 def serve(
@@ -69,32 +74,37 @@ async def serve_async(
 
 def serve_reverse(
     agent: Agent,
-    proxy_path: StrPath,
+    proxy: StrPath,
     *,
     options: Optional[ServeOptions] = None,
     agent_id: Optional[str] = None,
     token: Optional[str] = None,
     metadata: Optional[Dict[str, Any]] = None,
     connections: int = 1,
+    tls: Optional[Tls] = None,
 ) -> None:
     """Serves an agent over connections that it makes to a proxy, until the
     process gets SIGTERM or SIGINT. One that is lost is made again, for ever.
 
-    :param proxy_path: the socket at which the proxy takes agents.
+    :param proxy: where the proxy takes agents: the path of its socket, or with
+        ``tls`` the address, as in ``"proxy.example.com:9443"``.
     :param agent_id: who the agent says it is; without it its name.
     :param token: by which the proxy knows it, if it asks for one.
     :param metadata: anything that the proxy shall know.
     :param connections: how many there are at a time.
+    :param tls: how both ends recognise each other at an address.
+    :raises ValueError: when ``proxy`` is no address although there is ``tls``.
     """
     _run(
         lambda stop: serve_reverse_async(
             agent,
-            proxy_path,
+            proxy,
             options=options,
             agent_id=agent_id,
             token=token,
             metadata=metadata,
             connections=connections,
+            tls=tls,
             stop=stop,
         )
     )
@@ -102,13 +112,14 @@ def serve_reverse(
 
 async def serve_reverse_async(
     agent: Agent,
-    proxy_path: StrPath,
+    proxy: StrPath,
     *,
     options: Optional[ServeOptions] = None,
     agent_id: Optional[str] = None,
     token: Optional[str] = None,
     metadata: Optional[Dict[str, Any]] = None,
     connections: int = 1,
+    tls: Optional[Tls] = None,
     stop: Optional[asyncio.Event] = None,
 ) -> None:
     """The same for a program that has a loop of its own."""
@@ -119,8 +130,11 @@ async def serve_reverse_async(
     def session() -> ReverseSession:
         return ReverseSession(host, name, token, metadata)
 
-    path = os.fspath(proxy_path)
-    dialling = [asyncio.ensure_future(_dial(host, path, session)) for _ in range(connections)]
+    place = os.fspath(proxy)
+    make = _over_socket(host, place, session)
+    if tls is not None:
+        make = _over_tls(host, split_address(place), tls, session)
+    dialling = [asyncio.ensure_future(_dial(host, place, make)) for _ in range(connections)]
     try:
         await (stop or asyncio.Event()).wait()
     finally:
@@ -130,32 +144,63 @@ async def serve_reverse_async(
         await host.drain()
 
 
-async def _dial(host: Host, path: str, session: Callable[[], ReverseSession]) -> None:
+def _over_socket(host: Host, path: str, session: Callable[[], ReverseSession]) -> _Make:
+    async def make() -> ReverseSession:
+        return (await host.loop.create_unix_connection(session, path))[1]
+
+    return make
+
+
+def _over_tls(
+    host: Host, address: Tuple[str, int], tls: Tls, session: Callable[[], ReverseSession]
+) -> _Make:
+    async def make() -> ReverseSession:
+        context = await host.loop.run_in_executor(None, tls.context)
+        transport, made = await host.loop.create_connection(
+            session, *address, ssl=context, server_hostname=tls.server_name or address[0]
+        )
+        _keep_alive(transport.get_extra_info("socket"))
+        return made
+
+    return make
+
+
+def _keep_alive(connection: Any) -> None:
+    """A proxy that is silently gone is noticed."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    seconds = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+    for name, value in seconds.items():
+        # Not every system has all of them.
+        if hasattr(socket, name):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+async def _dial(host: Host, place: str, make: _Make) -> None:
     was_there = True
     while True:
         pause = _REDIAL
         try:
-            made = await _connect(host, path, session)
+            made = await _connect(host, make)
         except OSError as error:
             if was_there:
-                logger.warning("the proxy cannot be reached at %s: %s", path, error)
+                logger.warning("the proxy cannot be reached at %s: %s", place, error)
             was_there = False
         else:
             was_there = True
             await asyncio.shield(made.ended)
             if made.refusal is not None:
-                logger.error("the proxy at %s refuses the agent: %s", path, made.refusal)
+                logger.error("the proxy at %s refuses the agent: %s", place, made.refusal)
                 pause = _REFUSED_PAUSE
             elif made.accepted:
-                logger.warning("the connection to the proxy at %s has ended", path)
+                logger.warning("the connection to the proxy at %s has ended", place)
         # Not all at once after the proxy was away.
         await asyncio.sleep(pause * random.uniform(0.2, 1.0))
 
 
 # Not `wait_for`, which forgets that it was cancelled when what it waits for is
 # done at the same moment (before Python 3.12).
-async def _connect(host: Host, path: str, session: Callable[[], ReverseSession]) -> ReverseSession:
-    connecting = host.loop.create_task(_connection(host, path, session))
+async def _connect(host: Host, make: _Make) -> ReverseSession:
+    connecting = host.loop.create_task(make())
     try:
         await asyncio.wait([connecting], timeout=host.options.handshake_timeout)
         if not connecting.done():
@@ -163,12 +208,6 @@ async def _connect(host: Host, path: str, session: Callable[[], ReverseSession])
         return connecting.result()
     finally:
         connecting.cancel()
-
-
-async def _connection(
-    host: Host, path: str, session: Callable[[], ReverseSession]
-) -> ReverseSession:
-    return (await host.loop.create_unix_connection(session, path))[1]
 
 
 def _run(serving: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
