@@ -75,6 +75,7 @@ const ONLY_IN: [(&str, &str, &[&str]); 11] = [
             "server/agents.rs",
             "server/mod.rs",
             "server/reload.rs",
+            "server/reverse/accept.rs",
             "snapshot.rs",
             "telemetry/metrics/agents.rs",
             "telemetry/metrics/pools.rs",

@@ -33,6 +33,7 @@ mod refusals;
 mod reload;
 mod replicas;
 mod reverse;
+mod reverse_tls;
 mod routing;
 mod sdk_python;
 mod shadow;

@@ -39,7 +39,7 @@ const ERRORS: &[Check] = &[
     agents::owned_headers,
     agents::pools,
     authz::settings,
-    agents::reverse_sockets,
+    agents::reverse_places,
     agents::useless_budgets,
     inspect::limits,
     inspect::encodings,

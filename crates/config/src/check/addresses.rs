@@ -3,7 +3,7 @@
 use crate::{
     diagnostic::{Diagnostic, Report, code},
     kdl::{Parsed, ParsedOrigin},
-    model::AdminAddress,
+    model::{AdminAddress, AgentTransport, ReversePlace},
     source::Span,
 };
 use std::{
@@ -71,6 +71,21 @@ fn sockets(parsed: &Parsed) -> impl Iterator<Item = (SocketAddr, Span)> {
         .chain(probes)
         .map(|address| (address.value, address.span))
         .chain(admin)
+        .chain(dialled(parsed))
+}
+
+/// Where agents dial us. Several may dial one address.
+fn dialled(parsed: &Parsed) -> Vec<(SocketAddr, Span)> {
+    let mut addresses: Vec<(SocketAddr, Span)> = Vec::new();
+    for agent in &parsed.agents {
+        if let Some(AgentTransport::Reverse(reverse)) = &agent.transport
+            && let ReversePlace::Tls { address, .. } = &reverse.place
+            && addresses.iter().all(|(other, _)| other != address)
+        {
+            addresses.push((*address, agent.span));
+        }
+    }
+    addresses
 }
 
 /// Whether two sockets on one port get in each other's way. The two families do not: each has its own wildcard.

@@ -5,7 +5,8 @@ use crate::{
     diagnostic::{Diagnostic, Report, code},
     header_pattern,
     kdl::{Parsed, ParsedAgent, PartialPool},
-    model::{AgentTransport, Pool},
+    model::{AgentTransport, Pool, ReversePlace},
+    source::Span,
 };
 use std::collections::HashMap;
 
@@ -45,30 +46,45 @@ pub(super) fn owned_headers(parsed: &Parsed, report: &Report) {
     }
 }
 
-/// Agents that dial the same socket find one mode there.
-pub(super) fn reverse_sockets(parsed: &Parsed, report: &Report) {
-    let mut modes = HashMap::new();
+/// Agents that dial the same place find one mode or one certificate there.
+pub(super) fn reverse_places(parsed: &Parsed, report: &Report) {
+    let mut places: HashMap<String, (&ReversePlace, Span)> = HashMap::new();
     for agent in &parsed.agents {
         let Some(AgentTransport::Reverse(reverse)) = &agent.transport else {
             continue;
         };
-        let (mode, first) = *modes
-            .entry(&reverse.path)
-            .or_insert((reverse.mode, agent.span));
-        if mode != reverse.mode {
-            report.add(
-                Diagnostic::error(
-                    code::CONTRADICTION,
-                    agent.span,
-                    format!(
-                        "the socket {} cannot have two modes",
-                        reverse.path.display()
-                    ),
+        let (name, setting) = match &reverse.place {
+            ReversePlace::Socket { path, .. } => (path.display().to_string(), "mode"),
+            ReversePlace::Tls { address, .. } => (address.to_string(), "tls"),
+        };
+        let entry = places.entry(name.clone());
+        let (other, first) = *entry.or_insert((&reverse.place, agent.span));
+        let (message, help) = match (other, &reverse.place) {
+            (ReversePlace::Socket { mode: one, .. }, ReversePlace::Socket { mode, .. })
+                if one != mode =>
+            {
+                (
+                    format!("the socket {name} cannot have two modes"),
+                    "give each a socket of its own",
                 )
+            }
+            (ReversePlace::Tls { files: one, .. }, ReversePlace::Tls { files, .. })
+                if one != files =>
+            {
+                (
+                    format!(
+                        "at {name} cannot be two kinds of TLS: who dials it has not yet said who it is"
+                    ),
+                    "give each an address of its own",
+                )
+            }
+            _ => continue,
+        };
+        report.add(
+            Diagnostic::error(code::CONTRADICTION, agent.span, message)
                 .also(first, "this agent dials it too")
-                .help("write the same `mode` for both, or give each a socket of its own"),
-            );
-        }
+                .help(format!("write the same `{setting}` for both, or {help}")),
+        );
     }
 }
 

@@ -18,7 +18,8 @@ use super::{
 use crate::{
     diagnostic::{Diagnostic, code},
     model::{
-        AgentId, AgentTransport, BuiltinAgent, Dialect, Json, Reports, SendHeaders, VerdictCache,
+        AgentId, AgentTransport, BuiltinAgent, Dialect, Json, Reports, ReversePlace, SendHeaders,
+        VerdictCache,
     },
     source::{Span, Spanned},
 };
@@ -274,7 +275,7 @@ fn transport(block: &mut Block<'_>, span: Span) -> Option<AgentTransport> {
                 "http" => agent_endpoint::endpoints(node, tls.as_ref()).map(AgentTransport::Http),
                 _ => {
                     refuse_env(node, env_span);
-                    agent_reverse::reverse(node).map(AgentTransport::Reverse)
+                    agent_reverse::reverse(node, tls.as_ref()).map(AgentTransport::Reverse)
                 }
             };
             written.push(Spanned {
@@ -313,8 +314,12 @@ fn transport(block: &mut Block<'_>, span: Span) -> Option<AgentTransport> {
 
 /// `tls` means something only for an agent that is called over a network.
 fn refuse_tls(block: &Block<'_>, way: &Spanned<Option<AgentTransport>>, tls: Option<Span>) {
-    let is_local = |transport: &AgentTransport| {
-        !matches!(transport, AgentTransport::Grpc(_) | AgentTransport::Http(_))
+    let is_local = |transport: &AgentTransport| match transport {
+        AgentTransport::Grpc(_) | AgentTransport::Http(_) => false,
+        AgentTransport::Reverse(reverse) => matches!(reverse.place, ReversePlace::Socket { .. }),
+        AgentTransport::UnixSocket(_)
+        | AgentTransport::Command { .. }
+        | AgentTransport::Builtin { .. } => true,
     };
     if let Some(tls) = tls
         && way.value.as_ref().is_some_and(is_local)

@@ -1,20 +1,49 @@
-//! `reverse "PATH" …`: agents that dial us.
+//! `reverse "PATH" …` and `reverse "IP:PORT" …`: agents that dial us.
 
 use super::Secret;
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 /// Where an agent registers, and what it has to be for that.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentReverse {
-    /// The Unix socket that we listen on; several agents may have the same. The path is resolved against the configuration
-    /// file.
-    pub path: PathBuf,
-    /// The mode of the socket. Default 0600. Agents of one socket have the same.
-    pub mode: u32,
-    /// The user that its process belongs to. None: ours.
-    pub uid: Option<u32>,
-    /// What it has to show beside that.
+    /// Where we listen; several agents may have the same.
+    pub place: ReversePlace,
+    /// What it has to show beside what the door asks for.
     pub token: Option<Secret>,
     /// How many connections it may have. Default 1, 1 to 64.
     pub replicas: usize,
+}
+
+/// Where agents register, and by what they are known there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReversePlace {
+    /// A Unix socket.
+    Socket {
+        /// Resolved against the configuration file.
+        path: PathBuf,
+        /// The mode of the socket. Default 0600. Agents of one socket have the same.
+        mode: u32,
+        /// The user that the agent's process belongs to. None: ours.
+        uid: Option<u32>,
+    },
+    /// An address, with TLS.
+    Tls {
+        /// Port 0 lets the system choose.
+        address: SocketAddr,
+        /// Agents of one address have the same.
+        files: ReverseFiles,
+        /// The name that the agent's certificate is for: a DNS name or a URI. None: any, and there is a token.
+        certificate_name: Option<String>,
+    },
+}
+
+/// PEM files of an address at which agents register.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReverseFiles {
+    /// Our certificate, its chain after it.
+    pub certificate: PathBuf,
+    /// The key of the certificate.
+    pub key: PathBuf,
+    /// The authorities that must have signed the certificate of an agent.
+    pub ca: PathBuf,
 }

@@ -33,7 +33,7 @@ pub use agent::{
 };
 pub use agent_endpoint::{AgentEndpoint, AgentTls, AgentUrl, Dialect};
 pub use agent_pool::{Pool, PoolBalance};
-pub use agent_reverse::AgentReverse;
+pub use agent_reverse::{AgentReverse, ReverseFiles, ReversePlace};
 pub use authz::Authz;
 pub use condition::{
     HeaderCondition, HeaderConditionKind, HostPattern, Match, PathPattern, QueryCondition,

@@ -162,7 +162,8 @@ fn failed(config: &portcullis_config::Listener, source: io::Error) -> ServeError
     }
 }
 
-fn listen(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
+/// A socket that listens; with `shared` others may listen there too.
+pub(super) fn listen(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
     let socket = socket2::Socket::new(
         Domain::for_address(address),
         Type::STREAM,

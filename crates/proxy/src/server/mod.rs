@@ -173,7 +173,7 @@ impl Process {
         admin::serve_unix(&echo, Arc::new(echo::EchoOrigin), Bounds::INTERNAL)?;
         // From here on nothing fails that an operator could have mistaken.
         let mut doors = Doors::default();
-        let (settings, doors_plan) = reached(&config, &executable, &mut supervisor, &doors)?;
+        let (settings, doors_plan) = reached(&config, &executable, &mut supervisor, &doors).await?;
         doors.adopt(doors_plan);
         let manager = manager(settings, None, &telemetry, &reload_asked);
         let buffer_memory = Arc::new(BufferMemory::new(bytes(config.system.buffer_memory)));
@@ -284,7 +284,7 @@ impl Process {
 }
 
 /// How the agents of a configuration are reached: those that do not run are started, sockets are bound for those that dial.
-fn reached(
+async fn reached(
     config: &Config,
     executable: &Path,
     supervisor: &mut Supervisor,
@@ -301,7 +301,7 @@ fn reached(
             agent
         },
     );
-    let plan = doors.plan(&config.agents, &dialling)?;
+    let plan = doors.plan(&config.agents, &dialling).await?;
     Ok((settings, plan))
 }
 

@@ -101,7 +101,7 @@ impl Process {
             .plan(&config.listeners, &tls, self.workers.count())?;
         let admin = self.admin.plan(config).await?;
         let supervisor = &mut self.supervisor;
-        let (settings, doors) = reached(config, &self.executable, supervisor, &self.doors)?;
+        let (settings, doors) = reached(config, &self.executable, supervisor, &self.doors).await?;
         let old = &self.snapshot;
         let manager = manager(
             settings,

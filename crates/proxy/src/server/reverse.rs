@@ -1,57 +1,70 @@
-//! The sockets at which agents register that dial us. What is registered is served on the control thread and shared by the
-//! workers.
+//! Where agents register that dial us: Unix sockets, and addresses with TLS. What is registered is served on the control thread
+//! and shared by the workers.
 
-use super::proxy_id;
+mod accept;
+
+use self::accept::{Agents, Listener, accept};
+use super::listeners;
 use portcullis_agent_protocol::{
-    RegisterError, ReverseAgent, ReverseDoor, ReverseSettings, server,
+    ReverseAgent, ReversePeer, ReverseSettings, ReverseTls, ReverseTlsFiles, server,
 };
-use portcullis_config::{Agent, AgentReverse, AgentTransport};
+use portcullis_config::{Agent, AgentReverse, AgentTransport, ReverseFiles, ReversePlace};
 use std::{
     collections::BTreeMap,
     fs::Permissions,
     io,
+    net::SocketAddr,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    sync::{Arc, PoisonError},
 };
-use tokio::{net::UnixListener, sync::Semaphore, task::AbortHandle};
-
-/// So many may be about to register at one socket at once; further ones wait.
-const REGISTERING: usize = 64;
-/// How long nothing is accepted after accepting went wrong.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+use tokio::{net::TcpListener, task::AbortHandle};
 
 /// The agents that dial us, as they are in effect and as they are prepared.
 #[derive(Default)]
 pub(super) struct Doors {
-    open: BTreeMap<PathBuf, Open>,
+    open: BTreeMap<Place, Open>,
+}
+
+/// Where agents register. Several may do so at one place.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    Socket(PathBuf),
+    Address(SocketAddr),
+}
+
+/// What can change of a place that stays open.
+enum Setting {
+    /// The mode of the socket.
+    Mode(u32),
+    /// Certificates.
+    Tls(ReverseTls),
 }
 
 /// Accepts as long as this lives. What has registered stays.
 struct Open {
-    mode: u32,
-    agents: Arc<Mutex<Vec<ReverseAgent>>>,
+    place: Place,
+    setting: Setting,
+    agents: Agents,
     accepting: AbortHandle,
-    path: PathBuf,
 }
 
 /// What another configuration has, bound and not yet in use.
 pub(super) struct Plan(Vec<Planned>);
 
 struct Planned {
-    path: PathBuf,
-    mode: u32,
+    place: Place,
+    setting: Setting,
     agents: Vec<ReverseAgent>,
     /// `None`: it is open already.
-    listener: Option<UnixListener>,
+    listener: Option<Listener>,
 }
 
 impl Doors {
-    /// The agent at its socket: the one that is there when the same may register, so that it stays registered.
+    /// The agent at its place: the one that is there when the same may register, so that it stays registered.
     pub(super) fn agent(&self, agent: &Agent, reverse: &AgentReverse) -> ReverseAgent {
         let settings = settings(agent, reverse);
-        let open = self.open.get(&reverse.path);
+        let open = self.open.get(&Place::of(reverse));
         let found = open.and_then(|open| {
             let agents = open.agents.lock().unwrap_or_else(PoisonError::into_inner);
             agents.iter().find(|it| *it.settings() == settings).cloned()
@@ -59,56 +72,65 @@ impl Doors {
         found.unwrap_or_else(|| ReverseAgent::new(settings))
     }
 
-    /// Binds what is not open yet for the agents that are configured. `agents` are those of them that [`agent`](Self::agent) gave.
+    /// Binds what is not open yet for the agents that are configured, and reads certificates again. `agents` are those of them
+    /// that [`agent`](Self::agent) gave.
     ///
     /// # Errors
-    /// A socket cannot be listened on.
-    pub(super) fn plan(&self, configured: &[Agent], agents: &[ReverseAgent]) -> io::Result<Plan> {
-        let mut planned: Vec<Planned> = Vec::new();
+    /// A place cannot be listened on, or a file cannot be used.
+    pub(super) async fn plan(
+        &self,
+        configured: &[Agent],
+        agents: &[ReverseAgent],
+    ) -> io::Result<Plan> {
+        let mut plan = Plan(Vec::new());
         for reverse in configured.iter().filter_map(reverse) {
-            if planned.iter().any(|it| it.path == reverse.path) {
+            let place = Place::of(reverse);
+            if plan.0.iter().any(|it| it.place == place) {
                 continue;
             }
-            let at =
-                |agent: &&Agent| self::reverse(agent).is_some_and(|it| it.path == reverse.path);
-            let here = configured.iter().filter(at);
+            let here = configured
+                .iter()
+                .filter(|it| self::reverse(it).is_some_and(|it| Place::of(it) == place));
             let here = here.filter_map(|agent| {
-                agents
-                    .iter()
-                    .find(|it| it.settings().id == agent.id.to_string())
-                    .cloned()
+                let mut known = agents.iter();
+                let id = agent.id.to_string();
+                known.find(|it| it.settings().id == id).cloned()
             });
-            let listener = match self.open.contains_key(&reverse.path) {
-                true => None,
-                false => Some(bind(&reverse.path, reverse.mode)?),
+            let setting = match &reverse.place {
+                ReversePlace::Socket { mode, .. } => Setting::Mode(*mode),
+                ReversePlace::Tls { files, .. } => Setting::Tls(read(files).await?),
             };
-            planned.push(Planned {
-                path: reverse.path.clone(),
-                mode: reverse.mode,
+            let listener = match self.open.contains_key(&place) {
+                true => None,
+                false => Some(bind(&place, &setting)?),
+            };
+            plan.0.push(Planned {
                 agents: here.collect(),
+                place,
+                setting,
                 listener,
             });
         }
-        Ok(Plan(planned))
+        Ok(plan)
     }
 
     /// Accepts where it was planned, on the current runtime, and nowhere else.
     pub(super) fn adopt(&mut self, mut plan: Plan) {
         let mut before = std::mem::take(&mut self.open);
         for planned in std::mem::take(&mut plan.0) {
-            let open = match (planned.listener, before.remove(&planned.path)) {
+            let place = planned.place.clone();
+            let open = match (planned.listener, before.remove(&place)) {
                 (None, Some(mut open)) => {
-                    open.set_mode(planned.mode);
-                    *open.agents.lock().unwrap_or_else(PoisonError::into_inner) = planned.agents;
+                    open.change(planned.setting, planned.agents);
                     open
                 }
                 (Some(listener), _) => {
-                    Open::new(&planned.path, planned.mode, planned.agents, listener)
+                    Open::new(planned.place, planned.setting, planned.agents, listener)
                 }
                 // What is kept was open when it was planned, and nothing closes it meanwhile.
                 (None, None) => continue,
             };
-            self.open.insert(planned.path, open);
+            self.open.insert(place, open);
         }
     }
 }
@@ -117,81 +139,79 @@ impl Drop for Plan {
     fn drop(&mut self) {
         for planned in &self.0 {
             if planned.listener.is_some() {
-                // Nobody accepts there.
-                let _ = std::fs::remove_file(&planned.path);
+                planned.place.remove();
             }
         }
     }
 }
 
-impl Open {
-    fn new(path: &Path, mode: u32, agents: Vec<ReverseAgent>, listener: UnixListener) -> Self {
-        let agents = Arc::new(Mutex::new(agents));
-        let accepting = tokio::spawn(accept(listener, agents.clone())).abort_handle();
-        Self {
-            mode,
-            agents,
-            accepting,
-            path: path.to_owned(),
+impl Place {
+    fn of(reverse: &AgentReverse) -> Self {
+        match &reverse.place {
+            ReversePlace::Socket { path, .. } => Self::Socket(path.clone()),
+            ReversePlace::Tls { address, .. } => Self::Address(*address),
         }
     }
 
-    fn set_mode(&mut self, mode: u32) {
-        if mode == self.mode {
-            return;
+    /// Takes away what nobody listens on any longer.
+    fn remove(&self) {
+        if let Self::Socket(path) = self {
+            // It may be gone already; nobody can register there either way.
+            let _ = std::fs::remove_file(path);
         }
-        match std::fs::set_permissions(&self.path, Permissions::from_mode(mode)) {
-            Ok(()) => self.mode = mode,
-            Err(error) => {
-                tracing::error!(path = %self.path.display(), %error, "the mode of the socket stays as it was");
+    }
+}
+
+impl Open {
+    fn new(place: Place, setting: Setting, agents: Vec<ReverseAgent>, listener: Listener) -> Self {
+        let agents = Agents::new(agents.into());
+        let accepting = tokio::spawn(accept(listener, Arc::clone(&agents))).abort_handle();
+        Self {
+            place,
+            setting,
+            agents,
+            accepting,
+        }
+    }
+
+    fn change(&mut self, setting: Setting, agents: Vec<ReverseAgent>) {
+        match (&mut self.setting, setting, &self.place) {
+            (Setting::Mode(mode), Setting::Mode(wanted), Place::Socket(path)) => {
+                set_mode(path, mode, wanted);
             }
+            (Setting::Tls(tls), Setting::Tls(read), _) => {
+                tls.become_like(&read);
+                for agent in &agents {
+                    let connections = agent.distrust(tls);
+                    if connections > 0 {
+                        let agent = &agent.settings().id;
+                        tracing::warn!(%agent, connections, "certificates of an agent are not accepted any longer, its connections retire");
+                    }
+                }
+            }
+            // A place is a path or an address, and has what belongs to it.
+            (Setting::Mode(_) | Setting::Tls(_), ..) => {}
         }
+        *self.agents.lock().unwrap_or_else(PoisonError::into_inner) = agents;
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
         self.accepting.abort();
-        // It may be gone already; nobody can register there either way.
-        let _ = std::fs::remove_file(&self.path);
+        self.place.remove();
     }
 }
 
-async fn accept(listener: UnixListener, agents: Arc<Mutex<Vec<ReverseAgent>>>) {
-    let places = Arc::new(Semaphore::new(REGISTERING));
-    loop {
-        let Ok(place) = places.clone().acquire_owned().await else {
-            return;
-        };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept agents that dial");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        let agents = agents
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        let door = ReverseDoor {
-            agents,
-            proxy_id: proxy_id(),
-        };
-        tokio::spawn(async move {
-            let registered = |agent: &str| {
-                drop(place);
-                tracing::info!(agent, "agent has registered");
-            };
-            if let Err(error) = door.receive(stream, registered).await {
-                let agent = match &error {
-                    RegisterError::Refused { id, .. } => id.as_str(),
-                    _ => "",
-                };
-                tracing::warn!(agent, %error, "a registration came to nothing");
-            }
-        });
+fn set_mode(path: &Path, mode: &mut u32, wanted: u32) {
+    if *mode == wanted {
+        return;
+    }
+    match std::fs::set_permissions(path, Permissions::from_mode(wanted)) {
+        Ok(()) => *mode = wanted,
+        Err(error) => {
+            tracing::error!(path = %path.display(), %error, "the mode of the socket stays as it was");
+        }
     }
 }
 
@@ -203,21 +223,54 @@ fn reverse(agent: &Agent) -> Option<&AgentReverse> {
 }
 
 fn settings(agent: &Agent, reverse: &AgentReverse) -> ReverseSettings {
+    let peer = match &reverse.place {
+        ReversePlace::Socket { uid, .. } => {
+            ReversePeer::User(uid.unwrap_or_else(|| rustix::process::geteuid().as_raw()))
+        }
+        ReversePlace::Tls {
+            certificate_name, ..
+        } => ReversePeer::Certificate(certificate_name.clone()),
+    };
     ReverseSettings {
         id: agent.id.to_string(),
-        uid: reverse
-            .uid
-            .unwrap_or_else(|| rustix::process::geteuid().as_raw()),
+        peer,
         token: reverse.token.as_ref().map(|token| token.expose().into()),
         replicas: reverse.replicas,
         config: agent.config.clone().map(Arc::new),
     }
 }
 
-fn bind(path: &Path, mode: u32) -> io::Result<UnixListener> {
-    let bound = server::bind_socket_with_mode(path, mode);
-    bound.map_err(|error| {
-        let text = format!("cannot listen for agents on {}: {error}", path.display());
+async fn read(files: &ReverseFiles) -> io::Result<ReverseTls> {
+    let files = ReverseTlsFiles {
+        certificate: files.certificate.clone(),
+        key: files.key.clone(),
+        ca: files.ca.clone(),
+    };
+    // Files may be slow, and probes want their answers meanwhile.
+    tokio::task::spawn_blocking(move || ReverseTls::read(&files)).await?
+}
+
+fn bind(place: &Place, setting: &Setting) -> io::Result<Listener> {
+    let unusable = |place: String, error: io::Error, advice: &str| {
+        let text = format!("cannot listen for agents on {place}: {error}{advice}");
         io::Error::new(error.kind(), text)
-    })
+    };
+    match (place, setting) {
+        (Place::Socket(path), Setting::Mode(mode)) => {
+            let bound = server::bind_socket_with_mode(path, *mode);
+            let bound = bound.map_err(|error| unusable(path.display().to_string(), error, ""));
+            bound.map(Listener::Unix)
+        }
+        (Place::Address(address), Setting::Tls(tls)) => {
+            let bound = listeners::listen(*address, false).and_then(TcpListener::from_std);
+            let bound = bound.map_err(|error| {
+                let advice = listeners::advice(&error);
+                unusable(address.to_string(), error, advice)
+            })?;
+            tracing::info!(address = %bound.local_addr()?, "agents may dial");
+            Ok(Listener::Tls(bound, tls.clone()))
+        }
+        // A place is a path or an address, and has what belongs to it.
+        (Place::Socket(_) | Place::Address(_), _) => Err(io::ErrorKind::InvalidInput.into()),
+    }
 }
