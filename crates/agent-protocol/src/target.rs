@@ -77,6 +77,22 @@ pub struct ForwardAuthTarget {
 }
 
 impl Target {
+    /// Whether the agent is reached on this machine, so that asking often
+    /// whether it is there costs next to nothing.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        match self {
+            // What an agent dials is looked for here.
+            Self::UnixSocket(_) | Self::V1UnixSocket(_) | Self::Reverse(_) => true,
+            Self::V1Http(_)
+            | Self::V2Grpc { .. }
+            | Self::ExtProc(_)
+            | Self::ExtAuthzGrpc(_)
+            | Self::ExtAuthzHttp(_)
+            | Self::ForwardAuth(_) => false,
+        }
+    }
+
     /// Whether a body of this kind of event has to be shown in one piece.
     #[must_use]
     pub fn takes_whole(&self, kind: EventKind) -> bool {

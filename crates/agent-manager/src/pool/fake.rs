@@ -6,7 +6,9 @@ use super::{
     line::{Connect, Line},
 };
 use crate::{agent::Agent, pool::Look, quota::Quota, settings::AgentSettings};
-use portcullis_agent_protocol::{Capabilities, Condition, ConnectError, HealthState, Target};
+use portcullis_agent_protocol::{
+    Capabilities, Condition, ConnectError, GrpcEndpoint, HealthState, Target, TlsFiles,
+};
 use std::{
     io,
     sync::{
@@ -30,6 +32,8 @@ struct Inner {
     /// How long an attempt takes.
     dials: Mutex<Duration>,
     replicas: Vec<Replica>,
+    /// They are elsewhere, and not behind sockets of this machine.
+    is_remote: bool,
     /// What must not be; looked at by the test.
     wrongs: Mutex<Vec<String>>,
     is_over: AtomicBool,
@@ -40,11 +44,23 @@ struct Replica {
     /// Attempts and connections that are not closed.
     busy_places: AtomicUsize,
     lines: Mutex<Vec<FakeLine>>,
+    /// When the attempts began.
+    attempts: Mutex<Vec<tokio::time::Instant>>,
 }
 
 impl World {
     pub(super) fn new(replicas: usize, bounds: PoolSettings) -> Self {
+        Self::at(false, replicas, bounds)
+    }
+
+    /// One that is elsewhere.
+    pub(super) fn remote(bounds: PoolSettings) -> Self {
+        Self::at(true, 1, bounds)
+    }
+
+    fn at(is_remote: bool, replicas: usize, bounds: PoolSettings) -> Self {
         Self(Arc::new(Inner {
+            is_remote,
             bounds,
             refusals: AtomicUsize::new(0),
             hangs: AtomicUsize::new(0),
@@ -58,10 +74,19 @@ impl World {
     /// An agent that is this world. Connections are made on the current runtime.
     pub(super) fn pool(&self) -> Pool<Self> {
         let replicas = 0..self.0.replicas.len();
+        let target = |replica| match self.0.is_remote {
+            true => Target::V2Grpc {
+                endpoint: GrpcEndpoint {
+                    url: format!("http://{replica}.test"),
+                    tls: TlsFiles::default(),
+                    keep_alive: None,
+                },
+                package: "test".to_owned(),
+            },
+            false => Target::UnixSocket(format!("{replica}.sock").into()),
+        };
         let settings = AgentSettings {
-            targets: replicas
-                .map(|it| Target::UnixSocket(format!("{it}.sock").into()))
-                .collect(),
+            targets: replicas.map(target).collect(),
             pool: self.0.bounds,
             // What is heard is timed by the real clock, so each connection is pinged each time that it is looked after.
             ping_interval: Duration::from_nanos(1),
@@ -94,6 +119,12 @@ impl World {
     /// From now on connections may be closed although they are needed: the agent is stopped.
     pub(super) fn end(&self) {
         self.0.is_over.store(true, SeqCst);
+    }
+
+    /// How long it took from each attempt to connect to the next.
+    pub(super) fn gaps(&self) -> Vec<Duration> {
+        let attempts = self.0.replicas[0].attempts.lock().unwrap();
+        attempts.windows(2).map(|two| two[1] - two[0]).collect()
     }
 
     /// Those that are not closed.
@@ -161,6 +192,8 @@ impl Connect for World {
 
     async fn connect(&self, _: &Arc<Agent>, replica: usize) -> Result<FakeLine, ConnectError> {
         let taken = Taken::new(self, replica);
+        let attempts = &self.0.replicas[replica].attempts;
+        attempts.lock().unwrap().push(tokio::time::Instant::now());
         let take = |count: &AtomicUsize| {
             let one_less = |count: usize| count.checked_sub(1);
             count.fetch_update(SeqCst, SeqCst, one_less).is_ok()

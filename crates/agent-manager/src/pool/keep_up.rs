@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{agent::Agent, breaker::BreakerState};
 use futures::FutureExt;
-use portcullis_agent_protocol::{Condition, ConnectError};
+use portcullis_agent_protocol::{Condition, ConnectError, Target};
 use std::{
     collections::hash_map::RandomState,
     hash::BuildHasher,
@@ -18,9 +18,12 @@ use std::{
 };
 use tokio::{sync::watch, time::Instant};
 
-/// The longest pause between two attempts to connect to a Unix socket.
+/// The longest pause between two attempts to connect to a Unix socket, and over a network.
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_NETWORK_PAUSE: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
+/// A connection that ends sooner was none that is worth another at once.
+const LASTED: Duration = Duration::from_millis(250);
 /// A connection on which this many pings went unanswered takes no more events.
 const MISSED_PINGS: u32 = 2;
 /// Events that nobody waits for any longer hold their permits until they are answered. A connection that has had such events
@@ -77,6 +80,7 @@ pub(super) async fn keep_up<C: Connect>(
     mut ending: Ending,
 ) {
     let agent = shared.agent.clone();
+    let longest = longest_pause(&agent.settings.targets[replica]);
     let mut pause = FIRST_PAUSE;
     while !ending.is_here() {
         let outcome = tokio::select! {
@@ -95,7 +99,7 @@ pub(super) async fn keep_up<C: Connect>(
                     Ended::Stopping => break,
                 }
                 agent.reconnects.fetch_add(1, Relaxed);
-                let lasted = given_up || since.elapsed() >= LONGEST_PAUSE;
+                let lasted = given_up || since.elapsed() >= LASTED;
                 if lasted {
                     pause = FIRST_PAUSE;
                 }
@@ -114,7 +118,7 @@ pub(super) async fn keep_up<C: Connect>(
                 () = tokio::time::sleep(jittered(pause)) => {}
                 () = ending.reached() => break,
             }
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            pause = (pause * 2).min(longest);
         }
         if !shared.again(replica, index) {
             return;
@@ -345,6 +349,13 @@ async fn check(line: &impl Line, limit: Duration, ending: &mut Ending) -> Option
         }
         () = line.no_longer_open() => Some(false),
         () = ending.reached() => None,
+    }
+}
+
+fn longest_pause(target: &Target) -> Duration {
+    match target.is_local() {
+        true => LONGEST_PAUSE,
+        false => LONGEST_NETWORK_PAUSE,
     }
 }
 

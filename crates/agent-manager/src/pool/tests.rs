@@ -203,6 +203,33 @@ fn a_broken_connection_is_replaced_and_a_hung_one_is_found() {
 }
 
 #[test]
+fn attempts_become_rarer_up_to_a_bound_and_do_not_keep_step() {
+    let tried = |world: World, time| {
+        run(async {
+            world.refuse(usize::MAX);
+            let _pool = world.pool();
+            sleep(time).await;
+            world.gaps()
+        })
+    };
+    // What an attempt takes, and the clock's steps.
+    let (between, network) = (3 * MS, 5 * SECOND);
+    for (world, longest, time) in [
+        (World::new(1, bounds(1, 1)), 250 * MS, 60 * SECOND),
+        (World::remote(bounds(1, 1)), network, 600 * SECOND),
+    ] {
+        let gaps = tried(world, time);
+        assert!(gaps[0] <= 10 * MS + between, "{gaps:?}");
+        let within = |gap: &Duration| *gap >= longest / 2 && *gap <= longest + between;
+        let (first, last) = gaps.split_at(gaps.len() / 2);
+        assert!(first.iter().all(|gap| *gap <= longest + between));
+        assert!(last.len() > 50 && last.iter().all(within), "{last:?}");
+        let steps: std::collections::BTreeSet<_> = last.iter().collect();
+        assert!(steps.len() > 10, "{last:?}");
+    }
+}
+
+#[test]
 fn an_event_of_a_known_request_goes_to_its_replica_or_nowhere() {
     run(async {
         let world = World::new(2, bounds(1, 1));
