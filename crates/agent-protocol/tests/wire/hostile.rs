@@ -1,11 +1,13 @@
 //! Peers that do not keep to the protocol.
 
+use std::net::Ipv4Addr;
+
 use portcullis_agent_protocol::codec::binary;
 use portcullis_agent_protocol::codec::frame::MessageType;
 use portcullis_agent_protocol::server::ServeOptions;
 use portcullis_agent_protocol::{
-    CallError, CallGuard, CloseReason, ConnectError, ConnectOptions, Connection, Decision,
-    Extensions, Limits, ProtocolError,
+    CallError, CallGuard, CloseReason, ConnectError, ConnectOptions, Connection, Decision, Event,
+    Extensions, FrameOpcode, Limits, ProtocolError, WebSocketFrame,
 };
 use serde_json::json;
 
@@ -252,6 +254,40 @@ async fn an_agent_that_does_not_read_is_bounded() {
         },
     )
     .await;
+}
+
+/// What the encoding makes longer than all that may wait otherwise.
+#[tokio::test]
+async fn one_large_event_has_room_where_nothing_waits() {
+    let raw = RawListener::new();
+    for extensions in PEERS {
+        let options = ConnectOptions {
+            extensions,
+            ..ConnectOptions::new("raw")
+        };
+        let (connection, mut peer) = raw.connected_with(&options, extensions, false).await;
+        let frame = |correlation_id| {
+            Event::WebSocketFrame(WebSocketFrame {
+                correlation_id,
+                opcode: FrameOpcode::Binary,
+                data: vec![0xff; 8 << 20].into(),
+                client_to_server: true,
+                index: 0,
+                fin: true,
+                route_id: None,
+                client_ip: Ipv4Addr::LOCALHOST.into(),
+                budget_left: None,
+            })
+        };
+        let first = connection.send(&frame("c"), CallGuard::none());
+        assert!(first.is_ok(), "{extensions:?}: {first:?}");
+        // More than may wait does so now.
+        let second = connection.send(&frame("d"), CallGuard::none());
+        assert_eq!(second.unwrap_err(), CallError::OutboundFull);
+        let (kind, payload) = peer.receive().await;
+        assert_eq!(kind, MessageType::WebSocketFrame);
+        assert!(payload.len() >= 8 << 20);
+    }
 }
 
 #[tokio::test]

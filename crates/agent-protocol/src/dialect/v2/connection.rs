@@ -305,17 +305,15 @@ pub(super) fn queue(
         return Err(CallError::Closed);
     }
     let limits = &shared.limits;
-    let room = limits
-        .max_outbound_bytes
-        .saturating_sub(state.unwritten_bytes);
-    if state.outbound.len() >= room {
+    let queued = state.unwritten_bytes + state.outbound.len();
+    if queued >= limits.max_outbound_bytes {
         return Err(CallError::OutboundFull);
     }
     let id = state.calls.insert(correlation_id)?;
     let number = id.number();
     let pushed = state
         .outbound
-        .push(outgoing, number, shared.extensions, limits, room);
+        .push(outgoing, number, shared.extensions, limits);
     if let Err(refused) = pushed {
         state.calls.remove(id, correlation_id);
         return Err(refused);
@@ -422,13 +420,9 @@ fn queue_cancel(state: &mut State, shared: &Shared, id: CallId, reason: CancelRe
         reason,
     };
     let number = id.number();
-    let queued = state.outbound.push(
-        &outgoing,
-        number,
-        shared.extensions,
-        &shared.limits,
-        usize::MAX,
-    );
+    let queued = state
+        .outbound
+        .push(&outgoing, number, shared.extensions, &shared.limits);
     state.cancels_sent += u64::from(queued.is_ok());
     queued.is_ok()
 }

@@ -75,8 +75,10 @@ impl fmt::Debug for ConnectOptions {
 pub struct Limits {
     /// The largest frame that is sent or accepted; default and at most 16 MiB.
     pub max_frame_bytes: usize,
-    /// How many bytes may wait to be written; default 8 MiB. An event that
-    /// would go beyond is refused with `OutboundFull`.
+    /// While so many bytes or more wait to be written, an event is refused
+    /// with `OutboundFull`; default 8 MiB. One event more than that may wait,
+    /// because what an encoding makes of it has to find room on a connection
+    /// that has nothing else to do.
     pub max_outbound_bytes: usize,
     /// How many events may be unanswered, including those that nobody waits
     /// for any longer; default 65 536, at most 1 048 576. One more is refused

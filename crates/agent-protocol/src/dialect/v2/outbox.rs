@@ -149,24 +149,21 @@ impl Outbox {
         }
     }
 
-    /// Appends something, or leaves everything as it was. There may be as
-    /// many bytes as `room` afterwards.
+    /// Appends something, or leaves everything as it was.
     ///
     /// # Errors
-    /// [`CallError::EventTooLarge`] and [`CallError::OutboundFull`].
+    /// [`CallError::EventTooLarge`].
     pub(super) fn push(
         &mut self,
         outgoing: &Outgoing<'_>,
         number: u64,
         extensions: Extensions,
         limits: &Limits,
-        room: usize,
     ) -> Result<(), CallError> {
         let limit = limits.max_frame_bytes;
         let too_large = |bytes| CallError::EventTooLarge { bytes, limit };
         match self {
             Self::Frames(frames) => {
-                let start = frames.bytes.len();
                 let mut large = None;
                 let write = |out: &mut Vec<u8>| {
                     large = outgoing.write(out, number, extensions);
@@ -174,10 +171,6 @@ impl Outbox {
                 };
                 frame::append_head(&mut frames.bytes, outgoing.kind(), limit, write)
                     .map_err(too_large)?;
-                if frames.len() + large.as_ref().map_or(0, Bytes::len) > room {
-                    frames.bytes.truncate(start);
-                    return Err(CallError::OutboundFull);
-                }
                 if let Some(large) = large {
                     frames.push_large(large);
                 }
@@ -187,9 +180,6 @@ impl Outbox {
                 let bytes = message.encoded_len();
                 if bytes > limit.min(MAX_FRAME_BYTES) {
                     return Err(too_large(bytes));
-                }
-                if messages.bytes + bytes > room {
-                    return Err(CallError::OutboundFull);
                 }
                 messages.bytes += bytes;
                 messages.queue.push_back((message, bytes));

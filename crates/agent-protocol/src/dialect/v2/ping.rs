@@ -54,7 +54,7 @@ fn queue(state: &mut State, shared: &Shared) -> Result<u64, CallError> {
     let outgoing = Outgoing::Ping { sequence };
     let pushed = state
         .outbound
-        .push(&outgoing, 0, shared.extensions, &shared.limits, usize::MAX);
+        .push(&outgoing, 0, shared.extensions, &shared.limits);
     pushed.inspect_err(|_| state.pings.forget(sequence))?;
     Ok(sequence)
 }
