@@ -52,6 +52,7 @@ const ERRORS: &[Check] = &[
     websocket::useless_settings,
     verdict_cache::phases,
     ext_proc::useless_settings,
+    ext_proc::observers_that_refuse,
     v1::useless_settings,
     addresses::listeners,
     listeners::useless_settings,

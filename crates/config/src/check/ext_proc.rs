@@ -2,7 +2,7 @@
 
 use crate::{
     diagnostic::{Diagnostic, Report, code},
-    kdl::{Parsed, ParsedAgent, ParsedExtProc},
+    kdl::{Parsed, ParsedAgent, ParsedExtProc, ParsedFilter},
     model::{BodyMode, ByteSize, Dialect, FailureMode, Overridable},
     source::Span,
 };
@@ -164,6 +164,43 @@ fn observing(agent: &ParsedAgent, written: &ParsedExtProc, parsed: &Parsed, repo
     if mode.unwrap_or_default() == FailureMode::Closed {
         let message = format!("the agent `{name}` could refuse requests by failing alone");
         refuse(agent.id.span, message, "write `failure-mode \"open\"`");
+    }
+}
+
+/// A route may not have requests refused because of somebody who is not listened to.
+pub(super) fn observers_that_refuse(parsed: &Parsed, report: &Report) {
+    let routes = parsed.routes.iter().map(|route| &route.filters);
+    let chains = parsed.chains.iter().map(|chain| &chain.filters);
+    for filter in routes.chain(chains).flatten() {
+        let uses = match filter {
+            ParsedFilter::Agent(one) => std::slice::from_ref(one),
+            ParsedFilter::Parallel(several) => several,
+            ParsedFilter::Guardrail(_)
+            | ParsedFilter::RequestHeaders(_)
+            | ParsedFilter::ResponseHeaders(_)
+            | ParsedFilter::Use(_)
+            | ParsedFilter::Broken => continue,
+        };
+        let closed = uses
+            .iter()
+            .filter(|it| it.failure_mode == Some(FailureMode::Closed));
+        for used in closed {
+            let name = &used.agent.value;
+            let mut agents = parsed.agents.iter();
+            let agent = agents.find(|agent| agent.id.value == *name);
+            let observes = agent.and_then(|agent| agent.ext_proc.as_ref()?.observability);
+            if let Some(observes) = observes {
+                report.add(
+                    Diagnostic::error(
+                        code::CONTRADICTION,
+                        used.agent.span,
+                        format!("the agent `{name}` could refuse requests by failing alone"),
+                    )
+                    .also(observes, "nobody waits for what it says")
+                    .help("remove `failure-mode=\"closed\"`"),
+                );
+            }
+        }
     }
 }
 
