@@ -270,6 +270,8 @@ pub struct GrpcStatus {
 
 /// [`ProcessingMode`]: a head is not sent.
 pub const SKIP: i32 = 2;
+/// [`ProcessingMode`]: a head or trailers are sent.
+pub const SEND: i32 = 1;
 /// [`ProcessingMode`]: a body is not sent.
 pub const NONE: i32 = 0;
 /// [`ProcessingMode`]: a body is sent in pieces.

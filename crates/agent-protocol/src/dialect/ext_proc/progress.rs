@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use bytes::Bytes;
 
-use super::messages::{NONE, ProcessingMode, SKIP};
+use super::messages::{NONE, ProcessingMode, SEND, SKIP};
 use super::options::{BodyMode, ExtProcOptions, Parts};
 use super::told::{Message, Part, mode};
 use crate::{Decision, Event};
@@ -171,9 +171,6 @@ impl Progress {
         true
     }
 }
-
-/// [`ProcessingMode`]: a head or trailers are sent.
-const SEND: i32 = 1;
 
 impl Direction {
     fn head(&mut self, headers: &http::HeaderMap, is_empty: bool, options: &ExtProcOptions) {

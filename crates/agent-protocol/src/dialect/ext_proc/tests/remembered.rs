@@ -76,6 +76,15 @@ fn what_follows_a_replaced_piece_goes() {
     assert_eq!(rest.request_body, Some(Bytes::new()));
 }
 
+fn with_request_trailers() -> ProcessingMode {
+    ProcessingMode {
+        request_trailer_mode: messages::SEND,
+        request_body_mode: messages::NONE,
+        response_body_mode: messages::NONE,
+        ..ProcessingMode::default()
+    }
+}
+
 #[test]
 fn an_override_leaves_out_what_it_may() {
     let parts = |names: &[&str]| Parts {
@@ -114,6 +123,8 @@ fn an_override_leaves_out_what_it_may() {
         (parts(&["qb", "sb"]), mode(0, STREAMED, NONE), None),
         (parts(&["qb", "sb"]), mode(0, BUFFERED, BUFFERED), None),
         (parts(&["qb", "sb"]), mode(0, 4, NONE), None),
+        // Trailers of requests do not come here.
+        (parts(&["qb", "sb"]), with_request_trailers(), None),
     ];
     for (may_leave_out, wanted, expected) in table {
         let options = ExtProcOptions {
