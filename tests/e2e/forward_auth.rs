@@ -1,30 +1,14 @@
 //! Services that are asked with a GET about each request: `dialect "forward-auth"`.
 
 use crate::harness::{
-    Answer, Origin, Proxy, Recorded, eventually, grpc,
+    Answer, Origin, Proxy, Recorded, authz, eventually, grpc,
     http2::{HeadersAlone, exchange},
     proxy::Builder,
 };
 use std::{sync::mpsc, thread, time::Duration};
 
-/// A proxy with one worker whose route asks the service `auth`. `more` are settings of it.
 fn before(service: &str, origin: &Origin, more: &str) -> Builder {
-    let routes = r#"
-        route "open" { match { path-prefix "/open" }; filters { agent "auth" failure-mode="open" }; upstream "origin" }
-        route "fixed" { match { path-prefix "/fixed" }; filters { agent "auth" }; respond 200 "fixed\n" }
-        route "free" { match { path-prefix "/free" }; upstream "origin" }
-        route "all" { filters { agent "auth" }; upstream "origin" }
-    "#;
-    let timeout = match more.contains("timeout") {
-        true => "",
-        false => "timeout \"10s\";",
-    };
-    let agent = format!("http \"{service}\"; dialect \"forward-auth\"; {timeout} {more}");
-    Proxy::builder(format!(
-        "system {{ worker-threads 1 }}\nroutes {{ {routes} }}"
-    ))
-    .origin(origin)
-    .agent_block("auth", &agent)
+    authz::before(&format!("http \"{service}\""), "forward-auth", origin, more)
 }
 
 fn url(service: &Origin) -> String {

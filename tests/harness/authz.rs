@@ -1,6 +1,7 @@
-//! A service of Envoy's external authorization over gRPC that answers as it is told, can be killed and started again.
+//! Services that authorize: a proxy before one, and one of Envoy's external authorization over gRPC that answers as it is told, can be
+//! killed and started again.
 
-use super::eventually;
+use super::{Origin, Proxy, eventually, proxy::Builder as ProxyBuilder};
 use bytes::{Buf, Bytes, BytesMut};
 use h2::server::{self, SendResponse};
 use http::{HeaderMap, Request, Response, request::Parts};
@@ -15,6 +16,27 @@ use std::{
     thread::{self, JoinHandle},
 };
 use tokio::{net::TcpSocket, runtime::Builder, sync::oneshot};
+
+/// A proxy with one worker whose routes ask a service as the agent `auth`, which is reached like this and speaks this dialect.
+/// `more` are settings of it.
+pub(crate) fn before(way: &str, dialect: &str, origin: &Origin, more: &str) -> ProxyBuilder {
+    let routes = r#"
+        route "open" { match { path-prefix "/open" }; filters { agent "auth" failure-mode="open" }; upstream "origin" }
+        route "fixed" { match { path-prefix "/fixed" }; filters { agent "auth" }; respond 200 "fixed\n" }
+        route "free" { match { path-prefix "/free" }; upstream "origin" }
+        route "all" { filters { agent "auth" }; upstream "origin" }
+    "#;
+    let timeout = match more.contains("timeout") {
+        true => "",
+        false => "timeout \"10s\";",
+    };
+    let agent = format!("{way}; dialect \"{dialect}\"; {timeout} {more}");
+    Proxy::builder(format!(
+        "system {{ worker-threads 1 }}\nroutes {{ {routes} }}"
+    ))
+    .origin(origin)
+    .agent_block("auth", &agent)
+}
 
 /// What becomes of a question.
 pub(crate) enum Checked {

@@ -4,7 +4,7 @@ mod http;
 
 use crate::harness::{
     Answer, Origin, Proxy,
-    authz::{AuthzService, Checked, allowed, answered, denied, options},
+    authz::{self, AuthzService, Checked, allowed, answered, denied, options},
     eventually, grpc,
     http2::{HeadersAlone, exchange, request},
     proxy::Builder,
@@ -14,24 +14,8 @@ use portcullis_agent_protocol::authz::messages::{
 };
 use std::{thread, time::Duration};
 
-/// A proxy with one worker whose routes ask the service `auth`, which is reached like this.
 fn before(way: &str, origin: &Origin, more: &str) -> Builder {
-    let routes = r#"
-        route "open" { match { path-prefix "/open" }; filters { agent "auth" failure-mode="open" }; upstream "origin" }
-        route "fixed" { match { path-prefix "/fixed" }; filters { agent "auth" }; respond 200 "fixed\n" }
-        route "free" { match { path-prefix "/free" }; upstream "origin" }
-        route "all" { filters { agent "auth" }; upstream "origin" }
-    "#;
-    let timeout = match more.contains("timeout") {
-        true => "",
-        false => "timeout \"10s\";",
-    };
-    let agent = format!("{way}; dialect \"ext-authz\"; {timeout} {more}");
-    Proxy::builder(format!(
-        "system {{ worker-threads 1 }}\nroutes {{ {routes} }}"
-    ))
-    .origin(origin)
-    .agent_block("auth", &agent)
+    authz::before(way, "ext-authz", origin, more)
 }
 
 fn over_grpc(service: &AuthzService, origin: &Origin, more: &str) -> Proxy {
