@@ -26,7 +26,7 @@ lint: ; @scripts/ensure-tools.sh cc cmake fmt deny
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo deny --all-features check --hide-inclusion-graph bans licenses sources
 
-e2e: ; @scripts/ensure-tools.sh cc cmake python
+e2e: ; @scripts/ensure-tools.sh cc cmake python pytest
 	cargo test --package portcullis --test e2e
 
 # Much more of what `make test` asks a little of: verdicts while answers are spoilt, an agent that is killed again and again,

@@ -69,7 +69,7 @@ python_install() {
     ln -sf "../$1/bin/$1" "$tools/bin/$1"
 }
 
-# Whether some Python that scripts/test-python.sh looks at has these modules.
+# Whether some Python that scripts/test-python.sh and the tests look at has these modules.
 python_has() {
     local python
     for python in python3 /usr/bin/python3 "$tools/pytest/bin/python"; do
@@ -78,10 +78,9 @@ python_has() {
     return 1
 }
 
-# PyJWT is for the tests of one example, which say so when they are skipped.
+# PyJWT is for the tests of one example.
 pytest() {
-    python_has pytest,jwt || apt python3 python3-pytest python3-jwt || python_install pytest 8.4.2 PyJWT==2.10.1 ||
-        python_has pytest
+    python_has pytest,jwt || apt python3 python3-pytest python3-jwt || python_install pytest 8.4.2 PyJWT==2.10.1
 }
 
 # The wheel holds the program as it is released.
@@ -109,7 +108,7 @@ for tool in "$@"; do
     protoc) have protoc || apt protobuf-compiler ||
         die "no protoc: install it (Debian: apt install protobuf-compiler) and try again" ;;
     python) have python3 || apt python3 || die "no python3: install it (Debian: apt install python3) and try again" ;;
-    pytest) pytest || die "no pytest, and neither apt-get as root nor pip could install it:" \
+    pytest) pytest || die "no pytest with PyJWT, and neither apt-get as root nor pip could install it:" \
         "install it (Debian: apt install python3-pytest python3-jwt) and try again" ;;
     debootstrap) have debootstrap || apt debootstrap ||
         die "no debootstrap: install it (Debian: apt install debootstrap) and try again" ;;

@@ -16,17 +16,37 @@ const PAGE: &str = include_str!("../../docs/agents.md");
 
 /// The interpreter itself and not what stands for it on PATH, for the environment of agents is empty.
 pub(crate) fn python() -> String {
-    let output = Command::new("python3")
-        .args(["-c", "import sys; print(sys.executable)"])
-        .output();
-    match output {
-        Ok(output) if output.status.success() => {
-            String::from_utf8(output.stdout).unwrap().trim().to_owned()
-        }
-        other => panic!(
+    interpreter("python3", "sys").unwrap_or_else(|said| {
+        panic!(
             "these tests need python3 on PATH; install it (Debian: apt install python3), or let \
-             `scripts/ensure-tools.sh python` do it. It says: {other:?}"
-        ),
+             `scripts/ensure-tools.sh python` do it. It says: {said}"
+        )
+    })
+}
+
+/// One that has this module, of those that `scripts/ensure-tools.sh pytest` looks at.
+pub(crate) fn python_with(module: &str) -> String {
+    let installed = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../target/tools/pytest/bin/python"
+    );
+    let pythons = ["python3", "/usr/bin/python3", installed];
+    let found = pythons.map(|python| interpreter(python, module));
+    found.into_iter().find_map(Result::ok).unwrap_or_else(|| {
+        panic!(
+            "this test needs a Python that has {module}, and {pythons:?} have not; let \
+             `scripts/ensure-tools.sh pytest` install it"
+        )
+    })
+}
+
+fn interpreter(python: &str, module: &str) -> Result<String, String> {
+    let print = format!("import sys, {module}; print(sys.executable)");
+    let output = Command::new(python).args(["-c", &print]).output();
+    let output = output.map_err(|error| error.to_string())?;
+    match output.status.success() {
+        true => Ok(String::from_utf8(output.stdout).unwrap().trim().to_owned()),
+        false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
     }
 }
 
