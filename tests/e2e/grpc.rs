@@ -234,3 +234,46 @@ fn it_fails_as_on_a_unix_socket() {
     assert_eq!(origin.requests().len(), 1);
     assert_eq!(proxy.access_line_of("/")["blocked_by"], Value::Null);
 }
+
+#[test]
+fn d25_a_name_that_cannot_be_resolved_holds_nobody_up() {
+    let origin = Origin::start();
+    for way in [
+        "grpc \"http://agent.invalid:50051\"",
+        "http \"http://agent.invalid/\"; dialect \"forward-auth\"",
+    ] {
+        let proxy = Proxy::builder(
+            r#"routes {
+                route "free" { match { path-prefix "/free" }; upstream "origin" }
+                route "all" { filters { agent "remote" }; upstream "origin" }
+            }"#,
+        )
+        .origin(&origin)
+        .agent_block("remote", way)
+        .start();
+        // While it is looked up, and afterwards.
+        assert_eq!(proxy.get("/free").status, 200);
+        proxy.log_line(|line| {
+            let message = line["message"].as_str().unwrap_or_default();
+            line["agent"] == "remote" && message.starts_with("agent cannot be connected")
+        });
+        assert_eq!(proxy.get("/").status, 503);
+        assert_eq!(proxy.access_line_of("/")["reason"], "unreachable");
+        assert_eq!(proxy.get("/free").status, 200);
+    }
+}
+
+#[test]
+fn d25_an_empty_name_does_not_turn_verification_off() {
+    for way in [
+        "grpc \"https://127.0.0.1:1\"; tls server-name=\"\"",
+        "http \"https://127.0.0.1:1/\"; dialect \"forward-auth\"; tls server-name=\"\"",
+        "reverse \"127.0.0.1:0\" certificate-name=\"\"; tls certificate=\"a\" key=\"b\" ca=\"c\"",
+    ] {
+        let routes = r#"routes { route "all" { filters { agent "remote" }; respond 200 } }"#;
+        let checked = Proxy::builder(routes).agent_block("remote", way).check();
+        let (code, _, errors) = checked;
+        assert_ne!(code, Some(0), "{way}");
+        assert!(errors.contains("-name=\"\""), "{way}: {errors}");
+    }
+}
