@@ -1,5 +1,7 @@
 //! Real processes for the tests: the proxy, its agents, and a program made with the published library.
 
+pub mod judge;
+
 use std::{
     fs,
     io::{Read, Write},

@@ -1,22 +1,17 @@
-//! An agent as its authors' library makes it: it knows nothing of this project.
+//! An agent as its authors' library makes it: nothing of what it speaks is ours.
 //!
 //! `/block` is blocked, `/redirect` redirected, everything else goes on with a header that says what was seen.
 
 use async_trait::async_trait;
-use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
-};
+use portcullis_interop::judge::{Judge, Judged};
+use std::collections::HashMap;
 use zentinel_agent_protocol::{
     AgentResponse, Decision, EventType, HeaderOp, RequestHeadersEvent,
     v2::{AgentCapabilities, AgentHandlerV2, GrpcAgentServerV2, UdsAgentServerV2},
 };
 
 #[derive(Default)]
-struct PublishedAgent {
-    /// From the configuration that the proxy hands over.
-    greeting: Mutex<Option<String>>,
-}
+struct PublishedAgent(Judge);
 
 #[async_trait]
 impl AgentHandlerV2 for PublishedAgent {
@@ -27,16 +22,14 @@ impl AgentHandlerV2 for PublishedAgent {
     }
 
     async fn on_configure(&self, config: serde_json::Value, _version: Option<String>) -> bool {
-        let greeting = config["greeting"].as_str().map(str::to_owned);
-        let known = greeting.is_some();
-        *self.greeting.lock().unwrap_or_else(PoisonError::into_inner) = greeting;
-        known
+        self.0.learn(&config)
     }
 
     async fn on_request_headers(&self, event: RequestHeadersEvent) -> AgentResponse {
-        let path = event.uri.split('?').next().unwrap_or_default();
-        match path {
-            "/block" => AgentResponse {
+        let agent = event.headers.get("user-agent");
+        let agent = agent.map_or("", |values| &values[0]);
+        match self.0.judge(&event.method, &event.uri, agent) {
+            Judged::Block => AgentResponse {
                 decision: Decision::Block {
                     status: 403,
                     body: Some("blocked by a published agent\n".to_owned()),
@@ -44,29 +37,16 @@ impl AgentHandlerV2 for PublishedAgent {
                 },
                 ..AgentResponse::default_allow()
             },
-            "/redirect" => AgentResponse::redirect("https://interop.example/there".to_owned(), 307),
-            _ => {
-                let greeting = self.greeting.lock().unwrap_or_else(PoisonError::into_inner);
-                let seen = format!(
-                    "{} {} {} from {}",
-                    greeting.as_deref().unwrap_or("unconfigured"),
-                    event.method,
-                    event.uri,
-                    event
-                        .headers
-                        .get("user-agent")
-                        .map_or("", |values| &values[0]),
-                );
-                AgentResponse::default_allow()
-                    .add_request_header(HeaderOp::Set {
-                        name: "x-published-agent".to_owned(),
-                        value: seen,
-                    })
-                    .add_response_header(HeaderOp::Set {
-                        name: "x-published-answer".to_owned(),
-                        value: event.metadata.route_id.unwrap_or_default(),
-                    })
-            }
+            Judged::Redirect { to, status } => AgentResponse::redirect(to, status),
+            Judged::Pass { seen } => AgentResponse::default_allow()
+                .add_request_header(HeaderOp::Set {
+                    name: "x-published-agent".to_owned(),
+                    value: seen,
+                })
+                .add_response_header(HeaderOp::Set {
+                    name: "x-published-answer".to_owned(),
+                    value: event.metadata.route_id.unwrap_or_default(),
+                }),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! An agent of version 1 as its authors' library makes it: it knows nothing of this project.
+//! An agent of version 1 as its authors' library makes it: nothing of what it speaks is ours.
 //!
 //! `/block` is blocked, `/redirect` redirected, everything else goes on with a header that says what was seen. Cats in the
 //! bodies of requests become tigers, bodies of responses say otherwise how large they were, and sockets that talk of dogs are
@@ -6,38 +6,30 @@
 
 use async_trait::async_trait;
 use base64::{Engine, engine::general_purpose::STANDARD};
+use portcullis_interop::judge::{Judge, Judged};
 use sentinel_agent_protocol::{
     AgentHandler, AgentResponse, AgentServer, BodyMutation, ConfigureEvent, Decision, HeaderOp,
     RequestBodyChunkEvent, RequestHeadersEvent, ResponseBodyChunkEvent, ResponseHeadersEvent,
     WebSocketFrameEvent,
 };
-use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
-};
+use std::collections::HashMap;
 
 #[derive(Default)]
-struct OldAgent {
-    /// From the configuration that the proxy hands over.
-    greeting: Mutex<Option<String>>,
-}
+struct OldAgent(Judge);
 
 #[async_trait]
 impl AgentHandler for OldAgent {
     async fn on_configure(&self, event: ConfigureEvent) -> AgentResponse {
-        let greeting = event.config["greeting"].as_str().map(str::to_owned);
-        let known = greeting.is_some();
-        *self.greeting.lock().unwrap_or_else(PoisonError::into_inner) = greeting;
-        match known {
+        match self.0.learn(&event.config) {
             true => AgentResponse::default_allow(),
             false => AgentResponse::block(500, Some("a greeting is missing".to_owned())),
         }
     }
 
     async fn on_request_headers(&self, event: RequestHeadersEvent) -> AgentResponse {
-        let path = event.uri.split('?').next().unwrap_or_default();
-        match path {
-            "/block" => AgentResponse {
+        let client = &event.metadata.client_ip;
+        match self.0.judge(&event.method, &event.uri, client) {
+            Judged::Block => AgentResponse {
                 decision: Decision::Block {
                     status: 403,
                     body: Some("blocked by an old agent\n".to_owned()),
@@ -45,26 +37,16 @@ impl AgentHandler for OldAgent {
                 },
                 ..AgentResponse::default_allow()
             },
-            "/redirect" => AgentResponse::redirect("https://interop.example/there".to_owned(), 307),
-            _ => {
-                let greeting = self.greeting.lock().unwrap_or_else(PoisonError::into_inner);
-                let value = format!(
-                    "{} {} {} from {}",
-                    greeting.as_deref().unwrap_or("unconfigured"),
-                    event.method,
-                    event.uri,
-                    event.metadata.client_ip
-                );
-                AgentResponse::default_allow()
-                    .add_request_header(HeaderOp::Set {
-                        name: "x-old-agent".to_owned(),
-                        value,
-                    })
-                    .add_response_header(HeaderOp::Set {
-                        name: "x-old-answer".to_owned(),
-                        value: event.metadata.route_id.unwrap_or_default(),
-                    })
-            }
+            Judged::Redirect { to, status } => AgentResponse::redirect(to, status),
+            Judged::Pass { seen } => AgentResponse::default_allow()
+                .add_request_header(HeaderOp::Set {
+                    name: "x-old-agent".to_owned(),
+                    value: seen,
+                })
+                .add_response_header(HeaderOp::Set {
+                    name: "x-old-answer".to_owned(),
+                    value: event.metadata.route_id.unwrap_or_default(),
+                }),
         }
     }
 
