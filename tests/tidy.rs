@@ -342,6 +342,7 @@ fn the_documents_list_every_metric() {
         "metrics.rs",
         "metrics/agents.rs",
         "metrics/config.rs",
+        "metrics/discovery.rs",
         "metrics/reported.rs",
         "metrics/shadow.rs",
         "metrics/sockets.rs",
@@ -397,6 +398,7 @@ fn the_documents_list_every_reason_with_its_status() {
         "reply.rs",
         "router/target.rs",
         "telemetry/mod.rs",
+        "upstream/mod.rs",
     ] {
         let source = code_of(&read(format!("crates/proxy/src/{name}")));
         given.extend(captures(r#""([a-z]+(?:_[a-z]+)+|refused)""#, &source));

@@ -13,6 +13,7 @@ mod agent_reports;
 mod agents;
 mod bodies;
 mod client_address;
+mod connect;
 mod defects;
 mod drain;
 mod ext_authz;

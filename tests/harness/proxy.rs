@@ -1,16 +1,15 @@
 //! The proxy as its users have it: a process, a configuration file, signals, logs.
 
-use super::{Origin, RawClient, Response, Saboteur, TestAgent, TestCertificate, eventually};
+use super::{
+    Origin, RawClient, Response, Saboteur, TestAgent, TestCertificate, eventually, lines::Lines,
+};
 use rustix::process::{Pid, Signal};
 use serde_json::Value;
 use std::{
-    collections::HashMap,
     fmt::Write,
-    io::{BufRead, BufReader, Read},
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{Arc, Mutex},
     thread,
 };
 use tempfile::TempDir;
@@ -26,7 +25,7 @@ pub(crate) struct Builder {
     upstreams: String,
     agents: String,
     files: Vec<(String, String)>,
-    log: Option<String>,
+    environment: Vec<(&'static str, String)>,
     verbatim: bool,
 }
 
@@ -38,10 +37,6 @@ pub(crate) struct Proxy {
     stderr: Lines,
 }
 
-/// What a process has written so far, line by line.
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<String>>>);
-
 impl Proxy {
     /// A proxy with this configuration. What nearly every test needs is added where it is not written: the schema version, a
     /// listener named `http`, probes, and logs that can be read back.
@@ -52,7 +47,7 @@ impl Proxy {
             upstreams: String::new(),
             agents: String::new(),
             files: Vec::new(),
-            log: None,
+            environment: Vec::new(),
             verbatim: false,
         }
     }
@@ -310,7 +305,15 @@ impl Builder {
 
     /// The environment says what is logged.
     pub(crate) fn log(mut self, directives: &str) -> Self {
-        self.log = Some(directives.to_owned());
+        self.environment
+            .push(("PORTCULLIS_LOG", directives.to_owned()));
+        self
+    }
+
+    /// The authorities of this file are those of the system.
+    pub(crate) fn authorities(mut self, file: PathBuf) -> Self {
+        let (file, folders) = (file.display().to_string(), String::new());
+        self.environment = vec![("SSL_CERT_FILE", file), ("SSL_CERT_DIR", folders)];
         self
     }
 
@@ -324,9 +327,7 @@ impl Builder {
         let folder = tempfile::tempdir().unwrap();
         let path = self.write(folder.path());
         let mut command = command("run", &path);
-        if let Some(directives) = &self.log {
-            command.env("PORTCULLIS_LOG", directives);
-        }
+        command.envs(self.environment.iter().cloned());
         let mut child = command.spawn().unwrap();
         let stdout = Lines::of(child.stdout.take().unwrap());
         let stderr = Lines::of(child.stderr.take().unwrap());
@@ -357,7 +358,8 @@ impl Builder {
     fn output_of(self, name: &str) -> (Option<i32>, String, String) {
         let folder = tempfile::tempdir().unwrap();
         let path = self.write(folder.path());
-        let output = command(name, &path).output().unwrap();
+        let mut command = command(name, &path);
+        let output = command.envs(self.environment).output().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
         (
             output.status.code(),
@@ -449,49 +451,6 @@ fn last_lines(text: &str) -> String {
         "({left_out} lines before)\n{}",
         lines[left_out..].join("\n")
     )
-}
-
-impl Lines {
-    fn of(pipe: impl Read + Send + 'static) -> Self {
-        let lines = Self::default();
-        let sink = lines.clone();
-        thread::spawn(move || {
-            for line in BufReader::new(pipe).lines().map_while(Result::ok) {
-                sink.0.lock().unwrap().push(line);
-            }
-        });
-        lines
-    }
-
-    fn text(&self) -> String {
-        let lines = self.0.lock().unwrap();
-        lines.iter().map(|line| format!("{line}\n")).collect()
-    }
-
-    /// Where the process says that it listens, in either format of the log.
-    fn addresses(&self) -> HashMap<String, SocketAddr> {
-        let lines = self.0.lock().unwrap();
-        lines.iter().filter_map(|line| listening(line)).collect()
-    }
-}
-
-fn listening(line: &str) -> Option<(String, SocketAddr)> {
-    let (name, address) = match serde_json::from_str::<Value>(line) {
-        Ok(line) if line["message"] == "listening" => (
-            line["listener"].as_str()?.to_owned(),
-            line["address"].as_str()?.to_owned(),
-        ),
-        Ok(_) => return None,
-        Err(_) => {
-            let (_, fields) = line.split_once(" listening ")?;
-            let field = |name: &str| {
-                let (_, rest) = fields.split_once(name)?;
-                Some(rest.split(' ').next()?.trim_matches('"').to_owned())
-            };
-            (field("listener=")?, field("address=")?)
-        }
-    };
-    Some((name, address.parse().ok()?))
 }
 
 /// Every process of the machine with its parent. A process that has ended and was not waited for does not count.

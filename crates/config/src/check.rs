@@ -20,6 +20,7 @@ mod references;
 mod routes;
 mod shadow;
 mod unused;
+mod upstreams;
 mod uses;
 mod v1;
 mod verdict_cache;
@@ -57,6 +58,8 @@ const ERRORS: &[Check] = &[
     addresses::listeners,
     listeners::useless_settings,
     listeners::certificates,
+    upstreams::protocols,
+    upstreams::upgrades,
     routes::actions,
     routes::useless_settings,
     conditions::impossible,
@@ -73,6 +76,7 @@ const WARNINGS: &[Check] = &[
     ext_proc::closing_allows,
     precedence::file_order,
     addresses::loops,
+    upstreams::unverified,
     observability::nobody_to_ask,
 ];
 

@@ -136,7 +136,16 @@ fn upstream(written: ParsedUpstream, defaults: &Defaults, sources: &Sources) -> 
             }
             ParsedOrigin::BuiltinEcho => Origin::BuiltinEcho,
         },
-        protocol: written.protocol,
+        protocol: written
+            .protocol
+            .map(|protocol| protocol.value)
+            .unwrap_or_default(),
+        tls: match written.tls {
+            Some(tls) => Some(tls.value?),
+            None => None,
+        },
+        keepalive: written.keepalive.unwrap_or_default(),
+        send_proxy_protocol: written.send_proxy_protocol,
         timeouts: UpstreamTimeouts {
             connect: own.connect.or(shared.connect).unwrap_or(program.connect),
             response_header: own

@@ -113,6 +113,7 @@ fn every_kind_of_error_has_a_fixture() {
         code::SHARED_VERDICTS,
         code::PASSED_BY,
         code::TRUSTS_EVERYBODY,
+        code::UNVERIFIED,
         code::PROXY_LOOP,
         code::INTERNAL,
     ];

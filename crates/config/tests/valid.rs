@@ -58,6 +58,7 @@ fn every_kind_of_warning_has_a_fixture() {
         code::SHARED_VERDICTS,
         code::TRUSTS_EVERYBODY,
         code::PROXY_LOOP,
+        code::UNVERIFIED,
     ];
     assert_eq!(seen, BTreeSet::from(expected));
 }

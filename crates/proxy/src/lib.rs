@@ -7,6 +7,7 @@ mod agents;
 mod begin;
 pub mod cli;
 mod client;
+mod discovery;
 mod exchange;
 mod filter;
 mod hop;

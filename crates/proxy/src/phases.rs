@@ -78,6 +78,7 @@ impl ProxyHttp for Edge {
             return Error::e_explain(InternalError, "no route");
         };
         let run = &mut request.upstream;
+        run.ends = Some(begun.ends());
         upstream::choose(route, request.switches, begun.started, run)
     }
 
@@ -143,12 +144,14 @@ impl ProxyHttp for Edge {
     async fn upstream_request_filter(
         &self,
         session: &mut Session,
-        _upstream: &mut RequestHeader,
+        head: &mut RequestHeader,
         request: &mut Request,
     ) -> Result<()> {
-        if let (Some(begun), Some(route)) = (&request.begun, &request.route)
-            && !session.is_http2()
-        {
+        let (Some(begun), Some(route)) = (&request.begun, &request.route) else {
+            return Ok(());
+        };
+        upstream::as_agreed(route, head)?;
+        if !session.is_http2() {
             begun
                 .connection
                 .expect_answer(Some(route.timeouts.response_header));

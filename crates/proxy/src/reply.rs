@@ -1,7 +1,7 @@
 //! Answers that the proxy gives itself, and the only function that writes one to a client. Which error has which status is
 //! decided here and nowhere else.
 
-use crate::{filter, request::Request, trace};
+use crate::{filter, request::Request, trace, upstream::connect};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use percent_encoding::{AsciiSet, utf8_percent_encode};
@@ -216,6 +216,7 @@ pub(crate) fn from_error(error: &Error) -> Option<(u16, &'static str)> {
         _ if from_client => (400, "malformed_request"),
         ErrorType::ConnectTimedout => (504, "upstream_connect_timeout"),
         ErrorType::ReadTimedout | ErrorType::WriteTimedout => (504, "upstream_timeout"),
+        kind if connect::is_about_tls(kind) => (502, "upstream_tls"),
         ErrorType::ConnectRefused
         | ErrorType::ConnectNoRoute
         | ErrorType::ConnectError

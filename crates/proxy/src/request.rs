@@ -10,7 +10,7 @@ use crate::{
     reply::Reply,
     server::connection::Connection,
     snapshot::{Route, Serving, Snapshot},
-    upstream::Attempt,
+    upstream::{Attempt, Ends},
 };
 use pingora::http::Method;
 use portcullis_agent_manager::Conversation;
@@ -18,6 +18,7 @@ use portcullis_agent_protocol::HeaderOp;
 use portcullis_config::AgentId;
 use prometheus_client::metrics::gauge::Gauge;
 use std::{
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
@@ -170,6 +171,8 @@ impl AgentRun {
 /// What happened upstream.
 #[derive(Debug, Default)]
 pub(crate) struct UpstreamRun {
+    /// Between whom the client's connection is, for targets that are told.
+    pub(crate) ends: Option<Ends>,
     /// The target that has the request, or had it last.
     pub(crate) attempt: Option<Attempt>,
     pub(crate) attempts: u32,
@@ -204,6 +207,14 @@ impl Drop for InFlight {
 }
 
 impl Begun {
+    /// The client as it is known, and the address at which it was let in.
+    pub(crate) fn ends(&self) -> Ends {
+        Ends {
+            client: SocketAddr::new(self.identity.ip, self.identity.port),
+            local: self.connection.local,
+        }
+    }
+
     /// What the configuration was compiled to.
     pub(crate) fn snapshot(&self) -> &Snapshot {
         &self.serving.snapshot

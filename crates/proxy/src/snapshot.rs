@@ -2,6 +2,7 @@
 //! What must outlive a configuration, the state of agents and upstreams that stay the same, goes over to the next one.
 
 use crate::{
+    discovery::Discovery,
     exchange::{memory::BufferMemory, plan::Plan, sockets::Sockets},
     filter::{
         self, Compiler, Filter,
@@ -12,7 +13,7 @@ use crate::{
     telemetry::metrics::{AgentMetrics, Metrics, RouteMetrics, SocketMetrics},
     template::Template,
     trace,
-    upstream::Upstream,
+    upstream::{Places, Upstream, connect::Connect},
 };
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -44,6 +45,7 @@ pub(crate) struct Snapshot {
     pub(crate) path: PathPolicy,
     pub(crate) trace: trace::Settings,
     pub(crate) upstreams: Vec<Arc<Upstream>>,
+    discovery: Discovery,
     /// Of the whole process, whatever the configuration.
     pub(crate) buffer_memory: Arc<BufferMemory>,
     /// The same.
@@ -107,16 +109,28 @@ impl Snapshot {
     /// # Errors
     /// A reference or pattern that the configuration's own checks should have refused; the text says which.
     pub(crate) fn compile(config: &Config, parts: &Parts<'_>) -> Result<Self, String> {
+        let previous = parts.previous.map(|previous| &previous.discovery);
+        let discovery = Discovery::new(
+            &config.system.resolver,
+            &config.upstreams,
+            parts.metrics,
+            previous,
+        )?;
         let mut upstreams = HashMap::new();
         for upstream in &config.upstreams {
             let known = parts
                 .previous
                 .and_then(|previous| previous.upstream(&upstream.id));
+            // Files may have other contents, whatever the configuration says of them.
+            let connect = Connect::read(upstream)?;
+            let places = Places::new(upstream, &discovery, parts.echo_socket)?;
             let compiled = match known {
-                Some(known) if known.config == *upstream => known.clone(),
+                Some(known) if known.is_like(upstream, &connect, &places) => known.clone(),
                 known => {
                     let known = known.map(Arc::as_ref);
-                    Arc::new(Upstream::new(upstream, parts.echo_socket, known)?)
+                    let made = Arc::new(Upstream::new(upstream, connect, places, known));
+                    Upstream::follow(&made);
+                    made
                 }
             };
             upstreams.insert(upstream.id.clone(), compiled);
@@ -147,6 +161,7 @@ impl Snapshot {
             path: config.system.path,
             trace: trace::Settings::new(&config.observability, config.admin.is_some()),
             upstreams: upstreams.into_values().collect(),
+            discovery,
             buffer_memory: parts.buffer_memory.clone(),
             sockets: parts.sockets.clone(),
             copies: match parts.previous {
@@ -154,6 +169,14 @@ impl Snapshot {
                 None => Arc::new(BufferMemory::of_copies(parts.buffer_memory)),
             },
         })
+    }
+
+    /// Waits until names were asked for once and takes up what they stand for, but not for longer than this.
+    pub(crate) async fn targets_are_found(&self, within: Duration) {
+        self.discovery.settled(within).await;
+        for upstream in &self.upstreams {
+            upstream.refresh();
+        }
     }
 
     /// The upstream of this name.

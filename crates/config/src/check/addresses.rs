@@ -3,7 +3,7 @@
 use crate::{
     diagnostic::{Diagnostic, Report, code},
     kdl::{Parsed, ParsedOrigin},
-    model::{AdminAddress, AgentTransport, ReversePlace},
+    model::{AdminAddress, AgentTransport, ReversePlace, TargetAddress},
     source::Span,
 };
 use std::{
@@ -101,7 +101,9 @@ pub(super) fn loops(parsed: &Parsed, report: &Report) {
             continue;
         };
         for target in targets {
-            let address = target.value.address;
+            let TargetAddress::Socket(address) = target.value.address else {
+                continue;
+            };
             let own = parsed
                 .listeners
                 .iter()

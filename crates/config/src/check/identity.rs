@@ -78,7 +78,7 @@ pub(super) fn duplicate_targets(parsed: &Parsed, report: &Report) {
         };
         let mut seen = HashMap::new();
         for target in targets {
-            if let Some(first) = seen.insert(target.value.address, target.span) {
+            if let Some(first) = seen.insert(&target.value.address, target.span) {
                 report.add(
                     Diagnostic::error(
                         code::REPEATED,

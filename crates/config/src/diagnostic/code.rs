@@ -107,6 +107,8 @@ codes! {
     PASSED_BY = "passed-by";
     /// Warning: everybody is believed.
     TRUSTS_EVERYBODY = "trusts-everybody";
+    /// Warning: an upstream's certificate is not looked at.
+    UNVERIFIED = "unverified";
     /// Warning: an upstream target is one of our own listeners.
     PROXY_LOOP = "proxy-loop";
     /// A mistake of this program.

@@ -1,4 +1,4 @@
-//! Addresses and networks. Everything here is numeric: names would have to be resolved, and that takes time and fails.
+//! Addresses and networks. Everything here is numeric; names, which have to be resolved, are for targets alone.
 
 use super::{cursor::Node, value::Value};
 use crate::{
@@ -15,6 +15,8 @@ pub(super) enum Use {
     Listen,
     /// We connect to it.
     Connect,
+    /// We ask it for names.
+    Resolver,
 }
 
 /// `IP:PORT`, with IPv6 in brackets.
@@ -24,7 +26,7 @@ pub(super) fn socket_address(value: Value<'_>, purpose: Use) -> Option<Spanned<S
         value.report(not_an_address(value, &text, purpose));
         return None;
     };
-    if purpose == Use::Connect && address.port() == 0 {
+    if purpose != Use::Listen && address.port() == 0 {
         value.report(
             value
                 .error(code::INVALID_VALUE, "nobody can be reached at port 0")
@@ -44,13 +46,17 @@ fn not_an_address(value: Value<'_>, text: &str, purpose: Use) -> Diagnostic {
             )
             .help(help)
     };
-    let unsupported =
-        |what: &str, help: String| value.error(code::NOT_SUPPORTED_YET, what).help(help);
+    if purpose == Use::Connect && (text.starts_with("unix:") || text.starts_with('/')) {
+        let path = text.strip_prefix("unix:").unwrap_or(text);
+        return invalid(format!("write it as `unix-socket=\"{path}\"`"));
+    }
     if text.starts_with("unix:") || text.starts_with('/') {
-        return unsupported(
-            "Unix sockets are not supported here yet",
-            "write an IP address and a port, such as \"127.0.0.1:8080\"".to_owned(),
-        );
+        return value
+            .error(
+                code::NOT_SUPPORTED_YET,
+                "Unix sockets are not supported here yet",
+            )
+            .help("write an IP address and a port, such as \"127.0.0.1:8080\"");
     }
     if let Some((scheme, rest)) = text.split_once("://") {
         let rest = rest.trim_end_matches('/');
@@ -72,40 +78,44 @@ fn not_an_address(value: Value<'_>, text: &str, purpose: Use) -> Diagnostic {
             SocketAddr::new(address, 8080)
         ));
     }
-    if let Some(port) = text
-        .strip_prefix(':')
-        .or_else(|| text.strip_prefix("*:"))
-        .or(Some(text))
-        && port.parse::<u16>().is_ok()
-    {
-        let host = if purpose == Use::Listen {
-            "0.0.0.0"
-        } else {
-            "127.0.0.1"
-        };
-        return invalid(format!("write the address too: \"{host}:{port}\""));
+    if let Some(help) = without_an_address(text, purpose) {
+        return invalid(help);
     }
-    match host_and_port {
-        Some(("localhost", port)) => unsupported(
-            NO_NAMES,
-            format!("write \"127.0.0.1:{port}\" or \"[::1]:{port}\""),
-        ),
-        Some((host, port)) if is_name(host) => unsupported(
-            NO_NAMES,
-            format!("write its IP address and the port, such as \"10.0.0.11:{port}\""),
-        ),
-        Some((_, port)) if port.parse::<u16>().is_err() => {
-            invalid("a port is a number up to 65535".to_owned())
-        }
-        None if is_name(text) => unsupported(
-            NO_NAMES,
-            "write its IP address and its port, such as \"10.0.0.11:8080\"".to_owned(),
-        ),
-        _ => invalid("write it such as \"127.0.0.1:8080\" or \"[::1]:8080\"".to_owned()),
-    }
+    invalid(without_a_name(text, host_and_port, purpose))
 }
 
-const NO_NAMES: &str = "names are not supported yet";
+/// What to write instead of a port alone.
+fn without_an_address(text: &str, purpose: Use) -> Option<String> {
+    let port = text.strip_prefix(':').or_else(|| text.strip_prefix("*:"));
+    let port = port.unwrap_or(text);
+    port.parse::<u16>().ok()?;
+    let host = if purpose == Use::Listen {
+        "0.0.0.0"
+    } else {
+        "127.0.0.1"
+    };
+    Some(format!("write the address too: \"{host}:{port}\""))
+}
+
+/// What to write instead of what may be a name. Only targets have names, and those had their chance.
+fn without_a_name(text: &str, host_and_port: Option<(&str, &str)>, purpose: Use) -> String {
+    match host_and_port {
+        None if purpose == Use::Connect && is_name(text) => {
+            format!("add the port: \"{text}:8080\"")
+        }
+        Some(("localhost", port)) => format!("write \"127.0.0.1:{port}\" or \"[::1]:{port}\""),
+        Some((_, port)) if port.parse::<u16>().is_err() => {
+            "a port is a number up to 65535".to_owned()
+        }
+        Some((host, port)) if is_name(host) => {
+            format!("write its IP address and the port, such as \"10.0.0.11:{port}\"")
+        }
+        None if is_name(text) => {
+            "write its IP address and its port, such as \"10.0.0.11:8080\"".to_owned()
+        }
+        _ => "write it such as \"127.0.0.1:8080\" or \"[::1]:8080\"".to_owned(),
+    }
+}
 
 fn is_digits(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())

@@ -1,12 +1,12 @@
 //! `system { … }`.
 
 use super::{
-    address,
+    address::{self, Use},
     cursor::{Block, Node},
     value::LONGEST,
 };
 use crate::model::{ByteSize, DoubleSlash, EncodedSlash, PathPolicy, System};
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 /// Less could not hold one body of the usual size.
 const LEAST_MEMORY: ByteSize = ByteSize::mib(1);
@@ -50,11 +50,23 @@ pub(super) fn system(node: &mut Node<'_>) -> System {
             trusted_proxies: block
                 .one("trusted-proxies", address::networks)
                 .unwrap_or_default(),
+            resolver: block.one("resolver", resolver).unwrap_or_default(),
             path: block
                 .one("path", |node| Some(node.block(path_policy)))
                 .unwrap_or_default(),
         }
     })
+}
+
+/// Servers of names, by address and port.
+fn resolver(node: &mut Node<'_>) -> Option<Vec<SocketAddr>> {
+    let values = node.arguments("the address and port of a DNS server, such as \"10.0.0.2:53\"");
+    // All of them are looked at, whatever is wrong with one.
+    let servers = values.into_iter().filter_map(|value| {
+        let address = address::socket_address(value, Use::Resolver)?;
+        Some(address.value)
+    });
+    Some(servers.collect())
 }
 
 fn path_policy(block: &mut Block<'_>) -> PathPolicy {

@@ -1,13 +1,14 @@
 //! `upstreams { upstream "ID" { … } }`.
 
 use super::{
-    address::{self, Use},
+    connect,
     cursor::{Block, Later, Node},
     header_span,
+    target::{target, targets_file},
 };
 use crate::{
     diagnostic::{Diagnostic, code},
-    model::{Target, UpstreamId, UpstreamProtocol},
+    model::{Keepalive, ProxyProtocol, Target, UpstreamId, UpstreamProtocol, UpstreamTls},
     source::{Span, Spanned},
 };
 use std::time::Duration;
@@ -17,7 +18,11 @@ pub(crate) struct ParsedUpstream {
     pub(crate) id: Spanned<UpstreamId>,
     /// None: it was reported as wrong already.
     pub(crate) origin: Option<ParsedOrigin>,
-    pub(crate) protocol: UpstreamProtocol,
+    pub(crate) protocol: Option<Spanned<UpstreamProtocol>>,
+    /// None within: it was reported as wrong already.
+    pub(crate) tls: Option<Spanned<Option<UpstreamTls>>>,
+    pub(crate) keepalive: Option<Keepalive>,
+    pub(crate) send_proxy_protocol: Option<ProxyProtocol>,
     pub(crate) timeouts: PartialTimeouts,
     pub(crate) span: Span,
 }
@@ -36,20 +41,17 @@ pub(crate) struct PartialTimeouts {
     pub(crate) idle: Option<Duration>,
 }
 
-pub(super) const LATER: &[Later] = &[
-    Later::new("health-check"),
-    Later::new("outlier"),
-    Later::new("keepalive"),
-    Later::new("tls"),
-];
-
-const LATER_ON_TARGET: &[Later] = &[Later::with_remedy(
-    "resolve",
-    "write the target's IP address instead of its name",
-)];
+pub(super) const LATER: &[Later] = &[Later::new("health-check"), Later::new("outlier")];
 
 /// Settings that mean something only with targets.
-const FOR_TARGETS: [&str; 3] = ["balance", "protocol", "timeouts"];
+const FOR_TARGETS: [&str; 6] = [
+    "balance",
+    "protocol",
+    "timeouts",
+    "tls",
+    "keepalive",
+    "send-proxy-protocol",
+];
 
 pub(super) fn upstream(node: &mut Node<'_>) -> Option<ParsedUpstream> {
     let id = node.id();
@@ -58,15 +60,28 @@ pub(super) fn upstream(node: &mut Node<'_>) -> Option<ParsedUpstream> {
         block.later(LATER);
         let mut settings = Vec::new();
         let (mut protocol, mut timeouts_written) = (None, None);
+        let (mut tls, mut keepalive, mut send_proxy_protocol) = (None, None, None);
         for name in FOR_TARGETS {
             block.one(name, |node| {
                 settings.push(Spanned {
                     value: name,
                     span: node.span(),
                 });
+                let span = node.span();
                 match name {
                     "balance" => balance(node),
-                    "protocol" => protocol = self::protocol(node),
+                    "protocol" => {
+                        let read = self::protocol(node);
+                        protocol = read.map(|value| Spanned { value, span });
+                    }
+                    "tls" => {
+                        let value = connect::tls(node);
+                        tls = Some(Spanned { value, span });
+                    }
+                    "keepalive" => keepalive = connect::keepalive(node),
+                    "send-proxy-protocol" => {
+                        send_proxy_protocol = connect::send_proxy_protocol(node);
+                    }
                     _ => timeouts_written = Some(timeouts(node)),
                 }
                 Some(())
@@ -76,7 +91,10 @@ pub(super) fn upstream(node: &mut Node<'_>) -> Option<ParsedUpstream> {
         Some(ParsedUpstream {
             id: id?,
             origin,
-            protocol: protocol.unwrap_or_default(),
+            protocol,
+            tls,
+            keepalive,
+            send_proxy_protocol,
             timeouts: timeouts_written.unwrap_or_default(),
             span,
         })
@@ -104,10 +122,11 @@ fn balance(node: &mut Node<'_>) {
 fn protocol(node: &mut Node<'_>) -> Option<UpstreamProtocol> {
     let choices = [
         ("http1", UpstreamProtocol::Http1),
+        ("h2", UpstreamProtocol::H2),
         ("h2c", UpstreamProtocol::H2c),
     ];
-    node.argument("\"http1\" or \"h2c\"")?
-        .choice(&choices, &["h2"])
+    node.argument("\"http1\", \"h2\" or \"h2c\"")?
+        .choice(&choices, &[])
 }
 
 pub(super) fn timeouts(node: &mut Node<'_>) -> PartialTimeouts {
@@ -128,10 +147,14 @@ pub(super) fn timeouts(node: &mut Node<'_>) -> PartialTimeouts {
 
 fn origin(block: &mut Block<'_>, span: Span, settings: &[Spanned<&str>]) -> Option<ParsedOrigin> {
     let mut written = 0_usize;
-    let targets = block.many("target", |node| {
+    let mut targets = block.many("target", |node| {
         written += 1;
         target(node)
     });
+    targets.extend(block.many("targets-file", |node| {
+        written += 1;
+        targets_file(node)
+    }));
     let builtin = block.one("builtin", |node| {
         let known = node
             .argument("the name of a builtin origin, \"echo\"")
@@ -174,23 +197,4 @@ fn origin(block: &mut Block<'_>, span: Span, settings: &[Spanned<&str>]) -> Opti
         }
         (_, None) => Some(ParsedOrigin::Targets(targets)),
     }
-}
-
-fn target(node: &mut Node<'_>) -> Option<Spanned<Target>> {
-    let value = node.argument("an address, such as \"10.0.0.11:8080\"")?;
-    let weight = match node.property("weight") {
-        Some(value) => value.integer(1..=1000_u32),
-        None => Some(1),
-    };
-    let address = address::socket_address(value, Use::Connect);
-    if address.is_some() {
-        node.later_properties(LATER_ON_TARGET);
-    } else {
-        // Said already, with the remedy that makes these needless.
-        node.property("resolve");
-    }
-    Some(value.spanned(Target {
-        address: address?.value,
-        weight: weight?,
-    }))
 }

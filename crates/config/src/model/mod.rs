@@ -7,6 +7,7 @@ mod agent_pool;
 mod agent_reverse;
 mod authz;
 mod condition;
+mod connect;
 mod ext_proc;
 mod filter;
 mod guardrail;
@@ -21,6 +22,7 @@ mod route;
 mod secret;
 mod shadow;
 mod system;
+mod target;
 mod template;
 mod units;
 mod upstream;
@@ -38,6 +40,7 @@ pub use authz::Authz;
 pub use condition::{
     HeaderCondition, HeaderConditionKind, HostPattern, Match, PathPattern, QueryCondition,
 };
+pub use connect::{Keepalive, ProxyProtocol, UpstreamTls};
 pub use ext_proc::{ExtProc, HeaderEncoding, OnClose, Overridable};
 pub use filter::{AgentUse, Filter, HeaderEdit};
 pub use guardrail::{
@@ -57,9 +60,10 @@ pub use route::{Action, Route, RouteTimeouts};
 pub use secret::Secret;
 pub use shadow::{Fallback, Ramp, Shadow};
 pub use system::{DoubleSlash, EncodedSlash, PathPolicy, System};
+pub use target::{Target, TargetAddress};
 pub use template::{Template, TemplatePart, Variable};
 pub use units::{ByteSize, Share};
-pub use upstream::{Origin, Target, Upstream, UpstreamProtocol, UpstreamTimeouts};
+pub use upstream::{Origin, Upstream, UpstreamProtocol, UpstreamTimeouts};
 pub use verdict_cache::{KeyPart, VerdictCache};
 pub use websocket::{Deflate, WebSocket};
 

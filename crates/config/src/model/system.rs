@@ -2,7 +2,7 @@
 
 use super::ByteSize;
 use ipnet::IpNet;
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 /// Settings of the whole process.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,6 +19,8 @@ pub struct System {
     pub drain_delay: Duration,
     /// Whose X-Forwarded-For and X-Request-Id are believed, where a listener has no list of its own. Default: nobody.
     pub trusted_proxies: Vec<IpNet>,
+    /// DNS servers that names of targets are asked of. Default: none, those of the system and its hosts file.
+    pub resolver: Vec<SocketAddr>,
     /// What is done with request paths that are spelled in a doubtful way.
     pub path: PathPolicy,
 }
@@ -32,6 +34,7 @@ impl Default for System {
             shutdown_grace: Duration::from_secs(30),
             drain_delay: Duration::ZERO,
             trusted_proxies: Vec::new(),
+            resolver: Vec::new(),
             path: PathPolicy::default(),
         }
     }

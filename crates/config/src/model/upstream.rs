@@ -1,7 +1,7 @@
 //! `upstreams { upstream "ID" { … } }`: the servers behind us.
 
-use super::{Place, UpstreamId};
-use std::{net::SocketAddr, time::Duration};
+use super::{Keepalive, Place, ProxyProtocol, Target, UpstreamId, UpstreamTls};
+use std::time::Duration;
 
 /// Servers that answer alike.
 #[derive(Debug, Clone, PartialEq)]
@@ -12,6 +12,12 @@ pub struct Upstream {
     pub origin: Origin,
     /// What is spoken to the targets.
     pub protocol: UpstreamProtocol,
+    /// None: connections are not encrypted.
+    pub tls: Option<UpstreamTls>,
+    /// Which connections are kept.
+    pub keepalive: Keepalive,
+    /// What targets are told about clients before the first request. None: nothing.
+    pub send_proxy_protocol: Option<ProxyProtocol>,
     /// How long a target may take.
     pub timeouts: UpstreamTimeouts,
     /// Where it is written.
@@ -27,21 +33,14 @@ pub enum Origin {
     BuiltinEcho,
 }
 
-/// A server of an upstream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Target {
-    /// Where it is.
-    pub address: SocketAddr,
-    /// Its share against the other targets. Default 1, 1 to 1000.
-    pub weight: u32,
-}
-
 /// What is spoken to the targets of an upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum UpstreamProtocol {
     /// HTTP/1.1. The default.
     #[default]
     Http1,
+    /// HTTP/2 over TLS. A target that does not agree to it gets no request.
+    H2,
     /// HTTP/2 with prior knowledge, without TLS.
     H2c,
 }

@@ -1,7 +1,10 @@
 //! `portcullis check`: says whether a configuration is good, and starts nothing.
 
 use super::ConfigArgs;
-use crate::server::tls::{self, TlsOfListeners};
+use crate::{
+    server::tls::{self, TlsOfListeners},
+    upstream::connect::Connect,
+};
 use portcullis_config::Config;
 use std::{process::ExitCode, time::SystemTime};
 
@@ -35,8 +38,22 @@ pub(super) fn check(args: &ConfigArgs, strict: bool) -> ExitCode {
         eprintln!("portcullis: {name}: test failed, because of --strict");
         return ExitCode::FAILURE;
     }
+    let unusable = unusable_files(&loaded.config);
+    if !unusable.is_empty() {
+        for problem in unusable {
+            eprintln!("portcullis: {problem}");
+        }
+        eprintln!("portcullis: {name}: test failed");
+        return ExitCode::FAILURE;
+    }
     say(&loaded.config, &name);
     ExitCode::SUCCESS
+}
+
+/// What is wrong with files that the configuration names and that are read before anything is served.
+fn unusable_files(config: &Config) -> Vec<String> {
+    let connects = config.upstreams.iter().map(Connect::read);
+    connects.filter_map(Result::err).collect()
 }
 
 #[expect(clippy::print_stdout, reason = "the result of the command")]

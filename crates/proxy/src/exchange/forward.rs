@@ -4,7 +4,7 @@
 use crate::{
     request::UpstreamRun,
     snapshot::{Action, Route},
-    upstream,
+    upstream::{self, connect},
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -20,7 +20,6 @@ use pingora::{
         FailToProxy, HttpProxy, PreparedSubrequest, ProxyHttp, ProxyWarnLogContext, Session,
         SubrequestSpawner,
     },
-    server::configuration::ServerConf,
     upstreams::peer::HttpPeer,
 };
 use std::{
@@ -77,12 +76,8 @@ pub(crate) struct Forwarder {
 impl Forwarder {
     /// # Errors
     /// None that can be caused from outside; the signature is Pingora's.
-    pub(crate) async fn new() -> Result<Self> {
-        let settings = Arc::new(ServerConf {
-            threads: 1,
-            ..ServerConf::default()
-        });
-        let mut proxy = HttpProxy::new(Forward, settings);
+    pub(crate) async fn new(authorities: &str) -> Result<Self> {
+        let mut proxy = HttpProxy::new(Forward, connect::settings(authorities));
         proxy.handle_init_modules();
         let head = &b"GET / HTTP/1.1\r\nhost: inner\r\n\r\n"[..];
         let mut template = ServerSession::new_http1(Box::new(Cursor::new(head.to_vec())));
@@ -173,6 +168,7 @@ impl ProxyHttp for Forward {
         let Some(passage) = context else {
             return Ok(());
         };
+        upstream::as_agreed(&passage.route, upstream)?;
         let is_http2 = matches!(&passage.route.action, Action::Upstream(of) if of.is_http2());
         if passage.takes_trailers && is_http2 {
             let te = HeaderName::from_static("te");

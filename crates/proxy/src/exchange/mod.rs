@@ -95,7 +95,10 @@ pub(crate) async fn run(
         begun,
         route,
         forwarder,
-        upstream: UpstreamRun::default(),
+        upstream: UpstreamRun {
+            ends: Some(begun.ends()),
+            ..UpstreamRun::default()
+        },
     };
     let outcome = exchange.carry_out(session).await;
     request.upstream = exchange.upstream;

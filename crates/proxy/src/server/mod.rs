@@ -23,7 +23,7 @@ use crate::{
     snapshot::{Parts, Snapshot},
     telemetry::{Telemetry, access_log::AccessLog, logging, metrics::Metrics, notify},
     trace::{self, Recent},
-    upstream::echo,
+    upstream::{echo, tls::write_authorities},
 };
 use limits::ConnectionLimits;
 use listeners::Listeners;
@@ -45,6 +45,9 @@ use tokio::sync::Notify;
 use worker::Shared;
 use workers::Workers;
 
+/// How long the start and a reload wait for names that nobody has asked for before. Their upstreams have no targets until they
+/// are resolved, and a server of names that is not there keeps nobody from the others.
+const TARGETS_FOUND_WITHIN: Duration = Duration::from_secs(3);
 /// How long calls under way and connections to agents may take to end once no request needs them any more.
 const AGENTS_CLOSE_WITHIN: Duration = Duration::from_secs(1);
 
@@ -188,9 +191,12 @@ impl Process {
         };
         let snapshot = Snapshot::compile(&config, &parts).map_err(ServeError::Compile)?;
         let snapshot = Arc::new(snapshot);
+        snapshot.targets_are_found(TARGETS_FOUND_WITHIN).await;
         health.serves(snapshot.clone(), agents::needed(&config));
         admin.adopt(admin_plan, &health);
+        let authorities = write_authorities(private.path())?;
         let shared = Arc::new(Shared {
+            authorities: authorities.display().to_string(),
             telemetry: telemetry.clone(),
             limits: limits.clone(),
         });

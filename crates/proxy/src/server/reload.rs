@@ -5,7 +5,7 @@
 //! Requests that have begun keep the old one to their end, and with it the old agents.
 
 use super::{
-    Process, ServeError, access_log_error, agents, bytes,
+    Process, ServeError, TARGETS_FOUND_WITHIN, access_log_error, agents, bytes,
     changes::Changes,
     listeners, manager, reached, reverse,
     tls::{self, TlsOfListeners},
@@ -120,6 +120,7 @@ impl Process {
         };
         let snapshot = Snapshot::compile(config, &parts).map_err(ServeError::Compile)?;
         let snapshot = Arc::new(snapshot);
+        snapshot.targets_are_found(TARGETS_FOUND_WITHIN).await;
         self.workers.prepare(&snapshot).await?;
         let awaited = |agent: &AgentId| agents::is_awaited(config, agent);
         await_agents(&snapshot.agents, &old.agents, awaited).await?;

@@ -13,6 +13,7 @@ use crate::{
     phases::Edge,
     snapshot::{Live, Serving, Snapshot},
     telemetry::Telemetry,
+    upstream::connect,
 };
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -23,7 +24,7 @@ use pingora::{
         v2::server::{H2Options, default_h2_options},
     },
     proxy::HttpProxy,
-    server::{ShutdownWatch, configuration::ServerConf},
+    server::ShutdownWatch,
 };
 use std::{future::poll_fn, io, net::SocketAddr, pin::pin, sync::Arc, task::Poll, time::Duration};
 use tokio::{
@@ -37,6 +38,8 @@ const FIRST_REQUEST_WITHIN: Duration = Duration::from_millis(50);
 
 /// What all workers share.
 pub(crate) struct Shared {
+    /// A file with the authorities of the system.
+    pub(crate) authorities: String,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) limits: Arc<ConnectionLimits>,
 }
@@ -86,7 +89,7 @@ async fn serve(
     mut orders: mpsc::Receiver<Order>,
     mut stage: watch::Receiver<Stage>,
 ) {
-    let forwarder = match Forwarder::new().await {
+    let forwarder = match Forwarder::new(&shared.authorities).await {
         Ok(forwarder) => forwarder,
         Err(error) => {
             tracing::error!(%error, "a worker cannot be made");
@@ -139,11 +142,7 @@ impl Worker {
             telemetry: shared.telemetry.clone(),
             forwarder,
         };
-        let settings = Arc::new(ServerConf {
-            threads: 1,
-            ..ServerConf::default()
-        });
-        let mut proxy = HttpProxy::new(edge, settings);
+        let mut proxy = HttpProxy::new(edge, connect::settings(&shared.authorities));
         proxy.handle_init_modules();
         Self {
             proxy: Arc::new(proxy),

@@ -6,6 +6,7 @@
 mod agents;
 mod config;
 mod connections;
+mod discovery;
 mod pools;
 mod reported;
 mod shadow;
@@ -16,6 +17,8 @@ pub(crate) use agents::AgentMetrics;
 use agents::{AgentCalls, Observer};
 pub(crate) use config::ConfigMetrics;
 pub(crate) use connections::ConnectionMetrics;
+use discovery::Discoveries;
+pub(crate) use discovery::DiscoveryMetrics;
 use pools::Pools;
 use reported::Reported;
 use shadow::ShadowFamilies;
@@ -97,6 +100,7 @@ pub(crate) struct Metrics {
     reported: Reported,
     buffer_memory: Gauge,
     socket_families: SocketFamilies,
+    discoveries: Discoveries,
     pub(crate) access_log_dropped: Counter,
     pub(crate) config: ConfigMetrics,
 }
@@ -135,6 +139,7 @@ impl Metrics {
             reported: Reported::default(),
             buffer_memory: Gauge::default(),
             socket_families: SocketFamilies::default(),
+            discoveries: Discoveries::default(),
             access_log_dropped: Counter::default(),
             config: ConfigMetrics::default(),
             registry: Registry::default(),
@@ -224,6 +229,7 @@ impl Metrics {
             metrics.access_log_dropped.clone(),
         );
         metrics.socket_families.register(&mut registry);
+        metrics.discoveries.register(&mut registry);
         metrics.config.register(&mut registry);
         Self {
             registry,

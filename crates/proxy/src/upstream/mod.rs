@@ -1,9 +1,13 @@
 //! Where requests go: the targets of an upstream and which of them is next.
 
+pub(crate) mod connect;
 pub(crate) mod echo;
+mod places;
+mod proxy_header;
 mod schedule;
 mod set;
 mod target;
+pub(crate) mod tls;
 
 use crate::{
     request::UpstreamRun,
@@ -11,19 +15,21 @@ use crate::{
 };
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use connect::Connect;
 use pingora::{
     Error,
-    ErrorType::{CustomCode, InternalError},
+    ErrorType::{CustomCode, InternalError, TLSHandshakeFailure},
     Result,
-    protocols::ALPN,
-    upstreams::peer::{HttpPeer, Peer},
+    http::RequestHeader,
+    upstreams::peer::HttpPeer,
 };
-use portcullis_config::{Origin, UpstreamId, UpstreamProtocol};
+pub(crate) use places::Places;
+use portcullis_config::UpstreamId;
+pub(crate) use proxy_header::Ends;
 use set::TargetSet;
 use std::{
-    path::Path,
-    sync::Arc,
-    time::{Duration, Instant},
+    sync::{Arc, LazyLock},
+    time::Instant,
 };
 pub(crate) use target::{Attempt, FoundTarget};
 
@@ -41,12 +47,28 @@ pub(crate) fn choose(
         return Error::e_explain(InternalError, "the route has no upstream");
     };
     let now = Instant::now();
-    let (attempt, peer) = upstream.pick(route.timeouts, switches, now)?;
+    let (attempt, peer) = upstream.pick(route.timeouts, switches, run.ends, now)?;
     // The attempt before it is over.
     run.attempt = Some(attempt);
     run.attempts += 1;
     run.asked_after.get_or_insert_with(|| now - started);
     Ok(peer)
+}
+
+/// A target that shows a certificate and does not agree to HTTP/2 would be asked over HTTP/1.1 by Pingora.
+///
+/// # Errors
+/// The request is about to go out in another protocol than the upstream's.
+pub(crate) fn as_agreed(route: &Route, head: &RequestHeader) -> Result<()> {
+    match &route.action {
+        Action::Upstream(upstream)
+            if upstream.is_http2() && head.version != http::Version::HTTP_2 =>
+        {
+            let error = Error::explain(TLSHandshakeFailure, "the target does not agree to HTTP/2");
+            Err(error.into_up())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The head of the response has come.
@@ -66,7 +88,10 @@ pub(crate) fn after_failed_connect(
     mut error: Box<Error>,
 ) -> Box<Error> {
     let targets = match &route.action {
-        Action::Upstream(upstream) => upstream.len(),
+        Action::Upstream(upstream) => {
+            upstream.complain(run, &error);
+            upstream.len()
+        }
         Action::Redirect { .. } | Action::Respond(_) => 1,
     };
     error.set_retry((run.attempts as usize) < targets);
@@ -87,48 +112,72 @@ pub(crate) struct Upstream {
     /// What it was made from.
     pub(crate) config: portcullis_config::Upstream,
     pub(crate) timeouts: Timeouts,
+    connect: Connect,
+    places: Places,
     /// Those that there are now.
     targets: ArcSwap<TargetSet>,
 }
 
 impl Upstream {
     /// An upstream as it is configured, with the state of those targets that the one before it has too.
-    ///
-    /// # Errors
-    /// The path of the echo origin's socket is too long for the system.
     pub(crate) fn new(
         upstream: &portcullis_config::Upstream,
-        echo_socket: &Path,
+        connect: Connect,
+        places: Places,
         previous: Option<&Self>,
-    ) -> std::result::Result<Self, String> {
+    ) -> Self {
         let known = previous.map(|previous| previous.targets.load_full());
         let set = TargetSet::new(
-            written(&upstream.origin, echo_socket)?,
-            |peer| configured(peer, upstream),
+            places.targets(),
+            |peer| connect.configured(peer),
             |address| known.as_ref().and_then(|known| known.state(address)),
         );
-        Ok(Self {
+        Self {
             id: upstream.id.clone(),
             config: upstream.clone(),
             timeouts: Timeouts {
                 response_header: upstream.timeouts.response_header,
                 idle: upstream.timeouts.idle,
             },
+            connect,
+            places,
             targets: ArcSwap::from_pointee(set),
-        })
+        }
+    }
+
+    /// Takes up what the upstream's sources find, for as long as there is the upstream.
+    pub(crate) fn follow(upstream: &Arc<Self>) {
+        let mut changes = upstream.places.changes();
+        if changes.is_empty() {
+            return;
+        }
+        let upstream = Arc::downgrade(upstream);
+        tokio::spawn(async move {
+            loop {
+                let any = changes.iter_mut().map(|changes| Box::pin(changes.next()));
+                let (goes_on, ..) = futures::future::select_all(any).await;
+                match upstream.upgrade() {
+                    Some(upstream) if goes_on => upstream.refresh(),
+                    _ => return,
+                }
+            }
+        });
+    }
+
+    /// Takes up what was found so far.
+    pub(crate) fn refresh(&self) {
+        if !self.places.are_fixed() {
+            self.replace(self.places.targets());
+        }
     }
 
     /// From now on these are the targets. Those that were there before keep their state; requests that others have come to
     /// their end. Called from one thread at a time.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "for those who find targets at run time")
-    )]
-    pub(crate) fn replace(&self, found: Vec<FoundTarget>) {
+    fn replace(&self, found: Vec<FoundTarget>) {
         let old = self.targets.load_full();
         self.targets.store(Arc::new(TargetSet::new(
             found,
-            |peer| configured(peer, &self.config),
+            |peer| self.connect.configured(peer),
             |address| old.state(address),
         )));
     }
@@ -145,7 +194,27 @@ impl Upstream {
     }
 
     pub(crate) fn is_http2(&self) -> bool {
-        self.config.protocol == UpstreamProtocol::H2c
+        self.connect.is_http2()
+    }
+
+    /// Whether one that is configured and connected like this would be the same.
+    pub(crate) fn is_like(
+        &self,
+        config: &portcullis_config::Upstream,
+        connect: &Connect,
+        places: &Places,
+    ) -> bool {
+        self.config == *config && self.connect.is_alike(connect) && self.places.is_alike(places)
+    }
+
+    /// Says why TLS does not come about, which nobody could tell from the answer.
+    fn complain(&self, run: &UpstreamRun, error: &Error) {
+        static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+        if connect::is_about_tls(error.etype()) && self.connect.may_complain(START.elapsed()) {
+            let address = run.attempt.as_ref().and_then(Attempt::address);
+            let address = address.map_or("", |address| address);
+            tracing::warn!(upstream = %self.id, address, %error, "TLS to a target does not come about");
+        }
     }
 
     /// How many targets there are now.
@@ -158,6 +227,7 @@ impl Upstream {
         &self,
         timeouts: Timeouts,
         upgrade: bool,
+        ends: Option<Ends>,
         now: Instant,
     ) -> Result<(Attempt, Box<HttpPeer>)> {
         let set = self.targets.load();
@@ -168,7 +238,10 @@ impl Upstream {
         // Pingora has one limit for all reads; where it can, the client's stream keeps the two apart.
         let longest = timeouts.response_header.max(timeouts.idle);
         peer.options.read_timeout = (!upgrade).then_some(longest);
-        Ok((Attempt::begin(target.clone(), now), peer))
+        let attempt = Attempt::begin(target.clone(), now);
+        self.connect
+            .adapt(&mut peer, target.state.in_flight(), ends);
+        Ok((attempt, peer))
     }
 }
 
@@ -181,55 +254,11 @@ pub(crate) struct TargetStatus {
     pub(crate) in_flight: u32,
 }
 
-/// The targets that the configuration names.
-fn written(origin: &Origin, echo_socket: &Path) -> std::result::Result<Vec<FoundTarget>, String> {
-    Ok(match origin {
-        Origin::Targets(targets) => targets
-            .iter()
-            .map(|target| FoundTarget {
-                address: Some(target.address.to_string().into()),
-                peer: HttpPeer::new(target.address, false, String::new()),
-                weight: target.weight,
-            })
-            .collect(),
-        Origin::BuiltinEcho => {
-            let path = echo_socket.display().to_string();
-            let peer = HttpPeer::new_uds(&path, false, String::new())
-                .map_err(|error| format!("{path}: {error}"))?;
-            vec![FoundTarget {
-                address: None,
-                peer,
-                weight: 1,
-            }]
-        }
-    })
-}
-
-fn configured(mut peer: HttpPeer, upstream: &portcullis_config::Upstream) -> HttpPeer {
-    /// Connections that nobody uses are kept for this long.
-    const KEPT: Duration = Duration::from_secs(60);
-    let timeouts = &upstream.timeouts;
-    if let Some(options) = peer.get_mut_peer_options() {
-        options.connection_timeout = Some(timeouts.connect);
-        options.total_connection_timeout = Some(timeouts.connect);
-        options.write_timeout = Some(timeouts.idle);
-        options.idle_timeout = Some(KEPT);
-        if upstream.protocol == UpstreamProtocol::H2c {
-            options.alpn = ALPN::H2;
-            options.max_h2_streams = 100;
-        }
-    }
-    // Pingora's pool does not tell connections of different protocols apart by itself.
-    peer.group_key = match upstream.protocol {
-        UpstreamProtocol::Http1 => 1,
-        UpstreamProtocol::H2c => 2,
-    };
-    peer
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::discovery::Discovery;
+    use std::{path::Path, time::Duration};
 
     const TIMEOUTS: Timeouts = Timeouts {
         response_header: Duration::from_secs(1),
@@ -244,7 +273,10 @@ mod tests {
         );
         let loaded = portcullis_config::load_str("test.kdl", &text, Path::new("/"), &|_| None);
         let config = loaded.unwrap().config;
-        Upstream::new(&config.upstreams[0], Path::new("/echo"), previous).unwrap()
+        let config = &config.upstreams[0];
+        let connect = Connect::read(config).unwrap();
+        let places = Places::new(config, &Discovery::default(), Path::new("/echo")).unwrap();
+        Upstream::new(config, connect, places, previous)
     }
 
     /// Addresses of all targets, with the requests that they have.
@@ -273,14 +305,14 @@ mod tests {
             named.collect()
         };
         let old = upstream(&format!("target \"{one}\""), None);
-        let (first, _) = old.pick(TIMEOUTS, false, now).unwrap();
+        let (first, _) = old.pick(TIMEOUTS, false, None, now).unwrap();
         let both = format!("target \"{one}\"; target \"{two}\"");
         let new = upstream(&both, Some(&old));
         drop(old);
         assert_eq!(in_flight(&new), named(&[(one, 1), (two, 0)]));
         new.replace(vec![found(two)]);
         assert_eq!(in_flight(&new), named(&[(two, 0)]));
-        let (second, _) = new.pick(TIMEOUTS, false, now).unwrap();
+        let (second, _) = new.pick(TIMEOUTS, false, None, now).unwrap();
         new.replace(vec![found(two), found(one)]);
         // The first was gone for a while: it begins anew.
         assert_eq!(in_flight(&new), named(&[(two, 1), (one, 0)]));
@@ -292,7 +324,9 @@ mod tests {
     fn without_targets_the_answer_is_503() {
         let upstream = upstream("target \"127.0.0.1:1\"", None);
         upstream.replace(Vec::new());
-        let error = upstream.pick(TIMEOUTS, false, Instant::now()).unwrap_err();
+        let error = upstream
+            .pick(TIMEOUTS, false, None, Instant::now())
+            .unwrap_err();
         assert_eq!(
             crate::reply::from_error(&error),
             Some((503, "upstream_no_targets"))

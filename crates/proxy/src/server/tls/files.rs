@@ -1,4 +1,4 @@
-//! PEM files of certificates and keys. What is wrong with one is said with its name, and never with what is in it.
+//! PEM files of certificates and keys, on both sides of the proxy. What is wrong with one is said with its name, and never with what is in it.
 
 use portcullis_config::{ListenerId, Place};
 use rustls_pki_types::{
@@ -75,7 +75,7 @@ impl fmt::Display for TlsError {
 ///
 /// # Errors
 /// Names the file.
-pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let text = read(path)?;
     let found: Vec<_> = CertificateDer::pem_slice_iter(&text)
         .collect::<Result<_, _>>()
@@ -90,7 +90,7 @@ pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
 ///
 /// # Errors
 /// Names the file.
-pub(super) fn key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+pub(crate) fn key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     let text = read(path)?;
     match PrivateKeyDer::from_pem_slice(&text) {
         Ok(key) => Ok(key),

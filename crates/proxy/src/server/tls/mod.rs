@@ -5,7 +5,7 @@
 
 mod certificate;
 mod client;
-mod files;
+pub(crate) mod files;
 mod handshake;
 mod names;
 mod validity;
