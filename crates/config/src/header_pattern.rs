@@ -3,6 +3,17 @@
 //! Case does not count, and `_` is the same as `-`: many servers make the same variable of `x_user` and `x-user`, so
 //! who speaks one of them speaks both.
 
+use std::borrow::Cow;
+
+/// A name in the form that is compared.
+pub(crate) fn folded(name: &str) -> Cow<'_, str> {
+    let differs = |byte: u8| byte == b'_' || byte.is_ascii_uppercase();
+    match name.bytes().any(differs) {
+        true => Cow::Owned(name.to_ascii_lowercase().replace('_', "-")),
+        false => Cow::Borrowed(name),
+    }
+}
+
 /// A pattern in the form that is compared.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct HeaderPattern {
@@ -26,7 +37,7 @@ impl HeaderPattern {
             None => (written, Kind::Whole),
         };
         Self {
-            text: text.to_ascii_lowercase().replace('_', "-"),
+            text: folded(text).into_owned(),
             kind,
         }
     }

@@ -5,76 +5,9 @@ use crate::{
     diagnostic::{Diagnostic, code},
     header_pattern::overlap,
     model::{HeaderEdit, Template, TemplatePart},
+    protected_header::{PROTECTED, why_protected},
     source::Spanned,
 };
-
-/// Fields that frame a message, route it or say who the client is. They follow from the message itself, so nobody
-/// edits them: not an agent, not the configuration.
-const PROTECTED: [(&str, &str); 16] = [
-    ("host", "the upstream gets the host that was asked for"),
-    ("content-length", "it follows from the body"),
-    ("transfer-encoding", "it follows from the body"),
-    (
-        "connection",
-        "it belongs to one connection, and each side has its own",
-    ),
-    (
-        "keep-alive",
-        "it belongs to one connection, and each side has its own",
-    ),
-    (
-        "proxy-connection",
-        "it belongs to one connection, and each side has its own",
-    ),
-    (
-        "upgrade",
-        "it belongs to one connection; `websocket` on a route lets it pass",
-    ),
-    (
-        "http2-settings",
-        "it belongs to one connection, and each side has its own",
-    ),
-    (
-        "te",
-        "it belongs to one connection, and each side has its own",
-    ),
-    ("trailer", "it follows from the body"),
-    ("via", "the proxy writes it"),
-    (
-        "x-real-ip",
-        "it says who the client is, and the proxy knows; see `trusted-proxies`",
-    ),
-    (
-        "forwarded",
-        "it says who the client is, and the proxy knows; see `trusted-proxies`",
-    ),
-    (
-        "x-request-id",
-        "it is the same in logs, agents and upstreams; see `trusted-proxies`",
-    ),
-    (
-        "traceparent",
-        "it ties traces together, so the proxy writes it",
-    ),
-    (
-        "x-forwarded-",
-        "it says who the client is, and the proxy knows; see `trusted-proxies`",
-    ),
-];
-
-fn why_protected(name: &str) -> Option<&'static str> {
-    let is = |pattern: &str| {
-        if pattern.ends_with('-') {
-            name.starts_with(pattern)
-        } else {
-            name == pattern
-        }
-    };
-    PROTECTED
-        .iter()
-        .find(|(pattern, _)| is(pattern))
-        .map(|(_, why)| *why)
-}
 
 /// A valid field name in lower case.
 pub(super) fn name(value: Value<'_>) -> Option<String> {
