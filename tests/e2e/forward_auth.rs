@@ -87,6 +87,66 @@ fn what_the_service_is_asked() {
     assert!(service.connections() <= 4, "{}", service.connections());
 }
 
+/// As CGI has it: what a name is called there, whichever of `_` and `-` it was sent with.
+fn read(request: &Recorded, name: &str) -> Vec<String> {
+    let head = String::from_utf8_lossy(&request.head).into_owned();
+    let lines = head.lines().filter_map(|line| line.split_once(':'));
+    let alike = lines.filter(|(sent, _)| sent.to_ascii_lowercase().replace('_', "-") == name);
+    alike.map(|(_, value)| value.trim().to_owned()).collect()
+}
+
+#[test]
+fn d27_no_client_can_say_under_another_spelling_what_is_asked_about() {
+    let origin = Origin::start();
+    let service = Origin::answering(|request| {
+        let is_public = |uri: &String| uri.starts_with("/public");
+        match read(request, "x-original-uri").iter().any(is_public) {
+            true => Answer::ok("yes"),
+            false => Answer::with(401, &[], b"no"),
+        }
+    });
+    let proxy = started(&service, &origin, "");
+    for claim in ["X-Original-URI", "X_Original_URI", "x-original_uri"] {
+        let line = format!("{claim}: /public");
+        assert_eq!(proxy.get_with("/secret", &[&line]).status, 401, "{claim}");
+    }
+    let lines = [
+        "x_original_method: PUT",
+        "x_forwarded_for: 6.6.6.6",
+        "x_forwarded-proto: https",
+        "x_real_ip: 6.6.6.6",
+        "x_request_id: 6",
+        "content_length: 6",
+        "transfer_encoding: chunked",
+        "x_own: kept",
+    ];
+    assert_eq!(proxy.get_with("/public", &lines).status, 200);
+    let asked = service.last();
+    for (name, told) in [
+        ("x-original-method", &["GET"][..]),
+        ("x-forwarded-for", &["127.0.0.1"]),
+        ("x-forwarded-proto", &["http"]),
+        ("x-real-ip", &["127.0.0.1"]),
+        ("content-length", &[]),
+        ("transfer-encoding", &[]),
+        ("x-own", &["kept"]),
+    ] {
+        assert_eq!(read(&asked, name), told, "{name}");
+    }
+    // Nor to the upstream.
+    let request = origin.last();
+    for (name, count) in [
+        ("x-forwarded-for", 1),
+        ("x-real-ip", 1),
+        ("x-request-id", 1),
+        ("content-length", 0),
+        ("transfer-encoding", 0),
+        ("x-own", 1),
+    ] {
+        assert_eq!(read(&request, name).len(), count, "{name}");
+    }
+}
+
 #[test]
 fn d27_listed_headers_are_copied_and_no_client_can_send_them() {
     let origin = Origin::answering(|_| Answer::with(200, &[("set-cookie", "own=1")], b"ok"));

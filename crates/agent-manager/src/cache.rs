@@ -15,7 +15,7 @@ pub(crate) use asking::ask;
 pub use key::KeyContext;
 pub(crate) use key::Subject;
 
-use crate::{call::Called, headers::OwnedHeaders};
+use crate::{call::Called, headers::HeaderNames};
 use flight::{End, Flight, Flights};
 use key::Parts;
 use portcullis_agent_protocol::{Capabilities, ControlHandler, ControlMessage, Decision};
@@ -133,7 +133,7 @@ struct Lead<'a> {
 
 impl Lead<'_> {
     /// The question has ended, perhaps with an answer.
-    fn ended(mut self, subject: &Subject<'_>, called: &Called, foreign: &Arc<OwnedHeaders>) {
+    fn ended(mut self, subject: &Subject<'_>, called: &Called, foreign: &Arc<HeaderNames>) {
         if called.result.is_err() && !called.is_agents_fault {
             return;
         }
@@ -391,7 +391,7 @@ mod tests {
         look(&Subject {
             context: &context,
             head: &head,
-            owned: &OwnedHeaders::default(),
+            owned: &HeaderNames::default(),
         })
     }
 

@@ -5,7 +5,7 @@ use crate::{
     chain::Ask,
     conversation::Conversation,
     failure::{FailureReason, NOBODY_WAITS},
-    headers::OwnedHeaders,
+    headers::HeaderNames,
     manager::AgentUse,
     pool::{Link, Pool},
     record::{Phase, Record, RecordedVerdict},
@@ -120,7 +120,7 @@ async fn tell_one(pool: Weak<Pool>, Telling { completed, replica }: Telling) {
     };
     let link = Link {
         pool: pool.clone(),
-        foreign: Arc::new(OwnedHeaders::default()),
+        foreign: Arc::new(HeaderNames::default()),
     };
     let conversation = Conversation::default();
     if let Some(replica) = replica {

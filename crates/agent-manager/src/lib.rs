@@ -41,7 +41,7 @@ pub use changed::HeaderChange;
 pub use completions::{Completed, CompletionSettings};
 pub use conversation::Conversation;
 pub use failure::FailureReason;
-pub use headers::{HeaderRules, OwnedHeaders, SendHeaders};
+pub use headers::{HeaderNames, HeaderRules, SendHeaders};
 pub use manager::{AgentManager, AgentUse, Unsettled};
 pub use observer::AgentObserver;
 pub use operations::problem_of;

@@ -7,7 +7,7 @@ use crate::{
     chain::{self, Answer, Ask},
     completions::{self, Completed},
     conversation::Conversation,
-    headers::OwnedHeaders,
+    headers::HeaderNames,
     observer::AgentObserver,
     pool::Links,
     quota::Quota,
@@ -34,9 +34,9 @@ pub struct AgentUse {
 #[derive(Debug)]
 pub struct AgentManager {
     agents: Vec<Arc<Agent>>,
-    owned: OwnedHeaders,
+    owned: HeaderNames,
     /// By position: what others own, which the agent must not set.
-    foreign: Vec<Arc<OwnedHeaders>>,
+    foreign: Vec<Arc<HeaderNames>>,
     /// By key; agents without one have their own.
     quotas: BTreeMap<String, Arc<Quota>>,
 }
@@ -76,14 +76,14 @@ impl AgentManager {
                 })
             })
             .collect();
-        let mut owned = OwnedHeaders::default();
+        let mut owned = HeaderNames::default();
         for agent in &agents {
             owned.extend(&agent.settings.headers.owns);
         }
         let foreign = agents
             .iter()
             .map(|agent| {
-                let mut foreign = OwnedHeaders::default();
+                let mut foreign = HeaderNames::default();
                 for other in agents.iter().filter(|other| other.id() != agent.id()) {
                     foreign.extend(&other.settings.headers.owns);
                 }
@@ -109,7 +109,7 @@ impl AgentManager {
     }
 
     /// Headers that some agent owns: no client may send them, on any route.
-    pub fn owned_headers(&self) -> &OwnedHeaders {
+    pub fn owned_headers(&self) -> &HeaderNames {
         &self.owned
     }
 

@@ -1,7 +1,7 @@
 //! What an agent may do to a message. One bad operation makes the whole answer invalid, so that half of an answer is never
 //! applied.
 
-use crate::headers::OwnedHeaders;
+use crate::headers::HeaderNames;
 use portcullis_agent_protocol::{Decision, Event, EventKind, HeaderOp, Verdict};
 use portcullis_config::why_protected;
 
@@ -13,7 +13,7 @@ const MOST_HEADER_BYTES: usize = 64 * 1024;
 /// Why an answer to an event would be a `protocol_error`, whatever headers other agents own; `None` when it would not. For
 /// tools that look at agents beside requests.
 pub fn problem_of(decision: &Decision, event: &Event<'_>) -> Option<String> {
-    validate_answer(decision, event, &OwnedHeaders::default()).err()
+    validate_answer(decision, event, &HeaderNames::default()).err()
 }
 
 /// Checks everything in the answer to an event that could break a message or a WebSocket.
@@ -23,7 +23,7 @@ pub fn problem_of(decision: &Decision, event: &Event<'_>) -> Option<String> {
 pub(crate) fn validate_answer(
     decision: &Decision,
     event: &Event<'_>,
-    foreign: &OwnedHeaders,
+    foreign: &HeaderNames,
 ) -> Result<(), String> {
     validate(decision, event.kind(), foreign)?;
     match event {
@@ -52,8 +52,8 @@ pub(crate) struct Dropped {
 /// servers of some dialects expect. What else can be wrong with an answer stays.
 pub(crate) fn drop_bad_operations(
     decision: &mut Decision,
-    foreign: &OwnedHeaders,
-    own: Option<&OwnedHeaders>,
+    foreign: &HeaderNames,
+    own: Option<&HeaderNames>,
 ) -> Option<Dropped> {
     let mut dropped = None;
     let mut is_good = |checked: Result<(), String>| {
@@ -81,7 +81,7 @@ pub(crate) fn drop_bad_operations(
 }
 
 /// Checks everything in a decision that could break a message, whatever the event of this kind holds.
-fn validate(decision: &Decision, kind: EventKind, foreign: &OwnedHeaders) -> Result<(), String> {
+fn validate(decision: &Decision, kind: EventKind, foreign: &HeaderNames) -> Result<(), String> {
     validate_size(decision)?;
     validate_phase(decision, kind)?;
     for operation in &decision.request_headers {
@@ -202,9 +202,8 @@ fn validate_operation(operation: &HeaderOp) -> Result<(), String> {
 }
 
 /// A header that another agent owns is that agent's word alone.
-fn validate_owner(operation: &HeaderOp, foreign: &OwnedHeaders) -> Result<(), String> {
-    let (HeaderOp::Set { name, .. } | HeaderOp::Add { name, .. } | HeaderOp::Remove { name }) =
-        operation;
+fn validate_owner(operation: &HeaderOp, foreign: &HeaderNames) -> Result<(), String> {
+    let name = operation.name();
     if foreign.contains(name) {
         return Err(format!("header '{name}' belongs to another agent"));
     }
@@ -213,7 +212,7 @@ fn validate_owner(operation: &HeaderOp, foreign: &OwnedHeaders) -> Result<(), St
 
 /// An agent of which others expect that a client cannot say what it says: all that it sets has to be its own. With `None`
 /// it may set what nobody owns.
-pub(crate) fn validate_own(operation: &HeaderOp, own: Option<&OwnedHeaders>) -> Result<(), String> {
+pub(crate) fn validate_own(operation: &HeaderOp, own: Option<&HeaderNames>) -> Result<(), String> {
     match (operation, own) {
         (HeaderOp::Set { name, .. } | HeaderOp::Add { name, .. }, Some(own))
             if !own.contains(name) =>
@@ -284,7 +283,7 @@ mod tests {
     use bytes::Bytes;
     use portcullis_agent_protocol::{FrameOpcode, GuardrailResult, WebSocketFrame};
 
-    fn validate_head(decision: &Decision, foreign: &OwnedHeaders) -> Result<(), String> {
+    fn validate_head(decision: &Decision, foreign: &HeaderNames) -> Result<(), String> {
         validate(decision, EventKind::RequestHeaders, foreign)
     }
 
@@ -334,7 +333,7 @@ mod tests {
         ];
         for (decision, expected) in table {
             let valid =
-                kinds.map(|kind| validate(&decision, kind, &OwnedHeaders::default()).is_ok());
+                kinds.map(|kind| validate(&decision, kind, &HeaderNames::default()).is_ok());
             assert_eq!(valid, expected, "{decision:?}");
         }
     }
@@ -353,7 +352,7 @@ mod tests {
                 client_ip: [127, 0, 0, 1].into(),
                 budget_left: None,
             });
-            validate_answer(decision, &event, &OwnedHeaders::default())
+            validate_answer(decision, &event, &HeaderNames::default())
         };
         let table = [
             (Decision::allow().close_websocket(1008, "policy"), true),
@@ -387,7 +386,7 @@ mod tests {
 
     #[test]
     fn what_is_bad_is_dropped_alone() {
-        let foreign = OwnedHeaders::new(["x-user"]);
+        let foreign = HeaderNames::new(["x-user"]);
         let allow = Decision::allow()
             .set_request_header("x-a", "1")
             .set_request_header("host", "evil")
@@ -419,14 +418,14 @@ mod tests {
 
     #[test]
     fn who_has_to_own_what_it_sets_may_still_remove() {
-        let own = OwnedHeaders::new(["x-auth-*"]);
+        let own = HeaderNames::new(["x-auth-*"]);
         let mut decision = Decision::allow()
             .set_request_header("X_Auth_User", "1")
             .set_request_header("x-other", "2")
             .add_request_header("x-more", "3")
             .remove_request_header("authorization")
             .set_response_header("x-other", "4");
-        let foreign = OwnedHeaders::default();
+        let foreign = HeaderNames::default();
         let dropped = drop_bad_operations(&mut decision, &foreign, Some(&own)).unwrap();
         assert_eq!(dropped.count, 2);
         assert!(dropped.first.contains("'x-other'"), "{}", dropped.first);
@@ -469,7 +468,7 @@ mod tests {
                 let mut decision = Decision::allow();
                 decision.request_headers.push(operation.clone());
                 assert!(
-                    validate_head(&decision, &OwnedHeaders::default()).is_err(),
+                    validate_head(&decision, &HeaderNames::default()).is_err(),
                     "{operation:?}"
                 );
             }
@@ -478,10 +477,10 @@ mod tests {
 
     #[test]
     fn headers_of_other_agents_are_refused() {
-        let foreign = OwnedHeaders::new(["x-user"]);
+        let foreign = HeaderNames::new(["x-user"]);
         let decision = Decision::allow().set_request_header("X_User", "root");
         assert!(validate_head(&decision, &foreign).is_err());
-        assert!(validate_head(&decision, &OwnedHeaders::default()).is_ok());
+        assert!(validate_head(&decision, &HeaderNames::default()).is_ok());
         let response = Decision::allow().set_response_header("x-user", "root");
         assert!(validate_head(&response, &foreign).is_ok());
     }
@@ -491,17 +490,17 @@ mod tests {
         let many = (0..=MOST_OPERATIONS).fold(Decision::allow(), |decision, number| {
             decision.set_response_header(format!("x-{number}"), "v")
         });
-        assert!(validate_head(&many, &OwnedHeaders::default()).is_err());
+        assert!(validate_head(&many, &HeaderNames::default()).is_err());
         let large = Decision::allow().set_request_header("x", "v".repeat(MOST_HEADER_BYTES));
-        assert!(validate_head(&large, &OwnedHeaders::default()).is_err());
+        assert!(validate_head(&large, &HeaderNames::default()).is_err());
         let fair = Decision::allow().set_request_header("x", "v".repeat(8192));
-        assert!(validate_head(&fair, &OwnedHeaders::default()).is_ok());
+        assert!(validate_head(&fair, &HeaderNames::default()).is_ok());
     }
 
     #[test]
     fn challenge_parameters_are_checked_in_every_case() {
         let decision = Decision::challenge("basic").with_param("WWW-Authenticate", "a\r\nb: c");
-        assert!(validate_head(&decision, &OwnedHeaders::default()).is_err());
+        assert!(validate_head(&decision, &HeaderNames::default()).is_err());
     }
 
     #[test]
@@ -513,7 +512,7 @@ mod tests {
                 value: value.into(),
             });
             assert!(
-                validate_head(&decision, &OwnedHeaders::default()).is_err(),
+                validate_head(&decision, &HeaderNames::default()).is_err(),
                 "{value:?}"
             );
         }
@@ -548,7 +547,7 @@ mod tests {
                 ..Decision::allow()
             };
             assert_eq!(
-                validate_head(&decision, &OwnedHeaders::default()).is_ok(),
+                validate_head(&decision, &HeaderNames::default()).is_ok(),
                 good,
                 "{url} {status}"
             );
@@ -571,7 +570,7 @@ mod tests {
                 ..Decision::allow()
             };
             assert_eq!(
-                validate_head(&decision, &OwnedHeaders::default()).is_ok(),
+                validate_head(&decision, &HeaderNames::default()).is_ok(),
                 good,
                 "{status}"
             );

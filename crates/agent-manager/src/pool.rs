@@ -24,7 +24,7 @@ use crate::{
     agent::{Agent, CountGuard},
     completions,
     failure::{Failure, FailureReason},
-    headers::OwnedHeaders,
+    headers::HeaderNames,
     permits::Permit,
 };
 use balance::{Candidate, choose};
@@ -51,14 +51,14 @@ pub struct Links(Vec<Link>);
 pub(crate) struct Link {
     pub(crate) pool: Arc<Pool>,
     /// Headers that others own.
-    pub(crate) foreign: Arc<OwnedHeaders>,
+    pub(crate) foreign: Arc<HeaderNames>,
 }
 
 impl Links {
     /// Starts the tasks on the current runtime; they connect at once. Agents that the previous links have keep theirs.
     pub(crate) fn start(
         agents: &[Arc<Agent>],
-        foreign: &[Arc<OwnedHeaders>],
+        foreign: &[Arc<HeaderNames>],
         previous: Option<&Self>,
     ) -> Self {
         let kept = |agent: &Arc<Agent>| {

@@ -30,6 +30,7 @@ mod error;
 mod event;
 mod grpc;
 mod guardrail;
+pub mod header_name;
 mod header_op;
 pub mod server;
 mod target;
@@ -50,7 +51,7 @@ pub use decision::{Audit, Decision, Verdict};
 /// What is spoken with services that say whether a request may go on.
 pub mod authz {
     pub use crate::dialect::authz::{
-        ExtAuthzGrpcOptions, ExtAuthzHttpOptions, ForwardAuthOptions, HeaderNames, messages,
+        ExtAuthzGrpcOptions, ExtAuthzHttpOptions, ForwardAuthOptions, messages,
     };
 }
 pub use dialect::channel::{GrpcEndpoint, TlsFiles};

@@ -3,6 +3,7 @@
 use crate::server::connection::Connection;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use pingora::{ErrorType::InternalError, OrErr, Result, http::RequestHeader};
+use portcullis_config::why_protected;
 use std::{
     fmt::Write,
     net::{IpAddr, SocketAddr},
@@ -243,15 +244,13 @@ fn forwarded_element(
     Some(text)
 }
 
-/// Takes out what only a trusted proxy may say. Spellings with underscores go from everybody: many servers take them for the
-/// same name.
+/// Takes out what only a trusted proxy may say. Spellings with underscores go from everybody, and so do those of all other
+/// names that nobody may edit: many servers take them for the same name, and who reads a length or a coding in one of them
+/// sees the message end elsewhere.
 fn remove_made_up(headers: &mut HeaderMap, trusted: bool) {
-    let made_up = |name: &str| {
-        if name.contains('_') {
-            let dashed = name.replace('_', "-");
-            return is_forwarding(&dashed);
-        }
-        !trusted && is_forwarding(name)
+    let made_up = |name: &str| match name.contains('_') {
+        true => why_protected(name).is_some(),
+        false => !trusted && is_forwarding(name),
     };
     let removed: Vec<HeaderName> = headers
         .keys()
@@ -368,6 +367,10 @@ mod tests {
             ("x-forwarded-user", "root"),
             ("x_forwarded_for", "1.2.3.4"),
             ("x-forwarded_for", "1.2.3.4"),
+            ("x_request_id", "1"),
+            ("content_length", "7"),
+            ("transfer_encoding", "chunked"),
+            ("x_own", "1"),
             ("x-real-ip", "1.2.3.4"),
             ("forwarded", "for=1.2.3.4"),
         ];
@@ -380,9 +383,17 @@ mod tests {
             all(&head, "forwarded"),
             ["for=192.0.2.1;host=\"h\";proto=http"]
         );
-        for gone in ["x-forwarded-user", "x_forwarded_for", "x-forwarded_for"] {
+        for gone in [
+            "x-forwarded-user",
+            "x_forwarded_for",
+            "x-forwarded_for",
+            "x_request_id",
+            "content_length",
+            "transfer_encoding",
+        ] {
             assert_eq!(all(&head, gone), [""; 0], "{gone}");
         }
+        assert_eq!(all(&head, "x_own"), ["1"]);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! such as `user-agent` or the address of the client, is its own business: it gives a time to live to those verdicts alone
 //! that do not depend on it.
 
-use crate::headers::OwnedHeaders;
+use crate::headers::HeaderNames;
 use http::{HeaderMap, HeaderName, header};
 use portcullis_agent_protocol::RequestHeaders;
 use portcullis_config::KeyPart;
@@ -34,7 +34,7 @@ pub(crate) struct Subject<'a> {
     /// As the agents of the step see it.
     pub(crate) head: &'a RequestHeaders<'a>,
     /// What any agent owns.
-    pub(crate) owned: &'a OwnedHeaders,
+    pub(crate) owned: &'a HeaderNames,
 }
 
 /// A set of parts of a key.
@@ -240,7 +240,7 @@ mod tests {
                 changed: &names,
             },
             head: &head,
-            owned: &OwnedHeaders::new(["x-user"]),
+            owned: &HeaderNames::new(["x-user"]),
         };
         subject.key(ignored)
     }

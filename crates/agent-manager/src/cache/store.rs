@@ -1,7 +1,7 @@
 //! The verdicts that are kept: bounded by their number and by what they take up; the one that was not used for longest goes
 //! first. Pure: the time is an argument.
 
-use crate::headers::OwnedHeaders;
+use crate::headers::HeaderNames;
 use bytes::Bytes;
 use lru::LruCache;
 use portcullis_agent_protocol::{Audit, Decision, HeaderOp, Verdict};
@@ -21,12 +21,12 @@ const TEXT_BYTES: usize = size_of::<String>() + 16;
 pub(crate) struct Kept {
     pub(crate) decision: Decision,
     /// What others owned when the decision was found to be in order.
-    pub(crate) foreign: Arc<OwnedHeaders>,
+    pub(crate) foreign: Arc<HeaderNames>,
 }
 
 impl Kept {
     /// Without what nobody reads, and without a share in a buffer that was read from a socket.
-    pub(crate) fn new(decision: &Decision, foreign: &Arc<OwnedHeaders>) -> Self {
+    pub(crate) fn new(decision: &Decision, foreign: &Arc<HeaderNames>) -> Self {
         let mut decision = decision.clone();
         decision.ttl = None;
         if let Some(audit) = &mut decision.audit {

@@ -3,7 +3,7 @@
 use crate::{
     agent::Agent,
     failure::{Failure, FailureReason},
-    headers::OwnedHeaders,
+    headers::HeaderNames,
     operations,
 };
 use portcullis_agent_protocol::{Decision, Event};
@@ -13,7 +13,7 @@ pub(super) fn checked(
     agent: &Agent,
     mut decision: Decision,
     event: &Event<'_>,
-    foreign: &OwnedHeaders,
+    foreign: &HeaderNames,
 ) -> Result<Decision, Failure> {
     let settings = &agent.settings;
     let own = settings.owns_what_it_sets.then_some(&settings.headers.owns);

@@ -24,11 +24,8 @@ impl Changed {
     /// Agents have changed something.
     pub(super) fn operated(&mut self, operations: &[HeaderOp]) {
         for operation in operations {
-            let (HeaderOp::Set { name, .. }
-            | HeaderOp::Add { name, .. }
-            | HeaderOp::Remove { name }) = operation;
             // What is no name has changed nothing.
-            if let Ok(name) = HeaderName::from_bytes(name.as_bytes()) {
+            if let Ok(name) = HeaderName::from_bytes(operation.name().as_bytes()) {
                 self.note(&name);
             }
         }

@@ -5,6 +5,7 @@ use pingora::{
     Result,
     http::{RequestHeader, ResponseHeader},
 };
+use portcullis_agent_protocol::header_name;
 
 /// What the heads of both directions have in common. Pingora has it on both, but not as a trait.
 pub(crate) trait Head {
@@ -14,8 +15,11 @@ pub(crate) trait Head {
     fn remove(&mut self, name: &HeaderName);
 }
 
+/// What is said or taken back on the way to a server or an agent holds for all names that it may read as this one: none of
+/// the client's is left beside it.
 impl Head for RequestHeader {
     fn set(&mut self, name: HeaderName, value: HeaderValue) -> Result<()> {
+        Head::remove(self, &name);
         self.insert_header(name, value)
     }
 
@@ -25,6 +29,9 @@ impl Head for RequestHeader {
 
     fn remove(&mut self, name: &HeaderName) {
         self.remove_header(name);
+        for twin in header_name::twins(&self.headers, name) {
+            self.remove_header(&twin);
+        }
     }
 }
 
@@ -39,5 +46,40 @@ impl Head for ResponseHeader {
 
     fn remove(&mut self, name: &HeaderName) {
         self.remove_header(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn d27_nothing_of_a_client_is_left_beside_what_is_said_to_servers() {
+        let build = || {
+            let mut head = RequestHeader::build("GET", b"/", None).unwrap();
+            for name in ["x-user", "x_user", "X_User", "x-other"] {
+                head.append_header(name, "client").unwrap();
+            }
+            head
+        };
+        let left = |head: &RequestHeader| {
+            let lines = head.headers.iter();
+            let mut lines: Vec<String> = lines
+                .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+                .collect();
+            lines.sort_unstable();
+            lines
+        };
+        let name = HeaderName::from_static("x-user");
+        let mut head = build();
+        Head::set(&mut head, name.clone(), HeaderValue::from_static("proxy")).unwrap();
+        assert_eq!(left(&head), ["x-other: client", "x-user: proxy"]);
+        let mut head = build();
+        Head::remove(&mut head, &HeaderName::from_static("x_user"));
+        assert_eq!(left(&head), ["x-other: client"]);
+        // Who adds wants to keep what is there.
+        let mut head = build();
+        Head::add(&mut head, name, HeaderValue::from_static("proxy")).unwrap();
+        assert_eq!(left(&head).len(), 5);
     }
 }

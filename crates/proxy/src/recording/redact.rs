@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderValue};
 use percent_encoding::percent_decode_str;
 use portcullis_agent_protocol::{
     Audit, BodyChunk, Decision, Detection, Event, FrameDecision, GuardrailInspect, GuardrailResult,
-    HeaderOp, RequestHeaders, ResponseHeaders, Verdict, WebSocketFrame,
+    HeaderOp, RequestHeaders, ResponseHeaders, Verdict, WebSocketFrame, header_name::folded,
 };
 use std::{
     borrow::Cow,
@@ -41,17 +41,12 @@ impl fmt::Debug for Redaction {
     }
 }
 
-/// Underscores count as hyphens, because many servers take them for the same.
-fn dashed(name: &str) -> String {
-    name.to_ascii_lowercase().replace('_', "-")
-}
-
 impl Redaction {
     pub(super) fn new(names: &[String], body_bytes: u32) -> Self {
         let always = ALWAYS.into_iter().map(str::to_owned);
         Self {
             names: always
-                .chain(names.iter().map(|name| dashed(name)))
+                .chain(names.iter().map(|name| folded(name).into_owned()))
                 .collect(),
             body_bytes: body_bytes as usize,
             key: RandomState::new(),
@@ -59,7 +54,7 @@ impl Redaction {
     }
 
     fn is_secret(&self, name: &str) -> bool {
-        self.names.contains(&dashed(name))
+        self.names.contains(&*folded(name))
     }
 
     /// What stands in place of a value.

@@ -5,8 +5,8 @@ mod target;
 
 use super::bytes;
 use portcullis_agent_manager::{
-    AgentSettings, BreakerSettings, CacheSettings, CompletionSettings, HeaderRules,
-    OverloadSettings, OwnedHeaders, PoolSettings, ReportSettings, SendHeaders, supervise::Launch,
+    AgentSettings, BreakerSettings, CacheSettings, CompletionSettings, HeaderNames, HeaderRules,
+    OverloadSettings, PoolSettings, ReportSettings, SendHeaders, supervise::Launch,
 };
 use portcullis_agent_protocol::{EventKind, ReverseAgent, Target};
 use portcullis_config::{
@@ -98,7 +98,7 @@ fn agent_settings(
     needs: Vec<EventKind>,
 ) -> AgentSettings {
     let breaker = &agent.circuit_breaker;
-    let patterns = |list: &[String]| OwnedHeaders::new(list.iter().map(String::as_str));
+    let patterns = |list: &[String]| HeaderNames::new(list.iter().map(String::as_str));
     AgentSettings {
         config: agent.config.clone().map(Arc::new),
         needs,

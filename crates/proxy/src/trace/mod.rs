@@ -17,6 +17,7 @@ use pingora::{
     Result,
     http::{RequestHeader, ResponseHeader},
 };
+use portcullis_agent_protocol::header_name::folded;
 use portcullis_config::{Observability, RecentRequests, VerdictTrace};
 use smallvec::SmallVec;
 use subtle::ConstantTimeEq;
@@ -49,10 +50,8 @@ impl Settings {
         let Some(tokens) = &self.tokens else {
             return false;
         };
-        // Many servers take an underscore for a hyphen.
         let is_token = |name: &&HeaderName| {
-            name.as_str().len() == TOKEN.as_str().len()
-                && (**name == TOKEN || name.as_str().replace('_', "-") == TOKEN.as_str())
+            name.as_str().len() == TOKEN.as_str().len() && folded(name.as_str()) == TOKEN.as_str()
         };
         let names: SmallVec<[HeaderName; 1]> =
             head.headers.keys().filter(is_token).cloned().collect();

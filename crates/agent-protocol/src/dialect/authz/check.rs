@@ -13,6 +13,7 @@ use super::messages::{
 };
 use super::relay;
 use crate::RequestHeaders;
+use crate::header_name::folded;
 
 /// The question about a head. `context` is what the configuration adds.
 pub(super) fn request(
@@ -69,7 +70,7 @@ pub(super) fn add_body(question: &mut CheckRequest, shown: Shown, as_bytes: bool
     };
     let partial = if shown.is_partial { "true" } else { "false" };
     http.headers
-        .insert(PARTIAL_BODY.to_owned(), partial.to_owned());
+        .insert(PARTIAL_BODY.as_str().to_owned(), partial.to_owned());
     match std::str::from_utf8(&shown.data) {
         Ok(text) if !as_bytes => text.clone_into(&mut http.body),
         _ => http.raw_body = shown.data,
@@ -91,7 +92,7 @@ fn headers(event: &RequestHeaders<'_>) -> BTreeMap<String, String> {
         (":scheme".to_owned(), relay::scheme(event).to_owned()),
     ]);
     for name in event.headers.keys() {
-        if *name == HOST || name == PARTIAL_BODY {
+        if *name == HOST || folded(name.as_str()) == PARTIAL_BODY.as_str() {
             continue;
         }
         let values = event.headers.get_all(name).iter();

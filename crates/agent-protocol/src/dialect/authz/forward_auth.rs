@@ -4,9 +4,10 @@ use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request};
 
-use super::relay::{self, HeaderNames};
+use super::relay;
 use crate::dialect::exchanges::{Dialect, Exchange};
 use crate::dialect::http_client::{HttpAnswer, HttpClient, HttpEndpoint};
+use crate::header_name::{HeaderNames, insert_alone, remove_alike};
 use crate::{
     CallError, Capabilities, ConnectError, ConnectOptions, Decision, Event, RequestHeaders,
 };
@@ -73,7 +74,7 @@ fn headers(event: &RequestHeaders<'_>) -> Result<HeaderMap, CallError> {
     let mut headers = event.headers.clone();
     relay::remove_hop_by_hop(&mut headers);
     for name in NOT_ASKED {
-        headers.remove(name);
+        remove_alike(&mut headers, &HeaderName::from_static(name));
     }
     let value = |text: &str| {
         HeaderValue::from_bytes(text.as_bytes())
@@ -91,7 +92,7 @@ fn headers(event: &RequestHeaders<'_>) -> Result<HeaderMap, CallError> {
     .concat();
     let url = HeaderValue::from_bytes(&url)
         .map_err(|error| CallError::Agent(format!("the request cannot be told: {error}")))?;
-    // A client may have sent names like these, and services believe them.
+    // A client may have sent names that are read as these, and services believe them.
     for (name, told) in [
         ("x-forwarded-method", value(event.method)?),
         ("x-forwarded-uri", value(event.uri)?),
@@ -101,13 +102,15 @@ fn headers(event: &RequestHeaders<'_>) -> Result<HeaderMap, CallError> {
         ("x-original-uri", value(event.uri)?),
         ("x-original-url", url),
     ] {
-        headers.insert(HeaderName::from_static(name), told);
+        insert_alone(&mut headers, HeaderName::from_static(name), told);
     }
     // That one is right already, where it is told.
-    if !headers.contains_key("x-forwarded-for") {
-        let client = value(&event.metadata.client_ip.to_string())?;
-        headers.insert(HeaderName::from_static("x-forwarded-for"), client);
-    }
+    let chain = match headers.get("x-forwarded-for") {
+        Some(chain) => chain.clone(),
+        None => value(&event.metadata.client_ip.to_string())?,
+    };
+    let name = HeaderName::from_static("x-forwarded-for");
+    insert_alone(&mut headers, name, chain);
     Ok(headers)
 }
 

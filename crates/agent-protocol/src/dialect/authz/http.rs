@@ -2,13 +2,14 @@
 //! the status of the answer is the verdict.
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, HeaderValue};
+use http::header::{CONTENT_LENGTH, EXPECT, HeaderName, HeaderValue};
 use http::{Method, Request, StatusCode, Uri};
 
 use super::deferred::{Deferred, Shown};
-use super::relay::{self, HeaderNames};
+use super::relay;
 use crate::dialect::exchanges::{Dialect, Exchange};
 use crate::dialect::http_client::{HttpAnswer, HttpClient, HttpEndpoint};
+use crate::header_name::{HeaderNames, remove_alike};
 use crate::{
     CallError, Capabilities, ConnectError, ConnectOptions, Decision, Event, HeaderOp,
     RequestHeaders,
@@ -17,7 +18,7 @@ use crate::{
 /// Names of headers that shall be taken off the request, in the answer of the service.
 const TO_REMOVE: &str = "x-envoy-auth-headers-to-remove";
 /// Tells the service whether a body that it is shown is cut short.
-pub(super) const PARTIAL_BODY: &str = "x-envoy-auth-partial-body";
+pub(super) const PARTIAL_BODY: HeaderName = HeaderName::from_static("x-envoy-auth-partial-body");
 
 /// How a service is spoken to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,8 +79,8 @@ fn request(url: &Uri, event: &RequestHeaders<'_>) -> Result<Request<Bytes>, Call
         Method::from_bytes(event.method.as_bytes()).map_err(|error| untold(&error))?;
     let mut headers = event.headers.clone();
     relay::remove_hop_by_hop(&mut headers);
-    headers.remove(http::header::EXPECT);
-    headers.remove(PARTIAL_BODY);
+    headers.remove(EXPECT);
+    remove_alike(&mut headers, &PARTIAL_BODY);
     headers.insert(CONTENT_LENGTH, HeaderValue::from(0));
     *request.headers_mut() = headers;
     Ok(request)

@@ -18,7 +18,6 @@ pub(crate) use grpc::ExtAuthzGrpc;
 pub use grpc::ExtAuthzGrpcOptions;
 pub(crate) use http::ExtAuthzHttp;
 pub use http::ExtAuthzHttpOptions;
-pub use relay::HeaderNames;
 
 use crate::{AgentLimits, Capabilities, EventKind};
 

@@ -5,29 +5,8 @@ use http::header::{
     PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 
+use crate::header_name::{HeaderNames, remove_alike};
 use crate::{CallError, Decision, HeaderOp, ProtocolError, RequestHeaders, Verdict};
-
-/// Names of headers, some of them by their beginning.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct HeaderNames(Vec<String>);
-
-impl HeaderNames {
-    /// Names in any case; one that ends in `*` stands for all that begin so.
-    pub fn new<'a>(patterns: impl IntoIterator<Item = &'a str>) -> Self {
-        Self(patterns.into_iter().map(str::to_ascii_lowercase).collect())
-    }
-
-    /// Whether a name is among them.
-    #[must_use]
-    pub fn contains(&self, name: &HeaderName) -> bool {
-        self.0
-            .iter()
-            .any(|pattern| match pattern.strip_suffix('*') {
-                Some(beginning) => name.as_str().starts_with(beginning),
-                None => name.as_str() == pattern,
-            })
-    }
-}
 
 /// The headers of a message that are for its next hop alone, and what is said of how its body is sent: another message
 /// must not have them (RFC 9110 section 7.6.1).
@@ -42,6 +21,7 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     for name in nominated {
         headers.remove(name);
     }
+    // Some of them say where the message ends: nobody may read that in a name that is only like it.
     for name in [
         CONNECTION,
         CONTENT_LENGTH,
@@ -51,11 +31,11 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
         TRAILER,
         TRANSFER_ENCODING,
         UPGRADE,
+        HeaderName::from_static("keep-alive"),
+        HeaderName::from_static("proxy-connection"),
+        HeaderName::from_static("http2-settings"),
     ] {
-        headers.remove(name);
-    }
-    for name in ["keep-alive", "proxy-connection", "http2-settings"] {
-        headers.remove(name);
+        remove_alike(headers, &name);
     }
 }
 
@@ -99,7 +79,7 @@ pub(super) fn relayed(status: u16, headers: &HeaderMap, body: bytes::Bytes) -> D
 /// A value that is no text: what it stands for must not be lost.
 pub(super) fn copied(headers: &HeaderMap, names: &HeaderNames) -> Result<Vec<HeaderOp>, CallError> {
     let mut operations = Vec::new();
-    for name in headers.keys().filter(|name| names.contains(name)) {
+    for name in headers.keys().filter(|name| names.contains(name.as_str())) {
         for (number, value) in headers.get_all(name).iter().enumerate() {
             let name = name.as_str().to_owned();
             let Ok(value) = std::str::from_utf8(value.as_bytes()) else {

@@ -10,8 +10,9 @@ use tonic::{Code, Status};
 
 use super::deferred::{Deferred, Shown};
 use super::messages::{self, CheckRequest, CheckResponse};
-use super::relay::{self, HeaderNames};
+use super::relay;
 use super::{answered, check, forward_auth, grpc};
+use crate::header_name::HeaderNames;
 use crate::{BodyChunk, CallError, Decision, HeaderOp, RequestHeaders, RequestMetadata, Verdict};
 
 fn headers(lines: &[(&str, &str)]) -> HeaderMap {
@@ -67,10 +68,19 @@ const CLIENT: &[(&str, &str)] = &[
     ("x-original-url", "https://evil/"),
     ("x-forwarded-uri", "/evil"),
     ("x-envoy-auth-partial-body", "false"),
+    ("x_original_uri", "/public"),
+    ("x-original_url", "https://evil/public"),
+    ("x_forwarded_for", "10.0.0.1"),
+    ("x_envoy_auth_partial_body", "false"),
+    ("x_envoy-auth-partial_body", "true"),
+    ("content_length", "7"),
+    ("transfer_encoding", "chunked"),
+    ("if_none_match", "*"),
+    ("x_own", "1"),
 ];
 
 #[test]
-fn forward_auth_asks_about_the_request_and_not_for_the_resource() {
+fn d27_forward_auth_asks_about_the_request_and_not_for_the_resource() {
     let lines = headers(CLIENT);
     let told = forward_auth::told(&head("POST", "/cart?x=1", &lines));
     let expected = headers(&[
@@ -87,6 +97,9 @@ fn forward_auth_asks_about_the_request_and_not_for_the_resource() {
         ("accept", "text/html"),
         ("accept", "*/*"),
         ("x-envoy-auth-partial-body", "false"),
+        ("x_envoy_auth_partial_body", "false"),
+        ("x_envoy-auth-partial_body", "true"),
+        ("x_own", "1"),
     ]);
     assert_eq!(told, expected);
     let few = headers(&[("host", "a")]);
@@ -124,7 +137,17 @@ fn ext_authz_over_http_passes_the_request_on() {
         assert_eq!(told.headers()["content-length"], length);
         let header = told.headers().get("x-envoy-auth-partial-body");
         assert_eq!(header.map(|it| it.to_str().unwrap()), partial);
-        assert!(!told.headers().contains_key("x-hop"));
+        let gone = [
+            "x-hop",
+            "x_envoy_auth_partial_body",
+            "x_envoy-auth-partial_body",
+            "content_length",
+            "transfer_encoding",
+        ];
+        for name in gone {
+            assert!(!told.headers().contains_key(name), "{name}");
+        }
+        assert!(told.headers().contains_key("x_own"));
         assert!(!told.headers().contains_key("connection"));
         assert_eq!(*told.body(), body);
     }

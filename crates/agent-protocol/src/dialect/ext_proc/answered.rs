@@ -13,6 +13,7 @@ use super::messages::{
 use super::options::ExtProcOptions;
 use super::progress::Progress;
 use super::told::Part;
+use crate::header_name::folded;
 use crate::{Decision, HeaderOp, ProtocolError, Verdict};
 
 /// Envoy's own, for an immediate response that names none.
@@ -276,9 +277,7 @@ impl Reading<'_> {
 
     /// Headers that speak of Envoy are for Envoy alone.
     fn is_ours(&mut self, name: &str) -> Result<bool, ProtocolError> {
-        let is_envoys = name
-            .get(..8)
-            .is_some_and(|start| start.eq_ignore_ascii_case("x-envoy-"));
+        let is_envoys = folded(name).starts_with("x-envoy-");
         if is_envoys {
             self.refuse(&format!("a change of the header '{name}'"))?;
         }

@@ -3,7 +3,8 @@
 use super::bytes;
 use portcullis_agent_protocol::{
     ExtAuthzGrpcTarget, ExtAuthzHttpTarget, ForwardAuthTarget, GrpcEndpoint, HttpEndpoint, Target,
-    authz::{ExtAuthzGrpcOptions, ExtAuthzHttpOptions, ForwardAuthOptions, HeaderNames},
+    authz::{ExtAuthzGrpcOptions, ExtAuthzHttpOptions, ForwardAuthOptions},
+    header_name::HeaderNames,
 };
 use portcullis_config::{Agent, AgentTransport, Authz, Dialect, SendHeaders};
 

@@ -79,6 +79,7 @@ fn what_is_not_done_is_counted_or_makes_the_answer_void() {
     for refused in [
         to_head(setting(vec![option("x-envoy-original-path", "/")])),
         to_head(setting(vec![option("X-Envoy-Y", "/")])),
+        to_head(setting(vec![option("x_envoy-Y", "/")])),
         to_head(setting(vec![not_text])),
         to_head(replacing(0, Mutation::Body("x".into()))),
     ] {
