@@ -16,8 +16,10 @@ const DEEPEST: usize = 32;
 
 /// What an answer means.
 ///
+/// One that says nothing at all lets pass, as with Envoy: 0 is what a code is when nobody has set it.
+///
 /// # Errors
-/// The service says that it failed.
+/// The service says that it failed, or contradicts itself.
 pub(super) fn decision(response: CheckResponse) -> Result<Decision, CallError> {
     let (code, message) = response
         .status
@@ -25,7 +27,11 @@ pub(super) fn decision(response: CheckResponse) -> Result<Decision, CallError> {
         .unwrap_or_default();
     let mut decision = match (code, response.answer) {
         (0, Some(Answer::Ok(answer))) => allowed(answer)?,
-        (0, _) => Decision::allow(),
+        (0, None) => Decision::allow(),
+        (0, Some(Answer::Denied(_) | Answer::Error(_))) => {
+            let detail = "refuses with a status that lets pass".to_owned();
+            return Err(malformed(detail));
+        }
         (_, Some(Answer::Error(_))) => return Err(CallError::Agent(shortened(message))),
         (_, Some(Answer::Denied(answer))) => denied(answer)?,
         (_, _) => denied(DeniedResponse::default())?,

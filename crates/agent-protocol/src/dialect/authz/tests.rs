@@ -356,6 +356,19 @@ fn what_goes_with_an_answer_that_refuses() {
     );
     let odd = decided(&odd).unwrap().verdict;
     assert!(matches!(odd, Verdict::Block { status: 403, .. }), "{odd:?}");
+    // What refuses and lets pass at once is no answer, with or without a status.
+    for with in [messages::Answer::Denied, messages::Answer::Error] {
+        let with = with(messages::DeniedResponse::default());
+        let mut contradiction = answer(0, Some(with));
+        for _ in 0..2 {
+            let decided = decided(&contradiction);
+            assert!(
+                matches!(decided, Err(CallError::Protocol(_))),
+                "{decided:?}"
+            );
+            contradiction.status = None;
+        }
+    }
     let failed = answer(
         13,
         Some(messages::Answer::Error(messages::DeniedResponse::default())),
