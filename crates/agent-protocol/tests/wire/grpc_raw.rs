@@ -1,6 +1,7 @@
 //! An agent over gRPC that the test plays message by message.
 
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
@@ -26,7 +27,7 @@ use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming, codegen};
 use tonic_prost::ProstCodec;
 
-use crate::support::{Request as Asked, within};
+use crate::support::{Request as Asked, drive_by_turns, within};
 
 type Said = Result<AgentToProxy, Status>;
 
@@ -222,6 +223,34 @@ async fn the_end_of_a_stream_is_no_answer() {
         assert_eq!(within(answer).await, Err(CallError::Closed));
         within(connection.closed()).await;
     }
+}
+
+#[tokio::test]
+async fn an_agent_that_floods_leaves_the_thread_to_others() {
+    const FLOOD: usize = 1_000;
+    let mut stage = Stage::set().await;
+    let heard = Arc::new(AtomicUsize::new(0));
+    let hears = Arc::clone(&heard);
+    let options = ConnectOptions {
+        on_control: Some(Arc::new(move |_| {
+            hears.fetch_add(1, Ordering::SeqCst);
+        })),
+        ..ConnectOptions::new("test")
+    };
+    let target = stage.target.clone();
+    let connecting = AnyConnection::connect(&target, &options);
+    let agent = async {
+        let mut peer = stage.peer().await;
+        peer.shake_hands(Extensions::NONE).await;
+        peer
+    };
+    let (connected, peer) = within(async { tokio::join!(connecting, agent) }).await;
+    let (connection, driver) = connected.unwrap();
+    for _ in 0..FLOOD {
+        peer.say(FromAgent::Log(LogMessage::default()));
+    }
+    drive_by_turns(driver, &heard, FLOOD).await;
+    drop((connection, peer));
 }
 
 #[tokio::test]

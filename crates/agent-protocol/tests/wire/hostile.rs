@@ -1,6 +1,8 @@
 //! Peers that do not keep to the protocol.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use portcullis_agent_protocol::codec::binary;
 use portcullis_agent_protocol::codec::frame::MessageType;
@@ -12,7 +14,8 @@ use portcullis_agent_protocol::{
 use serde_json::json;
 
 use crate::support::{
-    PEERS, RawListener, RawPeer, Request, Served, connect, framed, legacy_answer, until, within,
+    PEERS, RawListener, RawPeer, Request, Served, connect, drive_by_turns, framed, legacy_answer,
+    until, within,
 };
 
 /// Bytes that end a connection to an agent, whoever it is.
@@ -71,6 +74,31 @@ async fn garbage_fails_all_calls_with_a_protocol_error() {
             peer.ended().await;
         }
     }
+}
+
+#[tokio::test]
+async fn an_agent_that_floods_leaves_the_thread_to_others() {
+    const FLOOD: usize = 1_000;
+    let raw = RawListener::new();
+    let heard = Arc::new(AtomicUsize::new(0));
+    let hears = Arc::clone(&heard);
+    let options = ConnectOptions {
+        on_control: Some(Arc::new(move |_| {
+            hears.fetch_add(1, Ordering::SeqCst);
+        })),
+        ..ConnectOptions::new("raw")
+    };
+    let agent = async {
+        let mut peer = raw.accept().await;
+        peer.shake_hands(Extensions::NONE).await;
+        peer
+    };
+    let (connected, mut peer) = tokio::join!(Connection::connect(&raw.path, &options), agent);
+    let (connection, driver) = connected.unwrap();
+    let healthy = framed(MessageType::HealthStatus, br#"{"state":1}"#);
+    peer.send_bytes(&healthy.repeat(FLOOD)).await;
+    drive_by_turns(driver, &heard, FLOOD).await;
+    drop(connection);
 }
 
 #[tokio::test]

@@ -2,8 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::Context;
 use std::time::{Duration, UNIX_EPOCH};
 
 use http::HeaderMap;
@@ -49,6 +51,45 @@ pub(crate) async fn until(mut holds: impl FnMut() -> bool) {
         }
     })
     .await;
+}
+
+/// Polls a driver alone until it has heard so many messages, and sees to it that it takes a few at a time and asks for
+/// another turn when there may be more.
+pub(crate) async fn drive_by_turns(
+    driver: impl Future<Output = impl std::fmt::Debug>,
+    heard: &AtomicUsize,
+    all: usize,
+) {
+    /// So many are taken in a turn.
+    const MOST: usize = 64;
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+    impl std::task::Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    let mut driver = pin!(driver);
+    let mut full_turns = 0;
+    within(async {
+        while heard.load(Ordering::SeqCst) < all {
+            let woken = Arc::new(Woken::default());
+            let waker = Arc::clone(&woken).into();
+            let before = heard.load(Ordering::SeqCst);
+            let polled = driver.as_mut().poll(&mut Context::from_waker(&waker));
+            assert!(polled.is_pending(), "{polled:?}");
+            let taken = heard.load(Ordering::SeqCst) - before;
+            assert!(taken <= MOST, "{taken} in one turn");
+            if taken == MOST {
+                full_turns += 1;
+                assert_eq!(woken.0.load(Ordering::SeqCst), 1);
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    // Otherwise nothing was seen here.
+    assert!(full_turns > 0);
 }
 
 /// A request as agents see it.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use http::uri::PathAndQuery;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::coop::consume_budget;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status, Streaming};
 use tonic_prost::ProstCodec;
@@ -181,6 +182,8 @@ impl Talk {
             if let (Some(time), Some(granted)) = (answered::granted(&wanted, options), granted) {
                 granted.grant(time);
             }
+            // Others on this thread have their turn, however many of these come.
+            consume_budget().await;
         }
     }
 
@@ -205,7 +208,11 @@ impl Talk {
         };
         runtime.spawn(async move {
             let _counted = counted;
-            let the_end = async { while let Ok(Some(_)) = from_agent.message().await {} };
+            let the_end = async {
+                while let Ok(Some(_)) = from_agent.message().await {
+                    consume_budget().await;
+                }
+            };
             let _ = tokio::time::timeout(TO_CLOSE, the_end).await;
         });
     }
@@ -233,7 +240,9 @@ impl Observed {
                     .await
                     .map_err(|it| failed(&it))?
                     .is_some()
-                {}
+                {
+                    consume_budget().await;
+                }
                 Ok::<_, CallError>(())
             };
             let late = async {

@@ -8,9 +8,9 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Buf;
 
-use super::CloseReason;
 use super::calls::{Ended, Outcome};
 use super::shared::{Phase, Shared};
+use super::{CloseReason, MOST_AT_ONCE};
 use crate::codec::frame::{self, HEADER_BYTES, MessageType};
 use crate::codec::{Answer, BadMessage, EventId, binary, json};
 use crate::transport::{Inbound, Outbound, Socket};
@@ -50,14 +50,20 @@ impl ConnectionDriver {
         if let Poll::Ready(reason) = self.poll_write(cx) {
             return Poll::Ready(reason);
         }
+        let mut left = MOST_AT_ONCE;
         loop {
             // Before the first read too: the handshake may have read ahead.
-            let dispatched = self.dispatch();
+            let dispatched = self.dispatch(&mut left);
             let delivered = self.shared.deliver(&mut self.answers, &mut self.ended);
             match dispatched.and(delivered) {
                 Ok(false) => {}
                 Ok(true) => return self.poll_write(cx),
                 Err(error) => return Poll::Ready(error.into()),
+            }
+            if left == 0 {
+                // There may be more. It is this task's turn again when all others have had theirs.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
             match ready!(self.inbound.poll_read(&mut self.stream, cx)) {
                 Ok(0) => return Poll::Ready(CloseReason::Peer),
@@ -103,11 +109,15 @@ impl ConnectionDriver {
         }
     }
 
-    // Decodes all complete frames. The answers before an error are kept.
-    fn dispatch(&mut self) -> Result<(), ProtocolError> {
+    // Decodes complete frames, as many as are left to be. The answers before an
+    // error are kept.
+    fn dispatch(&mut self, left: &mut usize) -> Result<(), ProtocolError> {
         let limit = self.shared.limits.max_frame_bytes;
         let mut heard = false;
-        while let Some((kind, total)) = frame::peek(&self.inbound.bytes, limit)? {
+        while *left > 0
+            && let Some((kind, total)) = frame::peek(&self.inbound.bytes, limit)?
+        {
+            *left -= 1;
             if !heard {
                 self.shared.note_heard();
                 heard = true;

@@ -5,7 +5,7 @@
 //! encode events into the outbound buffer and wait in the table of calls, and
 //! the driver, one task that owns the socket. The driver swaps the outbound
 //! buffer for its own empty one, so that everything that was queued since
-//! goes out in one write, and it decodes all answers of a read before it
+//! goes out in one write, and it decodes up to [`MOST_AT_ONCE`] answers before it
 //! takes the lock once to hand them over. The lock is a plain mutex that is
 //! held for the time of an encoding and never over an await.
 
@@ -21,6 +21,10 @@ mod ping;
 mod pings;
 pub(crate) mod reverse;
 mod shared;
+
+/// So many messages of an agent are taken at a time. Then others on its thread
+/// have their turn, however much it sends.
+const MOST_AT_ONCE: usize = 64;
 
 pub use configure::PendingConfiguration;
 pub(super) use configure::outcome as configuration_outcome;

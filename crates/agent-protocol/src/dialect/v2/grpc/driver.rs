@@ -13,17 +13,14 @@ use tonic::client::Grpc;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
-use super::super::CloseReason;
 use super::super::calls::{Ended, Outcome};
 use super::super::shared::{Phase, Shared};
+use super::super::{CloseReason, MOST_AT_ONCE};
 use crate::codec::protobuf::messages::{AgentToProxy, FromAgent};
 use crate::codec::protobuf::{self, Control};
 use crate::codec::{BadMessage, EventId};
 use crate::grpc::describe;
 use crate::{CallError, ControlMessage, LogEntry, LogLevel, ProtocolError};
-
-/// So many messages are read before their answers are handed over.
-const BATCH: usize = 64;
 
 /// Reads and hands out answers; to be spawned on the runtime that the
 /// connection was made on. It ends when the connection ends, and says why.
@@ -55,34 +52,36 @@ impl GrpcDriver {
     }
 
     fn poll_drive(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
-        loop {
-            let mut state = self.shared.lock();
-            if state.phase == Phase::Closing {
-                return Poll::Ready(CloseReason::Local);
-            }
-            match &mut state.reader {
-                Some(waker) => waker.clone_from(cx.waker()),
-                None => state.reader = Some(cx.waker().clone()),
-            }
-            drop(state);
-            let read = self.poll_batch(cx);
-            // Those before an error are handed over.
-            let delivered = self.shared.deliver(&mut self.answers, &mut self.ended);
-            if let Poll::Ready(Some(reason)) = read {
-                return Poll::Ready(reason);
-            }
-            match delivered {
-                Ok(false) => {}
-                Ok(true) => return Poll::Ready(CloseReason::Local),
-                Err(error) => return Poll::Ready(error.into()),
-            }
-            ready!(read);
+        let mut state = self.shared.lock();
+        if state.phase == Phase::Closing {
+            return Poll::Ready(CloseReason::Local);
         }
+        match &mut state.reader {
+            Some(waker) => waker.clone_from(cx.waker()),
+            None => state.reader = Some(cx.waker().clone()),
+        }
+        drop(state);
+        let read = self.poll_batch(cx);
+        // Those before an error are handed over.
+        let delivered = self.shared.deliver(&mut self.answers, &mut self.ended);
+        if let Poll::Ready(Some(reason)) = read {
+            return Poll::Ready(reason);
+        }
+        match delivered {
+            Ok(false) => {}
+            Ok(true) => return Poll::Ready(CloseReason::Local),
+            Err(error) => return Poll::Ready(error.into()),
+        }
+        if read.is_ready() {
+            // There may be more. It is this task's turn again when all others have had theirs.
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
     }
 
     // Reads what is there, but not too much of it; pending when that is all.
     fn poll_batch(&mut self, cx: &mut Context<'_>) -> Poll<Option<CloseReason>> {
-        for _ in 0..BATCH {
+        for _ in 0..MOST_AT_ONCE {
             let end = match ready!(Pin::new(&mut self.inbound).poll_next(cx)) {
                 Some(Ok(bytes)) => match self.take(bytes) {
                     Ok(()) => continue,
