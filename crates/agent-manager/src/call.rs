@@ -115,11 +115,8 @@ pub(crate) async fn call(
         let failure = out_of_time(Stage::Permit, limits);
         return Called::refused(failure.reason, "it was still busy with this request");
     };
-    if conversation.has_given_up(ask.used.agent) {
-        return Called::refused(
-            FailureReason::Timeout,
-            "it did not answer an earlier event of this request",
-        );
+    if let Some(why) = conversation.given_up(ask.used.agent) {
+        return Called::refused(why, "it did not answer an earlier event of this request");
     }
     if limits.budget.is_some_and(|budget| budget <= now) {
         return Called::refused(FailureReason::Budget, "no time was left");

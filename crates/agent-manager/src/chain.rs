@@ -221,7 +221,10 @@ impl<'a> Asked<'a> {
         let duration = called.ended.saturating_duration_since(self.started);
         let ask = &self.asks[position];
         if called.give_up {
-            self.conversation.give_up(ask.used.agent);
+            let why = called.result.as_ref().err().map(|failure| failure.reason);
+            // An answer from elsewhere has taken the place of one that did not come in time.
+            let why = why.unwrap_or(FailureReason::Timeout);
+            self.conversation.give_up(ask.used.agent, why);
         }
         let id = self.links.pool(ask.used.agent).agent.id();
         let (mut record, answer) = conclude(id, ask, position, called.result, duration);
@@ -250,7 +253,9 @@ impl<'a> Asked<'a> {
         self.ended = Instant::now();
         for position in std::mem::take(&mut self.unanswered) {
             let ask = &self.asks[position];
-            self.conversation.give_up(ask.used.agent);
+            // Nobody would know why, because nothing is asked after that.
+            let why = FailureReason::Timeout;
+            self.conversation.give_up(ask.used.agent, why);
             self.conversation.note(Record {
                 agent: self.links.pool(ask.used.agent).agent.id().clone(),
                 phase: Phase::of(ask.event),

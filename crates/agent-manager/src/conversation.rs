@@ -3,6 +3,7 @@
 
 use crate::{
     changed::{HeaderChange, MOST_CHANGES},
+    failure::FailureReason,
     pool::Member,
     record::{Phase, Record},
 };
@@ -35,8 +36,8 @@ struct State {
     spent: Duration,
     /// The same, pieces of streams included.
     waited: Duration,
-    /// Agents whose late answer could be taken for that of another event; by position.
-    given_up: SmallVec<[usize; 2]>,
+    /// Agents whose late answer could be taken for that of another event; by position, each with why there was none.
+    given_up: SmallVec<[(usize, FailureReason); 2]>,
     /// Of each agent that was asked, by position, whose turn it is.
     turns: SmallVec<[(usize, Arc<Semaphore>); 2]>,
     /// Of agents with replicas, by position, the one that knows the request.
@@ -181,14 +182,18 @@ impl Conversation {
         }
     }
 
-    pub(crate) fn has_given_up(&self, agent: usize) -> bool {
-        self.state().given_up.contains(&agent)
+    /// Why the agent is asked nothing more about this request, if that is so.
+    pub(crate) fn given_up(&self, agent: usize) -> Option<FailureReason> {
+        let state = self.state();
+        let given_up = state.given_up.iter().find(|(of, _)| *of == agent);
+        given_up.map(|(_, why)| *why)
     }
 
-    pub(crate) fn give_up(&self, agent: usize) {
+    /// From now on the agent is asked nothing more about this request. The first reason stays.
+    pub(crate) fn give_up(&self, agent: usize, why: FailureReason) {
         let mut state = self.state();
-        if !state.given_up.contains(&agent) {
-            state.given_up.push(agent);
+        if !state.given_up.iter().any(|(of, _)| *of == agent) {
+            state.given_up.push((agent, why));
         }
     }
 
@@ -293,6 +298,16 @@ mod tests {
         drop(first);
         assert!(conversation.try_turn(1).is_none(), "somebody waits for it");
         assert!(second.now_or_never().flatten().is_some());
+    }
+
+    #[test]
+    fn why_an_agent_was_given_up_first_is_why_it_is_not_asked() {
+        let conversation = Conversation::default();
+        assert_eq!(conversation.given_up(1), None);
+        conversation.give_up(1, FailureReason::ProtocolError);
+        conversation.give_up(1, FailureReason::Timeout);
+        assert_eq!(conversation.given_up(1), Some(FailureReason::ProtocolError));
+        assert_eq!(conversation.given_up(2), None);
     }
 
     #[test]
