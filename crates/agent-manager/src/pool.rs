@@ -34,7 +34,6 @@ pub(crate) use member::Member;
 use member::{Asked, Offer};
 use places::{Place, Places};
 use portcullis_agent_protocol::CallGuard;
-use portcullis_config::PoolBalance;
 pub use settings::PoolSettings;
 use shared::{Board, Shared, Waiting};
 use smallvec::SmallVec;
@@ -276,7 +275,7 @@ impl<C: Connect> Pool<C> {
             is_bound: wanted.bound.is_some(),
             is_failing: self.has_replicas() && self.agent.replicas[index].is_failing(now),
             most: settings.pool.max_outstanding,
-            now: (settings.pool.balance == PoolBalance::Fastest).then_some(now),
+            now: settings.pool.balance.needs_pace().then_some(now),
         };
         for place in places.iter() {
             match place {

@@ -16,7 +16,8 @@ pub(super) struct Candidate {
     pub(super) standing: Standing,
     /// Events that the agent has not answered on it.
     pub(super) unanswered: usize,
-    /// How long its calls took of late; nothing when it is new or was not used for long.
+    /// How long its calls took of late; nothing when it is new or was not used for long, and where the strategy does not
+    /// [need it](PoolBalance::needs_pace).
     pub(super) average: Duration,
     /// How many events the agent says that it works on at once on it; 0 when it does not say.
     pub(super) capacity: u32,

@@ -66,6 +66,14 @@ impl PoolBalance {
         Self::Weighted,
     ];
 
+    /// Whether it looks at how long calls took. Nobody measures that for the others.
+    pub const fn needs_pace(self) -> bool {
+        match self {
+            Self::Fastest => true,
+            Self::LeastInFlight | Self::RoundRobin | Self::Random | Self::Weighted => false,
+        }
+    }
+
     /// The name as it is written in the configuration.
     pub const fn name(self) -> &'static str {
         match self {
