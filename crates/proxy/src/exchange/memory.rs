@@ -76,6 +76,11 @@ impl Held {
         }
     }
 
+    /// How much it is.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Takes more, or leaves everything as it is.
     pub(crate) fn add(&mut self, bytes: usize) -> Result<(), Full> {
         let limit = self.memory.room();

@@ -19,6 +19,7 @@ pub(super) struct Stage<'a> {
     members: SmallVec<[Seen; 2]>,
     /// What has to wait; `None` when nothing does, or does any longer.
     waiting: Option<Waiting>,
+    memory: Arc<BufferMemory>,
 }
 
 /// What a step has let pass.
@@ -56,6 +57,7 @@ impl<'a> Stage<'a> {
                 bytes: 0,
                 held: Held::new(memory),
             }),
+            memory: memory.clone(),
         }
     }
 
@@ -87,24 +89,30 @@ impl<'a> Stage<'a> {
         total: Option<u64>,
     ) -> Result<Passed, Reply> {
         let mut passed = Passed::default();
-        if self.is_holding() {
+        let was_holding = self.is_holding();
+        let mut held = if was_holding {
             let Some(waiting) = self.wait(agents, flow, end.is_some(), total)? else {
                 return Ok(passed);
             };
             flow = only(waiting.data.into_bytes());
-            passed.released = Some(waiting.held);
-        } else if flow.is_empty() && end.is_some() {
-            // The step before has let nothing pass, and this one has to learn that there is no more.
-            flow = only(Bytes::new());
-        }
+            waiting.held
+        } else {
+            if flow.is_empty() && end.is_some() {
+                // The step before has let nothing pass, and this one has to learn that there is no more.
+                flow = only(Bytes::new());
+            }
+            // For what agents make of it, until it goes on.
+            Held::new(&self.memory)
+        };
         let last = flow.len().saturating_sub(1);
         for (number, piece) in flow.into_iter().enumerate() {
             let end = end.filter(|_| number == last);
-            let (shown, changed) = self.show(agents, piece, end, total).await?;
+            let (shown, changed) = self.show(agents, piece, end, (total, &mut held)).await?;
             passed.changed |= changed;
             let shown = shown.into_iter().filter(|piece| !piece.is_empty());
             passed.pieces.extend(shown);
         }
+        passed.released = was_holding.then_some(held);
         Ok(passed)
     }
 
@@ -168,13 +176,13 @@ impl<'a> Stage<'a> {
     }
 
     /// Shows a piece to all members that still see something, in as many parts as each likes. Returns what goes on, and
-    /// whether that is something else.
+    /// whether that is something else. By how much that is larger than what came, it is held as well.
     async fn show(
         &mut self,
         agents: &impl Agents,
         piece: Bytes,
         end: Option<&End>,
-        total: Option<u64>,
+        (total, held): (Option<u64>, &mut Held),
     ) -> Result<(Pieces, bool), Reply> {
         if piece.is_empty() && end.is_none() || self.is_done() {
             return Ok((only(piece), false));
@@ -188,6 +196,7 @@ impl<'a> Stage<'a> {
             .zip(&self.members)
             .map(|(member, seen)| Part::new(member, *seen, &piece))
             .collect();
+        let held_before = held.bytes();
         loop {
             let mut round = Vec::with_capacity(parts.len());
             for (position, part) in parts.iter_mut().enumerate() {
@@ -209,6 +218,10 @@ impl<'a> Stage<'a> {
                     .map(|(_, data)| data.clone());
                 parts[shown.member].went(shown, other);
             }
+            let made: usize = parts.iter().map(|part| part.made).sum();
+            if held.set(held_before + made.saturating_sub(piece.len())) == Err(Full) {
+                return Err(agents.refuse(self.step, 0, Unshown::BufferFull));
+            }
         }
         // Of several that changed it, the later line wins.
         let winner = parts.into_iter().rev().find(|part| part.changed);
@@ -227,6 +240,8 @@ struct Part {
     rest: Bytes,
     shown: usize,
     out: Pieces,
+    /// Bytes that the member has put in place of what it was shown.
+    made: usize,
     changed: bool,
     is_over: bool,
 }
@@ -241,6 +256,7 @@ impl Part {
             rest,
             shown: 0,
             out: Pieces::new(),
+            made: 0,
             changed: false,
             is_over: false,
         }
@@ -279,6 +295,7 @@ impl Part {
 
     fn went(&mut self, shown: Piece, other: Option<Bytes>) {
         self.changed |= other.is_some();
+        self.made += other.as_ref().map_or(0, Bytes::len);
         self.out.push(other.unwrap_or(shown.data));
     }
 

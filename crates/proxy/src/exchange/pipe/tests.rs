@@ -117,6 +117,50 @@ fn run(
     Ok((out, form))
 }
 
+#[test]
+fn d26_what_agents_put_in_place_of_bodies_has_its_place_in_the_memory() {
+    let grows = |by: usize| move |_: usize, _: &Piece| Ok(Some(Bytes::from(vec![b'x'; by])));
+    let two = [(u64::MAX, OnOversize::Fail); 2];
+    for (holds, members, by, fits) in [
+        // All of it is there until the last member of a round has answered.
+        (true, &UNLIMITED[..], 100, true),
+        (true, &UNLIMITED[..], 101, false),
+        (true, &two[..], 50, true),
+        (true, &two[..], 51, false),
+        // What was not held before is not counted, what is made of it is.
+        (false, &UNLIMITED[..], 110, true),
+        (false, &UNLIMITED[..], 111, false),
+        (false, &two[..], 56, false),
+    ] {
+        let agents = Scripted::new(64, grows(by));
+        let memory = Arc::new(BufferMemory::new(100));
+        let body = Body {
+            coding: Coding::Identity,
+            length: None,
+        };
+        let steps = [step(0, holds, members)];
+        let mut pipe = Pipe::new(&agents, &steps, &body, &memory).unwrap_or_else(|_| panic!());
+        let end = Some(End::default());
+        let piece = Bytes::from_static(b"0123456789");
+        let passed = pipe.push(piece, end).now_or_never().unwrap();
+        assert_eq!(passed.is_ok(), fits, "{holds} {by}");
+        let unshown = agents.unshown.lock().unwrap().clone();
+        let expected = if fits {
+            vec![]
+        } else {
+            vec!["BufferFull".to_owned()]
+        };
+        assert_eq!(unshown, expected, "{holds} {by}");
+        let held = if holds { by * members.len() } else { 0 };
+        if fits {
+            // Until it is on its way.
+            assert_eq!(memory.used(), held, "{holds} {by}");
+        }
+        drop((passed, pipe));
+        assert_eq!(memory.used(), 0);
+    }
+}
+
 fn split(text: &[u8], cuts: &[usize]) -> Vec<Bytes> {
     let mut pieces = Vec::new();
     let mut start = 0;
