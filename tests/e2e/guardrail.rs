@@ -293,6 +293,68 @@ fn what_cannot_be_looked_into_is_refused_whatever_the_failure_mode() {
 }
 
 #[test]
+fn what_others_could_read_as_another_text_is_not_json() {
+    // In UTF-7 this is a text in quotation marks, here it is none.
+    let body = r#"{"a":"x+ACI-"}"#;
+    for (charset, properties, status) in [
+        ("utf-8", "", 200),
+        ("utf-7", "", 415),
+        ("utf-7", r#" not-json="pass""#, 200),
+    ] {
+        let origin = Origin::start();
+        let agent = finding("pii", Dialect::Binary);
+        let looks_at = format!(r#"request "/a"{properties}"#);
+        let proxy = guarded(&agent, &origin, "", &looks_at);
+        let line = format!("Content-Type: application/json; charset={charset}");
+        let response = post_with(&proxy, &line, body.as_bytes());
+        assert_eq!(response.status, status, "{charset} {properties}");
+        let shown = usize::from(charset == "utf-8");
+        assert_eq!(agent.seen("guardrail_inspect").len(), shown, "{charset}");
+    }
+    let origin = Origin::answering(move |_| {
+        let headers = [("content-type", "application/json; charset=utf-16")];
+        Answer::with(200, &headers, body.as_bytes())
+    });
+    let agent = finding("pii", Dialect::Binary);
+    let proxy = guarded(&agent, &origin, "", r#"response "/a""#);
+    assert_eq!(proxy.get("/chat").status, 502);
+}
+
+#[test]
+fn a_large_body_is_looked_into_too() {
+    let origin = Origin::start();
+    let agent = finding("pii", Dialect::Binary);
+    let redact = r#"on-detect="redact""#;
+    let proxy = guarded(&agent, &origin, redact, r#"request "/a/*/b""#);
+    // Many elements, all of them on the way to the text.
+    let many = "{},".repeat(200_000);
+    let body = format!(r#"{{"a":[{many}{{"b":"my number is 123"}}]}}"#);
+    assert_eq!(post(&proxy, &body).status, 200);
+    let expected = body.replace("123", "[redacted]");
+    assert_eq!(origin.last().body, expected.as_bytes());
+}
+
+#[test]
+fn what_takes_the_place_of_a_text_is_bounded_like_the_body() {
+    let origin = Origin::start();
+    let long = GuardrailResult::found("phone", "all").with_redacted_content("x".repeat(200));
+    let agent = TestAgent::named("pii")
+        .then(
+            Phase::Texts,
+            When::Always,
+            Decision::allow().with_guardrail(long),
+        )
+        .start();
+    let redact = r#"on-detect="redact""#;
+    let proxy = guarded(&agent, &origin, redact, r#"request "/a" limit="300B""#);
+    assert_eq!(post(&proxy, r#"{"a":["one"]}"#).status, 200);
+    assert_eq!(post(&proxy, r#"{"a":["one","two"]}"#).status, 413);
+    let line = proxy.access_line(|line| line["status"] == 413);
+    assert_eq!(line["reason"], "oversize");
+    assert_eq!(origin.requests().len(), 1);
+}
+
+#[test]
 fn a_route_may_let_pass_what_cannot_be_looked_into() {
     let long = format!(r#"{{"a":"{}"}}"#, "x".repeat(64));
     let table = [

@@ -201,7 +201,7 @@ impl Download<'_> {
     }
 
     async fn pass_inspected(&self, head: ResponseHeader, ways: &mut Ways) -> Result<(), Halt> {
-        let agents = self.agents();
+        let agents = self.agents().behind(&head.headers);
         let body = body_of(&head);
         let memory = &self.begun.snapshot().buffer_memory;
         let steps = &self.request.plan(self.route).response;

@@ -144,7 +144,8 @@ const MOST_ATTEMPTS: u32 = 3;
 impl Exchange<'_> {
     async fn carry_out(&mut self, session: &mut Session) -> Result<(), Halt> {
         let (request, begun, route) = (self.request, self.begun, self.route);
-        let agents = Inspectors::new(request, begun, &route.filters, Direction::Request);
+        let agents = Inspectors::new(request, begun, &route.filters, Direction::Request)
+            .behind(&session.req_header().headers);
         let limit = begun.connection.listener.limits.body_bytes.bytes();
         let steps = &request.plan(route).request;
         let copies = request.has_body && agents.copies();

@@ -88,6 +88,10 @@ pub(crate) enum Unshown {
     TooManyTexts {
         most: usize,
     },
+    /// What takes the place of texts in it is larger than the body may be.
+    Grown {
+        limit: u64,
+    },
 }
 
 /// The end of a body.

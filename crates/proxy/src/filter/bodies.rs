@@ -1,6 +1,9 @@
 //! Shows bodies to agents, piece by piece, and tells them when a request is over.
 
-use super::{AgentOfRoute, Filter, agents, frames, guardrail::Outcome};
+use super::{
+    AgentOfRoute, Filter, agents, frames,
+    guardrail::{self, Outcome},
+};
 use crate::{
     exchange::{
         coding::Undecodable,
@@ -11,6 +14,7 @@ use crate::{
     request::{Begun, Request},
 };
 use bytes::Bytes;
+use http::HeaderMap;
 use portcullis_agent_manager::{
     AgentUse, Ask, Completed, FailureReason, Phase, Record, RecordedVerdict, Refusal,
 };
@@ -119,6 +123,8 @@ pub(crate) struct Inspectors<'a> {
     begun: &'a Begun,
     filters: &'a [Filter],
     direction: Direction,
+    /// See [`guardrail::is_foreign`].
+    is_foreign: bool,
     /// Changes of the head of this message, until somebody takes them.
     changes: Mutex<Vec<HeaderOp>>,
 }
@@ -135,8 +141,17 @@ impl<'a> Inspectors<'a> {
             begun,
             filters,
             direction,
+            is_foreign: false,
             changes: Mutex::default(),
         }
+    }
+
+    /// The same of a message with this head.
+    pub(crate) fn behind(mut self, head: &HeaderMap) -> Self {
+        let is_guardrail =
+            |step: &Step| matches!(self.filters.get(step.filter), Some(Filter::Guardrail(_)));
+        self.is_foreign = self.steps().iter().any(is_guardrail) && guardrail::is_foreign(head);
+        self
     }
 
     /// What agents that have seen the body want changed in the head of its message. Once that has gone it is too late.
@@ -222,7 +237,8 @@ impl Agents for Inspectors<'_> {
         {
             let (request, begun) = (self.request, self.begun);
             // Few bodies come by here, and the others shall not be larger for it.
-            let looked = Box::pin(guardrail.look(self.direction, step, piece, request, begun));
+            let piece_read = (piece, self.is_foreign);
+            let looked = Box::pin(guardrail.look(self.direction, step, piece_read, request, begun));
             return match looked.await {
                 Outcome::Passes => Ok(Vec::new()),
                 Outcome::Replaced(data) => Ok(vec![(piece.member, data)]),
@@ -340,6 +356,10 @@ pub(super) fn unshown(why: Unshown) -> (FailureReason, String) {
     match why {
         Unshown::Oversize { limit } => {
             let detail = format!("the body is larger than {limit} bytes");
+            (FailureReason::Oversize, detail)
+        }
+        Unshown::Grown { limit } => {
+            let detail = format!("what takes the place of its texts is larger than {limit} bytes");
             (FailureReason::Oversize, detail)
         }
         Unshown::Undecodable(Undecodable::Broken(detail)) => (FailureReason::Undecodable, detail),

@@ -1,11 +1,13 @@
 //! Guardrails: shows an agent the texts of a body that is held, one after the other, and does with the message what the route
 //! says when something is found.
 
+mod charset;
 mod texts;
 
 use super::{agents, bodies::Direction};
 use crate::{
     exchange::{
+        memory::{Full, Held},
         pipe::{Piece, Unshown},
         plan::Step,
     },
@@ -13,11 +15,15 @@ use crate::{
     request::{Begun, Request},
 };
 use bytes::Bytes;
+use http::HeaderMap;
 use portcullis_agent_manager::{AgentUse, Ask, Phase};
 use portcullis_agent_protocol::{Event, GuardrailInspect, GuardrailResult, InspectionType};
-use portcullis_config::{GuardedBody, Inspection, OnDetect, Otherwise};
+use portcullis_config::{GuardedBody, Inspection, JsonPointer, OnDetect, Otherwise};
 use std::ops::Range;
-use texts::Text;
+use texts::Json;
+
+/// A larger body is looked into on another thread: a worker has other requests too.
+const MOST_ON_THE_SPOT: usize = 64 << 10;
 
 /// A guardrail in a route's chain.
 #[derive(Debug)]
@@ -62,12 +68,12 @@ impl Guardrail {
         }
     }
 
-    /// Looks at a whole body.
+    /// Looks at a whole body. `is_foreign`: see [`is_foreign`].
     pub(super) async fn look(
         &self,
         direction: Direction,
         step: &Step,
-        piece: &Piece,
+        (piece, is_foreign): (&Piece, bool),
         request: &Request,
         begun: &Begun,
     ) -> Outcome {
@@ -77,27 +83,19 @@ impl Guardrail {
         if piece.data.is_empty() {
             return Outcome::Passes;
         }
-        let found = texts::find(&piece.data, &guarded.texts, guarded.max_texts);
-        let found = match found {
+        let Found { texts, model } = match self.find(guarded, &piece.data, is_foreign).await {
             Ok(found) => found,
-            Err(why) if guarded.not_json == Otherwise::Pass => {
-                return Outcome::Skipped(format!("the body is not JSON: {why}"));
-            }
-            Err(why) => return Outcome::Unshown(Unshown::NotJson(why)),
+            Err(outcome) => return outcome,
         };
         match guarded.unmatched {
-            _ if !found.is_empty() => {}
+            _ if !texts.is_empty() => {}
             Otherwise::Pass => return Outcome::Skipped("the body has no such text".to_owned()),
             Otherwise::Fail => return Outcome::Unshown(Unshown::NoText),
         }
-        if found.len() > guarded.max_texts {
+        if texts.len() > guarded.max_texts {
             let most = guarded.max_texts;
             return Outcome::Unshown(Unshown::TooManyTexts { most });
         }
-        let model = self.settings.model.as_ref().and_then(|place| {
-            let named = texts::find(&piece.data, std::slice::from_ref(place), 1);
-            named.ok()?.into_iter().next().map(|named| named.text)
-        });
         let asking = Asking {
             guardrail: self,
             direction,
@@ -106,18 +104,122 @@ impl Guardrail {
             request,
             begun,
         };
-        let mut others = Vec::new();
-        for Text { place, text } in found {
-            match asking.about(&text).await {
-                Ok(None) => {}
-                Ok(Some(other)) => others.push((place, other)),
+        let memory = Held::new(&begun.snapshot().buffer_memory);
+        let limit = guarded.body.limit.map_or(u64::MAX, |limit| limit.bytes());
+        let mut others = Replacements::new(limit, memory);
+        for place in texts {
+            let text = match texts::text(&piece.data, &place) {
+                Ok(text) => text,
+                Err(why) => return Outcome::Unshown(Unshown::NotJson(why)),
+            };
+            let added = match asking.about(&text).await {
+                Ok(None) => Ok(()),
+                Ok(Some(other)) => others.add(place, other),
                 Err(reply) => return Outcome::Stopped(reply),
+            };
+            if let Err(why) = added {
+                return Outcome::Unshown(why);
             }
         }
-        match others.is_empty() {
+        match others.all.is_empty() {
             true => Outcome::Passes,
-            false => Outcome::Replaced(texts::replace(&piece.data, &others).into()),
+            false => Outcome::Replaced(texts::replace(&piece.data, &others.all).into()),
         }
+    }
+
+    /// Finds the texts of a body.
+    async fn find(
+        &self,
+        guarded: &GuardedBody,
+        body: &Bytes,
+        is_foreign: bool,
+    ) -> Result<Found, Outcome> {
+        let (most, model) = (guarded.max_texts, self.settings.model.as_ref());
+        let found = match body.len() {
+            _ if is_foreign => Err("its content-type declares another charset".to_owned()),
+            ..=MOST_ON_THE_SPOT => Found::within(body, &guarded.texts, most, model),
+            _ => {
+                let (body, texts, model) = (body.clone(), guarded.texts.clone(), model.cloned());
+                let looking = tokio::task::spawn_blocking(move || {
+                    Found::within(&body, &texts, most, model.as_ref())
+                });
+                // Without an outcome nothing is known of it, so that it does not pass whatever the route says.
+                looking.await.map_err(|_| {
+                    Outcome::Unshown(Unshown::NotJson("nobody could look into it".to_owned()))
+                })?
+            }
+        };
+        found.map_err(|why| match guarded.not_json {
+            Otherwise::Pass => Outcome::Skipped(format!("the body is not JSON: {why}")),
+            Otherwise::Fail => Outcome::Unshown(Unshown::NotJson(why)),
+        })
+    }
+}
+
+/// Whether a body with this head could be another text to others than it is to a guardrail.
+pub(super) fn is_foreign(headers: &HeaderMap) -> bool {
+    charset::is_foreign(headers)
+}
+
+/// What there is in a body.
+struct Found {
+    /// Where the texts are.
+    texts: Vec<Range<usize>>,
+    /// The model that it is for or from.
+    model: Option<String>,
+}
+
+impl Found {
+    /// # Errors
+    /// In words, why it is not JSON that can be read in one way.
+    fn within(
+        body: &[u8],
+        texts: &[JsonPointer],
+        most: usize,
+        model: Option<&JsonPointer>,
+    ) -> Result<Self, String> {
+        let json = Json::read(body)?;
+        let model = model.and_then(|place| {
+            let named = json.find(std::slice::from_ref(place), 1).ok()?;
+            Some(texts::text(body, named.first()?).ok()?.into_owned())
+        });
+        Ok(Self {
+            texts: json.find(texts, most)?,
+            model,
+        })
+    }
+}
+
+/// What takes the place of texts. An agent says what that is, so it has a bound: that of the body, and the memory of all bodies.
+struct Replacements {
+    limit: u64,
+    bytes: u64,
+    held: Held,
+    all: Vec<(Range<usize>, String)>,
+}
+
+impl Replacements {
+    fn new(limit: u64, held: Held) -> Self {
+        Self {
+            limit,
+            bytes: 0,
+            held,
+            all: Vec::new(),
+        }
+    }
+
+    /// # Errors
+    /// There is too much of it.
+    fn add(&mut self, place: Range<usize>, other: String) -> Result<(), Unshown> {
+        let limit = self.limit;
+        self.bytes += other.len() as u64;
+        if self.bytes > limit {
+            return Err(Unshown::Grown { limit });
+        }
+        let added = self.held.add(other.len());
+        added.map_err(|Full| Unshown::BufferFull)?;
+        self.all.push((place, other));
+        Ok(())
     }
 }
 
@@ -227,4 +329,103 @@ fn redacted(text: &str, found: &GuardrailResult, replacement: &str) -> Option<St
         .collect();
     let parts = parts.filter(|parts| !parts.is_empty())?;
     Some(texts::without(text, parts, replacement))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exchange::memory::BufferMemory;
+    use futures::FutureExt;
+    use portcullis_agent_manager::AgentUse;
+    use portcullis_config::{
+        BodyEncoding, BodyInspection, BodyMode, FailureMode, OnOversize, PointerToken,
+    };
+    use std::{sync::Arc, time::Duration};
+
+    fn guardrail() -> Guardrail {
+        let body = BodyInspection {
+            mode: BodyMode::Buffer,
+            limit: None,
+            on_oversize: OnOversize::Fail,
+            encoding: BodyEncoding::Decode,
+            max_ratio: 100,
+            read_only: false,
+        };
+        let pointer = |name: &str| JsonPointer(vec![PointerToken::Named(name.to_owned())]);
+        let settings = portcullis_config::Guardrail {
+            used: portcullis_config::AgentUse {
+                agent: "pii".into(),
+                timeout: Duration::from_secs(1),
+                failure_mode: FailureMode::Closed,
+                shadow: None,
+            },
+            inspection: Inspection::PiiDetection,
+            on_detect: OnDetect::Log,
+            request: Some(GuardedBody {
+                texts: vec![pointer("a")],
+                body,
+                max_texts: 9,
+                not_json: Otherwise::Fail,
+                unmatched: Otherwise::Pass,
+            }),
+            response: None,
+            model: Some(pointer("model")),
+            categories: Vec::new(),
+        };
+        let used = AgentUse {
+            agent: 0,
+            timeout: Duration::from_secs(1),
+            failure_mode: FailureMode::Closed,
+        };
+        Guardrail::new(used, &settings, "llm")
+    }
+
+    #[tokio::test]
+    async fn a_large_body_does_not_keep_its_thread_from_others() {
+        let guardrail = guardrail();
+        let guarded = guardrail.body(Direction::Request).unwrap();
+        for (rest, leaves) in [(0, false), (MOST_ON_THE_SPOT, true)] {
+            let rest = "x".repeat(rest);
+            let body = format!(r#"{{"model":"m","b":"{rest}","a":"text"}}"#);
+            let body = Bytes::from(body);
+            let mut finding = Box::pin(guardrail.find(guarded, &body, false));
+            let at_once = finding.as_mut().now_or_never();
+            assert_eq!(at_once.is_none(), leaves);
+            let found = match at_once {
+                Some(found) => found,
+                None => finding.await,
+            };
+            let Ok(Found { texts, model }) = found else {
+                panic!("it is JSON");
+            };
+            assert_eq!(model.as_deref(), Some("m"));
+            assert_eq!(texts::text(&body, &texts[0]).unwrap(), "text");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_others_could_read_in_another_way_is_no_json() {
+        let guardrail = guardrail();
+        let guarded = guardrail.body(Direction::Request).unwrap();
+        let body = Bytes::from_static(br#"{"a":"text"}"#);
+        let found = guardrail.find(guarded, &body, true).await;
+        assert!(matches!(found, Err(Outcome::Unshown(Unshown::NotJson(_)))));
+    }
+
+    #[test]
+    fn what_takes_the_place_of_texts_has_a_bound() {
+        let memory = Arc::new(BufferMemory::new(100));
+        let mut others = Replacements::new(10, Held::new(&memory));
+        assert_eq!(others.add(0..1, "12345".to_owned()), Ok(()));
+        assert_eq!(others.add(1..2, "12345".to_owned()), Ok(()));
+        assert_eq!(memory.used(), 10);
+        let grown = Err(Unshown::Grown { limit: 10 });
+        assert_eq!(others.add(2..3, "1".to_owned()), grown);
+        assert_eq!(others.all.len(), 2);
+        let mut full = Replacements::new(1000, Held::new(&memory));
+        let text = "1".repeat(91);
+        assert_eq!(full.add(0..1, text), Err(Unshown::BufferFull));
+        drop((others, full));
+        assert_eq!(memory.used(), 0);
+    }
 }

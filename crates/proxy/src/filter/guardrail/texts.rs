@@ -2,104 +2,276 @@
 //!
 //! JSON can be read in more than one way: an object with two members of one name is one thing to one reader and another to
 //! the next. Where a text is looked for, such an object is refused, so that nobody reads a text that was not looked at.
+//!
+//! A body is read twice, each time from its start to its end and never back: once to see that it is JSON, and once along the
+//! ways to the texts, where everything else is passed over. So the work grows with the length of a body and not with its shape.
 
+use memchr::memchr2;
 use portcullis_config::{JsonPointer, PointerToken};
-use serde::{
-    Deserialize, Deserializer,
-    de::{Error, MapAccess, Visitor},
-};
-use serde_json::value::RawValue;
-use std::{collections::HashSet, fmt, ops::Range};
+use serde::de::IgnoredAny;
+use smallvec::SmallVec;
+use std::{borrow::Cow, collections::HashSet, ops::Range};
 
-/// What is deeper is not looked at, and its body is refused. Each level is read once more for those within.
+/// What is deeper is not looked at, and its body is refused.
 const DEEPEST: usize = 32;
+/// An object with more members is not looked at, and its body is refused: all their names have to be remembered.
+const MOST_MEMBERS: usize = 64 << 10;
 
-/// A text of a body.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Text {
-    /// Where it is, quotation marks included.
-    pub(super) place: Range<usize>,
-    pub(super) text: String,
+/// A body that is JSON.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Json<'a>(&'a str);
+
+impl<'a> Json<'a> {
+    /// # Errors
+    /// In words, why it is none.
+    pub(super) fn read(body: &'a [u8]) -> Result<Self, String> {
+        let text = std::str::from_utf8(body).map_err(|_| "it is not UTF-8".to_owned())?;
+        let checked: Result<IgnoredAny, _> = serde_json::from_str(text);
+        checked.map_err(|error| error.to_string())?;
+        Ok(Self(text))
+    }
+
+    /// Finds the texts at these places: text, or all text within an array or an object, at any depth. Returns where they are,
+    /// quotation marks included; at most one more than `most`.
+    ///
+    /// # Errors
+    /// In words, why it cannot be read in one way.
+    pub(super) fn find(
+        self,
+        places: &[JsonPointer],
+        most: usize,
+    ) -> Result<Vec<Range<usize>>, String> {
+        let mut walk = Walk {
+            text: self.0,
+            at: 0,
+            most,
+            found: Vec::new(),
+        };
+        let places: Ways<'_> = places.iter().map(|place| &place.0[..]).collect();
+        walk.pass_spaces();
+        walk.value(&places, false, 0)?;
+        Ok(walk.found)
+    }
 }
 
-/// Finds the texts at these places: text, or all text within an array or an object, at any depth. At most one more than
-/// `most`.
+/// The text that stands at a place of a body.
 ///
 /// # Errors
-/// In words, why it is not JSON that can be read in one way.
-pub(super) fn find(body: &[u8], places: &[JsonPointer], most: usize) -> Result<Vec<Text>, String> {
-    let text = std::str::from_utf8(body).map_err(|_| "it is not UTF-8".to_owned())?;
-    let whole: &RawValue = serde_json::from_str(text).map_err(|error| error.to_string())?;
-    let mut search = Search {
-        start: text.as_ptr() as usize,
-        most,
-        found: Vec::new(),
-    };
-    let places: Vec<&[PointerToken]> = places.iter().map(|place| &place.0[..]).collect();
-    search.look(whole, &places, false, 0)?;
-    Ok(search.found)
+/// In words, why that is none.
+pub(super) fn text<'a>(body: &'a [u8], place: &Range<usize>) -> Result<Cow<'a, str>, String> {
+    let written = body.get(place.clone()).map(std::str::from_utf8);
+    match written {
+        Some(Ok(written)) => unquoted(written),
+        _ => Err("it is not there".to_owned()),
+    }
 }
 
-struct Search {
-    /// The address of the body.
-    start: usize,
+/// What a string of JSON stands for.
+fn unquoted(written: &str) -> Result<Cow<'_, str>, String> {
+    let inner = written
+        .strip_prefix('"')
+        .and_then(|it| it.strip_suffix('"'));
+    match inner {
+        Some(inner) if !inner.contains('\\') => Ok(Cow::Borrowed(inner)),
+        _ => serde_json::from_str(written)
+            .map(Cow::Owned)
+            .map_err(|error| error.to_string()),
+    }
+}
+
+/// What is left of the ways that lead to a value.
+type Ways<'p> = SmallVec<[&'p [PointerToken]; 4]>;
+
+/// A way through JSON that is known to be JSON. It only goes forward.
+struct Walk<'a> {
+    text: &'a str,
+    /// What is before it is done.
+    at: usize,
     most: usize,
-    found: Vec<Text>,
+    found: Vec<Range<usize>>,
 }
 
-impl Search {
-    /// `places` are what is left of the ways that lead here; `within`: all text in here is looked for.
-    fn look(
+impl<'a> Walk<'a> {
+    /// Goes behind the value that begins here. `within`: all text in it is looked for.
+    fn value(
         &mut self,
-        value: &RawValue,
         places: &[&[PointerToken]],
         within: bool,
         depth: usize,
     ) -> Result<(), String> {
         let within = within || places.iter().any(|place| place.is_empty());
-        let text = value.get();
-        match text.as_bytes().first() {
-            _ if self.found.len() > self.most => Ok(()),
+        let is_on_the_way = within || !places.is_empty();
+        match self.byte() {
             Some(b'"') if within => {
-                let start = text.as_ptr() as usize - self.start;
-                self.found.push(Text {
-                    place: start..start + text.len(),
-                    text: read(text)?,
-                });
+                let place = self.string();
+                unquoted(&self.text[place.clone()])?;
+                self.found.push(place);
                 Ok(())
             }
-            Some(b'[' | b'{') if depth == DEEPEST => Err("it is too deep".to_owned()),
-            Some(b'[') => {
-                let elements: Vec<&RawValue> = read(text)?;
-                for (number, element) in elements.into_iter().enumerate() {
-                    let rest = behind(places, &number.to_string());
-                    if within || !rest.is_empty() {
-                        self.look(element, &rest, within, depth + 1)?;
-                    }
+            Some(b'[' | b'{') if is_on_the_way && depth == DEEPEST => {
+                Err("it is too deep".to_owned())
+            }
+            Some(b'[') if is_on_the_way => self.array(places, within, depth),
+            Some(b'{') if is_on_the_way => self.object(places, within, depth),
+            _ => {
+                self.pass();
+                Ok(())
+            }
+        }
+    }
+
+    fn array(
+        &mut self,
+        places: &[&[PointerToken]],
+        within: bool,
+        depth: usize,
+    ) -> Result<(), String> {
+        let ways: SmallVec<[(Option<usize>, &[PointerToken]); 4]> =
+            places.iter().filter_map(|place| by_number(place)).collect();
+        let mut number = 0;
+        self.at += 1;
+        while self.goes_on(b']') {
+            let here = ways
+                .iter()
+                .filter(|(wanted, _)| wanted.is_none_or(|it| it == number));
+            let rest: Ways<'_> = here.map(|(_, rest)| *rest).collect();
+            self.value(&rest, within, depth + 1)?;
+            if self.has_enough() {
+                break;
+            }
+            number += 1;
+        }
+        Ok(())
+    }
+
+    fn object(
+        &mut self,
+        places: &[&[PointerToken]],
+        within: bool,
+        depth: usize,
+    ) -> Result<(), String> {
+        let mut names: HashSet<Cow<'a, str>> = HashSet::new();
+        self.at += 1;
+        while self.goes_on(b'}') {
+            let text = self.text;
+            let name = unquoted(&text[self.string()])?;
+            let rest = behind(places, &name);
+            if !names.insert(name) {
+                return Err("an object has two members of one name".to_owned());
+            }
+            if names.len() > MOST_MEMBERS {
+                return Err(format!("an object has more than {MOST_MEMBERS} members"));
+            }
+            self.pass_spaces();
+            // The colon.
+            self.at += 1;
+            self.pass_spaces();
+            self.value(&rest, within, depth + 1)?;
+            if self.has_enough() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// There are too many texts, and nobody has to know how many.
+    fn has_enough(&self) -> bool {
+        self.found.len() > self.most
+    }
+
+    fn byte(&self) -> Option<u8> {
+        self.text.as_bytes().get(self.at).copied()
+    }
+
+    /// Goes to the next element or member, or behind the end.
+    fn goes_on(&mut self, end: u8) -> bool {
+        self.pass_spaces();
+        match self.byte() {
+            Some(b',') => {
+                self.at += 1;
+                self.pass_spaces();
+                true
+            }
+            Some(byte) if byte != end => true,
+            _ => {
+                self.at += 1;
+                false
+            }
+        }
+    }
+
+    fn pass_spaces(&mut self) {
+        while matches!(self.byte(), Some(b' ' | b'\t' | b'\r' | b'\n')) {
+            self.at += 1;
+        }
+    }
+
+    /// Goes behind a string. Returns where it is.
+    fn string(&mut self) -> Range<usize> {
+        let start = self.at;
+        self.at += 1;
+        let bytes = self.text.as_bytes();
+        while let Some(next) = memchr2(b'"', b'\\', bytes.get(self.at..).unwrap_or_default()) {
+            self.at += next + 1;
+            if bytes[self.at - 1] == b'"' {
+                return start..self.at;
+            }
+            // What is escaped.
+            self.at += 1;
+        }
+        // It has no end, which it always has here.
+        self.at = bytes.len();
+        start.min(self.at)..self.at
+    }
+
+    /// Goes behind a value, whatever it is.
+    fn pass(&mut self) {
+        let mut open = 0usize;
+        loop {
+            match self.byte() {
+                None => return,
+                Some(b'"') => drop(self.string()),
+                Some(b'[' | b'{') => {
+                    open += 1;
+                    self.at += 1;
                 }
-                Ok(())
-            }
-            Some(b'{') => {
-                let Members(members) = read(text)?;
-                for (name, member) in members {
-                    let rest = behind(places, &name);
-                    if within || !rest.is_empty() {
-                        self.look(member, &rest, within, depth + 1)?;
-                    }
+                Some(b']' | b'}') => {
+                    open = open.saturating_sub(1);
+                    self.at += 1;
                 }
-                Ok(())
+                Some(_) if open > 0 => self.at += 1,
+                Some(_) => self.pass_word(),
             }
-            _ => Ok(()),
+            if open == 0 {
+                return;
+            }
+        }
+    }
+
+    /// Goes behind a number, or `true` and the like.
+    fn pass_word(&mut self) {
+        let is_in_word = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
+        while self.byte().is_some_and(is_in_word) {
+            self.at += 1;
         }
     }
 }
 
-fn read<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, String> {
-    serde_json::from_str(text).map_err(|error| error.to_string())
+/// A way that leads to elements of an array: to which, or to all of them, and how it goes on.
+fn by_number(place: &[PointerToken]) -> Option<(Option<usize>, &[PointerToken])> {
+    match place.split_first()? {
+        (PointerToken::Any, rest) => Some((None, rest)),
+        (PointerToken::Named(name), rest) => {
+            let number: usize = name.parse().ok()?;
+            // There is one way to write it (RFC 6901 section 4).
+            let is_plain = name == "0" || !name.starts_with(['0', '+']);
+            is_plain.then_some((Some(number), rest))
+        }
+    }
 }
 
-/// The ways that go on behind a step of this name.
-fn behind<'p>(places: &[&'p [PointerToken]], name: &str) -> Vec<&'p [PointerToken]> {
+/// The ways that go on behind a member of this name.
+fn behind<'p>(places: &[&'p [PointerToken]], name: &str) -> Ways<'p> {
     let next = places
         .iter()
         .filter_map(|place| match place.split_first()? {
@@ -107,37 +279,6 @@ fn behind<'p>(places: &[&'p [PointerToken]], name: &str) -> Vec<&'p [PointerToke
             (PointerToken::Named(wanted), rest) => (wanted == name).then_some(rest),
         });
     next.collect()
-}
-
-/// The members of an object, no name twice.
-struct Members<'a>(Vec<(String, &'a RawValue)>);
-
-impl<'de> Deserialize<'de> for Members<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(MembersVisitor).map(Self)
-    }
-}
-
-struct MembersVisitor;
-
-impl<'de> Visitor<'de> for MembersVisitor {
-    type Value = Vec<(String, &'de RawValue)>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut members: Self::Value = Vec::new();
-        while let Some(member) = map.next_entry()? {
-            members.push(member);
-        }
-        let mut names = HashSet::with_capacity(members.len());
-        match members.iter().all(|(name, _)| names.insert(name.as_str())) {
-            true => Ok(members),
-            false => Err(A::Error::custom("an object has two members of one name")),
-        }
-    }
 }
 
 /// The body with other texts at these places, which are in their order.
@@ -180,6 +321,8 @@ pub(super) fn without(text: &str, mut parts: Vec<Range<usize>>, replacement: &st
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use serde_json::Value;
 
     fn place(text: &str) -> JsonPointer {
         let tokens = text.split('/').skip(1).map(|token| match token {
@@ -191,12 +334,9 @@ mod tests {
 
     fn found(body: &str, places: &[&str]) -> Result<Vec<String>, String> {
         let places: Vec<_> = places.iter().map(|text| place(text)).collect();
-        let texts = find(body.as_bytes(), &places, 100)?;
-        for text in &texts {
-            let written: String = serde_json::from_str(&body[text.place.clone()]).unwrap();
-            assert_eq!(written, text.text);
-        }
-        Ok(texts.into_iter().map(|text| text.text).collect())
+        let found = Json::read(body.as_bytes())?.find(&places, 100)?;
+        let texts = found.iter().map(|place| text(body.as_bytes(), place));
+        Ok(texts.map(|text| text.unwrap().into_owned()).collect())
     }
 
     #[test]
@@ -247,7 +387,7 @@ mod tests {
         ] {
             assert!(found(body, &["/a"]).is_err(), "{body}");
         }
-        assert!(find(b"{\"a\":\"\xff\"}", &[place("/a")], 9).is_err());
+        assert!(Json::read(b"{\"a\":\"\xff\"}").is_err());
         let deep = |levels| format!("{}\"x\"{}", "[".repeat(levels), "]".repeat(levels));
         assert_eq!(found(&deep(DEEPEST), &[""]).unwrap(), ["x"]);
         assert!(found(&deep(DEEPEST + 1), &[""]).is_err());
@@ -260,17 +400,95 @@ mod tests {
     }
 
     #[test]
+    fn names_of_members_are_remembered_up_to_a_bound() {
+        let members = |count: usize| {
+            let members: Vec<String> = (0..count).map(|it| format!("\"{it}\":\"x\"")).collect();
+            format!("{{\"a\":\"x\",\"b\":{{{}}}}}", members.join(","))
+        };
+        let many = members(MOST_MEMBERS);
+        assert_eq!(found(&many, &["/a", "/b/7"]).unwrap(), ["x", "x"]);
+        let too_many = members(MOST_MEMBERS + 1);
+        assert!(found(&too_many, &["/a", "/b/7"]).is_err());
+        // Where nobody looks, there may be more.
+        assert_eq!(found(&too_many, &["/a"]).unwrap(), ["x"]);
+    }
+
+    /// Any JSON in which members are in the order of their names.
+    fn any_json() -> impl Strategy<Value = Value> {
+        let name = || proptest::sample::select(vec!["a", "b", "0", "1", "", "\"\\", "é\n"]);
+        let leaf = prop_oneof![
+            name().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<bool>().prop_map(Value::from),
+            Just(Value::Null),
+        ];
+        leaf.prop_recursive(5, 60, 6, move |inner| {
+            let members = proptest::collection::btree_map(
+                name().prop_map(str::to_owned),
+                inner.clone(),
+                0..6,
+            );
+            prop_oneof![
+                proptest::collection::vec(inner, 0..6).prop_map(Value::from),
+                members.prop_map(|members| members.into_iter().collect()),
+            ]
+        })
+    }
+
+    /// All that is to be found, by the tree of it all.
+    fn expected(value: &Value, places: &[&[PointerToken]], within: bool, found: &mut Vec<String>) {
+        let within = within || places.iter().any(|place| place.is_empty());
+        match value {
+            Value::String(text) if within => found.push(text.clone()),
+            Value::Array(elements) => {
+                for (number, element) in elements.iter().enumerate() {
+                    expected(element, &behind(places, &number.to_string()), within, found);
+                }
+            }
+            Value::Object(members) => {
+                for (name, member) in members {
+                    expected(member, &behind(places, name), within, found);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn all_texts_are_found_whatever_is_around_them(
+            value in any_json(),
+            places in proptest::collection::vec("(/(\\*|a|b|0|1)){0,4}", 1..4),
+            is_spread in any::<bool>(),
+        ) {
+            let body = match is_spread {
+                true => serde_json::to_string_pretty(&value).unwrap(),
+                false => value.to_string(),
+            };
+            let pointers: Vec<JsonPointer> = places.iter().map(|text| place(text)).collect();
+            let ways: Vec<&[PointerToken]> = pointers.iter().map(|place| &place.0[..]).collect();
+            let mut wanted = Vec::new();
+            expected(&value, &ways, false, &mut wanted);
+            let written: Vec<&str> = places.iter().map(String::as_str).collect();
+            prop_assume!(wanted.len() <= 100);
+            prop_assert_eq!(found(&body, &written).unwrap(), wanted);
+        }
+    }
+
+    #[test]
     fn no_more_are_found_than_one_too_many() {
-        let texts = find(br#"["1","2","3","4","5"]"#, &[place("")], 2).unwrap();
-        assert_eq!(texts.len(), 3);
+        let body = Json::read(br#"{"a":["1","2","3","4","5"],"b":[["6"]]}"#).unwrap();
+        assert_eq!(body.find(&[place("")], 2).unwrap().len(), 3);
+        assert_eq!(body.find(&[place("/b"), place("/a")], 3).unwrap().len(), 4);
     }
 
     #[test]
     fn everything_else_stays_as_it_was() {
         let body = br#"{ "n" : 1.00000000000000000001e5 ,"a":"x\u0079" , "b":["z"]}"#;
-        let texts = find(body, &[place("/a"), place("/b")], 9).unwrap();
+        let found = Json::read(body).unwrap();
+        let found = found.find(&[place("/a"), place("/b")], 9).unwrap();
         let others = ["\"1\"\n", ""].map(str::to_owned);
-        let others: Vec<_> = texts.into_iter().map(|it| it.place).zip(others).collect();
+        let others: Vec<_> = found.into_iter().zip(others).collect();
         let out = String::from_utf8(replace(body, &others)).unwrap();
         let expected = r#"{ "n" : 1.00000000000000000001e5 ,"a":"\"1\"\n" , "b":[""]}"#;
         assert_eq!(out, expected);
