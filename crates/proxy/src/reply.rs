@@ -22,6 +22,8 @@ pub(crate) struct Reply {
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
     /// `None` is the short standard text of the status.
     pub(crate) body: Option<Bytes>,
+    /// It is the word of an agent, which may have said apart from it how it is coded.
+    pub(crate) is_agents_body: bool,
     /// What a gRPC client gets instead; `None` is derived from the status.
     pub(crate) grpc: Option<GrpcStatus>,
 }
@@ -41,6 +43,7 @@ impl Reply {
             status,
             headers: Vec::new(),
             body: None,
+            is_agents_body: false,
             grpc: None,
         }
     }
@@ -102,8 +105,7 @@ pub(crate) async fn write(
         }
         head.insert_header(header::CONTENT_LENGTH, body.len())?;
     }
-    filter::on_response(request, &mut head)?;
-    trace::stamp(request, &request.upstream, &mut head)?;
+    finish(&mut head, request, reply.is_agents_body)?;
     let ends = bodiless || body.is_empty() || session.req_header().method == http::Method::HEAD;
     if ends {
         return write_only_head(session, head).await;
@@ -175,9 +177,18 @@ async fn write_grpc(session: &mut Session, reply: Reply, request: &mut Request) 
     let message = utf8_percent_encode(&grpc.message, ENCODED).to_string();
     head.insert_header("grpc-message", message)?;
     request.grpc_status = Some(grpc.code);
-    filter::on_response(request, &mut head)?;
-    trace::stamp(request, &request.upstream, &mut head)?;
+    finish(&mut head, request, false)?;
     write_only_head(session, head).await
+}
+
+/// The filters that the request has passed have their say about the head of an answer. What they say of the coding was meant
+/// for another body than one of ours.
+fn finish(head: &mut ResponseHeader, request: &Request, is_agents_body: bool) -> Result<()> {
+    filter::on_response(request, head)?;
+    if !is_agents_body {
+        head.remove_header(&header::CONTENT_ENCODING);
+    }
+    trace::stamp(request, &request.upstream, head)
 }
 
 /// The gRPC status that stands for an HTTP status of ours.

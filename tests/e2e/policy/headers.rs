@@ -128,6 +128,34 @@ fn another_agent_cannot_say_it_either() {
 }
 
 #[test]
+fn what_agents_say_of_the_coding_is_not_said_of_our_own_answers() {
+    let origin = Origin::start();
+    let coded = |decision: Decision| decision.set_response_header("content-encoding", "gzip");
+    let refused = Decision::block(403).with_body("\u{1f}coded");
+    let agent = TestAgent::named("coder")
+        .on("/upstream", coded(Decision::allow()))
+        .on("/fixed", coded(Decision::allow()))
+        .on("/ours", coded(Decision::block(403)))
+        .on("/own", coded(refused))
+        .start();
+    let text = r#"route "fixed" { match { path-prefix "/fixed" }; filters { agent "coder" }; respond 200 "text" }"#;
+    let others = ["upstream", "ours", "own"].map(|name| route(name, r#"agent "coder""#, ""));
+    let text = text.to_owned() + "\n" + &others.concat();
+    let proxy = routes(&text, &origin).agent(&agent).start();
+    all_up(&proxy, &[&agent]);
+    for (path, status, coding) in [
+        ("/upstream", 200, Some("gzip")),
+        ("/fixed", 200, None),
+        ("/ours", 403, None),
+        ("/own", 403, Some("gzip")),
+    ] {
+        let response = proxy.get(path);
+        assert_eq!(response.status, status, "{path}");
+        assert_eq!(response.header("content-encoding"), coding, "{path}");
+    }
+}
+
+#[test]
 fn an_agent_is_told_what_the_configuration_says() {
     let origin = Origin::start();
     let agents = ["all", "except", "only"].map(|name| TestAgent::named(name).start());

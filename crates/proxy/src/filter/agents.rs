@@ -315,6 +315,7 @@ fn reply(verdict: Verdict, response: &[HeaderOp]) -> Reply {
                 .filter(|(name, _)| !name.eq_ignore_ascii_case(GRPC_STATUS))
                 .filter_map(|(name, value)| header_line(name, value))
                 .collect();
+            reply.is_agents_body = body.is_some();
             reply.body = body;
             reply
         }
@@ -366,6 +367,7 @@ fn challenge(params: &[(String, String)], response: &[HeaderOp]) -> Reply {
     }
     if let Some(body) = param("body") {
         reply = reply.with_body(body.to_owned());
+        reply.is_agents_body = true;
     }
     reply
 }
