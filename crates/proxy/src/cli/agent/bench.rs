@@ -1,7 +1,7 @@
 //! `portcullis agent bench`: how fast an agent answers. Each of so many lanes asks, waits for the answer and asks again.
 
 use super::{
-    block_on, config_file, phase, phase_of,
+    block_on, complain, config_file, phase, phase_of,
     sample::{Sample, SampleArgs},
     say,
     table::table,
@@ -81,7 +81,7 @@ pub(super) fn bench(args: &BenchArgs) -> ExitCode {
     let results = match measure(args) {
         Ok(results) => results,
         Err(reason) => {
-            eprintln!("portcullis: {reason}");
+            complain(&reason);
             return match reason {
                 NotMeasured::Config(_) => ExitCode::from(2),
                 _ => ExitCode::FAILURE,

@@ -9,6 +9,7 @@ mod sample;
 mod table;
 mod target;
 
+use super::admin::printable;
 use crate::agents::{self, Builtin};
 use clap::Subcommand;
 use portcullis_agent_protocol::EventKind;
@@ -90,6 +91,15 @@ fn say(text: &str) {
     println!("{}", text.trim_end());
 }
 
+/// Says why there is no result. Some of it may be an agent's words.
+fn complain(reason: &impl std::fmt::Display) {
+    eprintln!("{}", complaint(reason));
+}
+
+fn complaint(reason: &impl std::fmt::Display) -> String {
+    format!("portcullis: {}", printable(&reason.to_string()))
+}
+
 /// Runs something on a runtime of its own.
 fn block_on<T>(work: impl Future<Output = T>) -> std::io::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -112,6 +122,18 @@ mod tests {
             assert_eq!(phase_of(kind), name);
         }
         assert!(phase("request").unwrap_err().contains("request-body"));
+    }
+
+    #[test]
+    fn what_an_agent_says_of_itself_cannot_act_on_the_terminal() {
+        let reason = "\u{1b}]0;x\u{7}\u{1b}[31mno\nok".to_owned();
+        let refused = portcullis_agent_protocol::ConnectError::Refused { reason };
+        let said = complaint(&refused);
+        assert!(
+            said.starts_with("portcullis: ") && said.contains("no"),
+            "{said}"
+        );
+        assert!(!said.chars().any(char::is_control), "{said:?}");
     }
 
     #[test]

@@ -122,7 +122,7 @@ pub(super) fn replay(args: &ReplayArgs) -> ExitCode {
             }
         }
         Err(reason) => {
-            eprintln!("portcullis: {reason}");
+            complain(&reason);
             ExitCode::from(2)
         }
     }
