@@ -84,9 +84,14 @@ fn pattern(value: Value<'_>) -> Option<String> {
 
 /// The patterns of `owns-headers`: none of them fits a header that nobody may change.
 pub(super) fn owned(node: &mut Node<'_>) -> Vec<Spanned<String>> {
+    changeable(node, "own")
+}
+
+/// The patterns of headers with which an agent does something that nobody may do with those that are protected.
+pub(super) fn changeable(node: &mut Node<'_>, what_it_does: &str) -> Vec<Spanned<String>> {
     let mut patterns = patterns(node, "the names of headers, such as \"x-user\"");
     patterns.retain(|pattern| {
-        let Some(problem) = owned_problem(pattern) else {
+        let Some(problem) = changeable_problem(pattern, what_it_does) else {
             return true;
         };
         node.report(problem);
@@ -95,7 +100,7 @@ pub(super) fn owned(node: &mut Node<'_>) -> Vec<Spanned<String>> {
     patterns
 }
 
-fn owned_problem(pattern: &Spanned<String>) -> Option<Diagnostic> {
+fn changeable_problem(pattern: &Spanned<String>, what_it_does: &str) -> Option<Diagnostic> {
     let text = &pattern.value;
     let (name, why) = PROTECTED.iter().find_map(|(name, why)| {
         // Of headers that are protected by their beginning, one that people know.
@@ -107,12 +112,12 @@ fn owned_problem(pattern: &Spanned<String>) -> Option<Diagnostic> {
     })?;
     let (message, help) = if text.ends_with('*') {
         (
-            format!("`{text}` fits `{name}` too, which no agent can own"),
+            format!("`{text}` fits `{name}` too, which no agent can {what_it_does}"),
             "name the headers that the agent sets, or write more of how they begin",
         )
     } else {
         (
-            format!("no agent can own `{text}`"),
+            format!("no agent can {what_it_does} `{text}`"),
             "remove it, or use a header of another name",
         )
     };
