@@ -25,6 +25,35 @@ fn d26_a_body_that_stalls_gives_its_memory_back() {
     }
 }
 
+/// Nor does one that comes byte by byte, and is never silent for long.
+#[test]
+fn d26_a_body_that_dribbles_gives_its_memory_back() {
+    let origin = Origin::start();
+    let agent = TestAgent::named("waf").start();
+    let proxy = past("agent \"waf\"", &origin)
+        .listener("timeouts { request-body-idle \"500ms\" }")
+        .agent_with(&agent, &Direction::Request.inspect("buffer", ""))
+        .start();
+    proxy.wait_ready();
+    let mut client = proxy.client();
+    client.send("POST /dribbles HTTP/1.1\r\nhost: test\r\ncontent-length: 100000\r\n\r\n");
+    let mut sender = client.sender();
+    let dribbler = std::thread::spawn(move || {
+        // Until nobody takes it any longer.
+        while std::io::Write::write_all(&mut sender, b"x").is_ok() {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    });
+    assert_eq!(client.response().status, 408);
+    client.expect_closed();
+    drop(client);
+    dribbler.join().unwrap();
+    let line = line_of(&proxy, "/dribbles");
+    assert_eq!(line["reason"], "request_body_timeout", "{line}");
+    proxy.wait_metric(HELD, 0.0);
+    assert_eq!(origin.connections(), 0);
+}
+
 /// A client that does not take what was held for it does not make the memory of others larger.
 #[test]
 fn what_was_held_counts_until_the_client_has_it() {

@@ -12,12 +12,15 @@ use pingora::{
     protocols::http::{HttpTask, ServerSession},
     proxy::Session,
 };
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 /// What is there already is put together up to this size: a client may send a body byte by byte, and each piece is a question
 /// to every agent.
 const LARGE: usize = 256 << 10;
+
+/// Bytes per second that a client has to send while its body is held: whoever is slower takes up memory that others need.
+const LEAST_RATE: u64 = 500;
 
 /// Parts of the response that may wait for the client.
 pub(super) const RESPONSE_QUEUE: usize = 4;
@@ -47,6 +50,24 @@ impl Reader {
     /// The same reader, and the client may be silent for so long.
     pub(super) fn within(self, idle: Option<Duration>) -> Self {
         Self { idle, ..self }
+    }
+
+    /// The next piece of a body that is held until it is complete.
+    ///
+    /// # Errors
+    /// The same as when it is read otherwise, and the client has used up its patience.
+    pub(super) async fn read_held(
+        &mut self,
+        session: &mut ServerSession,
+        patience: &mut Patience,
+    ) -> Result<Received> {
+        let began = Instant::now();
+        let received = self.read(session).await?;
+        if !patience.after(began.elapsed(), received.data.len()) && !received.ends {
+            let slow = Error::explain(ReadTimedout, "the body comes too slowly");
+            return Err(slow.into_down());
+        }
+        Ok(received)
     }
 
     /// The next piece and whether it is the last one. May be dropped and called again; then nothing is lost.
@@ -105,6 +126,29 @@ impl Reader {
             }
         }
         Ok(gathered.into_bytes())
+    }
+}
+
+/// How long a client may still be waited for whose body is held. Waiting uses it up and bytes give it back, never more than
+/// there was: what has come fast is no reason to wait for the rest for ever.
+pub(super) struct Patience {
+    most: Duration,
+    left: Duration,
+}
+
+impl Patience {
+    pub(super) const fn new(most: Duration) -> Self {
+        Self { most, left: most }
+    }
+
+    /// Whether there is some left when so many bytes have come after this time.
+    fn after(&mut self, waited: Duration, bytes: usize) -> bool {
+        let Some(left) = self.left.checked_sub(waited) else {
+            return false;
+        };
+        let earned = Duration::from_millis((bytes as u64).saturating_mul(1000) / LEAST_RATE);
+        self.left = self.most.min(left.saturating_add(earned));
+        true
     }
 }
 
@@ -224,4 +268,27 @@ fn frame(session: &mut Session, request: &Request, head: &mut ResponseHeader) ->
         session.set_keepalive(None);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn d26_nobody_waits_for_ever_for_a_body_that_dribbles() {
+        const SECOND: Duration = Duration::from_secs(1);
+        let lasts = |first: usize, each: usize| {
+            let mut patience = Patience::new(30 * SECOND);
+            assert!(patience.after(SECOND, first));
+            (0..10_000)
+                .take_while(|_| patience.after(SECOND, each))
+                .count()
+        };
+        // What came at first buys no time for the rest.
+        assert_eq!(lasts(1, 1), 29);
+        assert_eq!(lasts(100 << 20, 1), 30);
+        // Somebody a little too slow lasts longer, and who is fast enough for ever.
+        assert_eq!(lasts(1, 250), 57);
+        assert_eq!(lasts(1, 500), 10_000);
+    }
 }

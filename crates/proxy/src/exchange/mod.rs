@@ -26,7 +26,7 @@ use crate::{
     watch,
     websocket::extension,
 };
-use client::{Ended, RESPONSE_QUEUE, Reader};
+use client::{Ended, Patience, RESPONSE_QUEUE, Reader};
 use coding::Coding;
 use download::{Download, Halt, Ways};
 pub(crate) use forward::Forwarder;
@@ -168,7 +168,8 @@ impl Exchange<'_> {
         let mut pieces = Pieces::new();
         if let Some(pipe) = &mut pipe {
             // Few requests wait here, and the others shall not be larger for it.
-            Box::pin(hold(session, &mut reader, pipe, &mut pieces)).await?;
+            let patience = Patience::new(begun.connection.listener.timeouts.request_body_idle);
+            Box::pin(hold(session, (&mut reader, patience), pipe, &mut pieces)).await?;
         }
         let changes = agents.take_changes();
         filter::apply(session.req_header_mut(), &changes).map_err(Halt::Failed)?;
@@ -359,13 +360,13 @@ impl Exchange<'_> {
 /// Reads the body until every agent that holds it has seen enough.
 async fn hold(
     session: &mut Session,
-    reader: &mut Reader,
+    (reader, mut patience): (&mut Reader, Patience),
     pipe: &mut Pipe<'_, Inspectors<'_>>,
     pieces: &mut Pieces,
 ) -> Result<(), Halt> {
     while pipe.is_holding() {
         let received = reader
-            .read(&mut session.downstream_session)
+            .read_held(&mut session.downstream_session, &mut patience)
             .await
             .map_err(Halt::Failed)?;
         let ends = received.ends;
