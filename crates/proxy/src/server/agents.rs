@@ -28,7 +28,10 @@ enum Way {
 }
 
 /// `executable` is the proxy's own.
-fn way(agent: &portcullis_config::Agent, executable: &Path) -> Way {
+///
+/// # Errors
+/// The agent's dialect is not spoken there.
+fn way(agent: &portcullis_config::Agent, executable: &Path) -> Result<Way, String> {
     let launch = |program: &Path, arguments: Vec<String>, env: &[(String, String)]| {
         Way::Launch(Launch {
             id: agent.id.clone(),
@@ -37,57 +40,61 @@ fn way(agent: &portcullis_config::Agent, executable: &Path) -> Way {
             env: env.to_vec(),
         })
     };
-    match &agent.transport {
+    let targets: Result<Vec<Target>, String> = match &agent.transport {
         AgentTransport::UnixSocket(paths) => {
             let targets = paths.iter().cloned();
-            Way::Targets(targets.map(|path| target::at_socket(agent, path)).collect())
+            targets.map(|path| target::at_socket(agent, path)).collect()
         }
         AgentTransport::Grpc(endpoints) => {
             let targets = endpoints.iter();
-            Way::Targets(targets.map(|it| target::over_grpc(agent, it)).collect())
+            targets.map(|it| target::over_grpc(agent, it)).collect()
         }
         AgentTransport::Http(endpoints) => {
             let targets = endpoints.iter();
-            Way::Targets(targets.map(|it| target::over_http(agent, it)).collect())
+            targets.map(|it| target::over_http(agent, it)).collect()
         }
-        AgentTransport::Reverse(reverse) => Way::Reverse(reverse.clone()),
+        AgentTransport::Reverse(reverse) => return Ok(Way::Reverse(reverse.clone())),
         AgentTransport::Command {
             program,
             arguments,
             env,
-        } => launch(program, arguments.clone(), env),
+        } => return Ok(launch(program, arguments.clone(), env)),
         AgentTransport::Builtin { name, env } => {
             let arguments = vec!["agent".to_owned(), name.name().to_owned()];
-            launch(executable, arguments, env)
+            return Ok(launch(executable, arguments, env));
         }
-    }
+    };
+    targets.map(Way::Targets)
 }
 
 /// The agents that the proxy starts.
 pub(super) fn launches(config: &Config, executable: &Path) -> Vec<Launch> {
     let ways = config.agents.iter().map(|agent| way(agent, executable));
     ways.filter_map(|way| match way {
-        Way::Targets(_) | Way::Reverse(_) => None,
-        Way::Launch(launch) => Some(launch),
+        Ok(Way::Launch(launch)) => Some(launch),
+        Ok(Way::Targets(_) | Way::Reverse(_)) | Err(_) => None,
     })
     .collect()
 }
 
 /// What the manager has to know. `start` starts an agent that does not run on its own and says where it listens; `registers`
 /// says where one is found that dials us.
+///
+/// # Errors
+/// An agent whose dialect is not spoken where it is.
 pub(super) fn settings(
     config: &Config,
     executable: &Path,
     mut start: impl FnMut(&Launch) -> PathBuf,
     mut registers: impl FnMut(&portcullis_config::Agent, &AgentReverse) -> ReverseAgent,
-) -> Vec<AgentSettings> {
+) -> Result<Vec<AgentSettings>, String> {
     let settings = config.agents.iter().map(|agent| {
-        let targets = match way(agent, executable) {
+        let targets = match way(agent, executable)? {
             Way::Targets(targets) => targets,
-            Way::Launch(launch) => vec![target::at_socket(agent, start(&launch))],
+            Way::Launch(launch) => vec![target::at_socket(agent, start(&launch))?],
             Way::Reverse(reverse) => vec![Target::Reverse(registers(agent, &reverse))],
         };
-        agent_settings(agent, targets, needs(config, agent))
+        Ok(agent_settings(agent, targets, needs(config, agent)))
     });
     settings.collect()
 }

@@ -306,7 +306,8 @@ async fn reached(
             dialling.push(agent.clone());
             agent
         },
-    );
+    )
+    .map_err(ServeError::Compile)?;
     let plan = doors.plan(&config.agents, &dialling).await?;
     Ok((settings, plan))
 }

@@ -1,6 +1,6 @@
 //! `portcullis agent replay`: tells an agent what was recorded of another, and says where its verdicts differ.
 
-use super::{block_on, config_file, phase_of, say, target::Target};
+use super::{block_on, complain, config_file, phase_of, say, target::Target};
 use crate::cli::admin::printable;
 use clap::Args;
 use portcullis_agent_protocol::{
