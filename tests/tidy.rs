@@ -441,8 +441,8 @@ fn the_documents_list_every_failure_of_agents() {
 
 #[test]
 fn the_documents_list_every_header_that_agents_cannot_change() {
-    let source = read("crates/agent-manager/src/operations.rs");
-    let list = source.split("NEVER_SETTABLE").nth(1).unwrap();
+    let source = read("crates/config/src/protected_header.rs");
+    let list = source.split("PROTECTED").nth(1).unwrap();
     let list = list.split("];").next().unwrap();
     let page = read("docs/agents.md");
     let page = section(&page, "## Header operations");

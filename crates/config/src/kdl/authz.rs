@@ -67,7 +67,7 @@ fn authz(node: &mut Node<'_>, dialect: Dialect) -> ParsedAuthz {
             *copy_headers = patterns;
         }
         if let Some((patterns, span)) = block.one("copy-to-client", |node| {
-            Some((header::changeable(node, "set"), node.span()))
+            Some((header::changeable(node, header::Change::Set), node.span()))
         }) {
             settings.copy_to_client = patterns.into_iter().map(|it| it.value).collect();
             of_http.push(("copy-to-client", span));

@@ -84,14 +84,21 @@ fn pattern(value: Value<'_>) -> Option<String> {
 
 /// The patterns of `owns-headers`: none of them fits a header that nobody may change.
 pub(super) fn owned(node: &mut Node<'_>) -> Vec<Spanned<String>> {
-    changeable(node, "own")
+    changeable(node, Change::Own)
+}
+
+/// What an agent does with headers that it may not do with those that are protected.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Change {
+    Own,
+    Set,
 }
 
 /// The patterns of headers with which an agent does something that nobody may do with those that are protected.
-pub(super) fn changeable(node: &mut Node<'_>, what_it_does: &str) -> Vec<Spanned<String>> {
+pub(super) fn changeable(node: &mut Node<'_>, change: Change) -> Vec<Spanned<String>> {
     let mut patterns = patterns(node, "the names of headers, such as \"x-user\"");
     patterns.retain(|pattern| {
-        let Some(problem) = changeable_problem(pattern, what_it_does) else {
+        let Some(problem) = changeable_problem(pattern, change) else {
             return true;
         };
         node.report(problem);
@@ -100,8 +107,12 @@ pub(super) fn changeable(node: &mut Node<'_>, what_it_does: &str) -> Vec<Spanned
     patterns
 }
 
-fn changeable_problem(pattern: &Spanned<String>, what_it_does: &str) -> Option<Diagnostic> {
+fn changeable_problem(pattern: &Spanned<String>, change: Change) -> Option<Diagnostic> {
     let text = &pattern.value;
+    let what_it_does = match change {
+        Change::Own => "can own",
+        Change::Set => "can set",
+    };
     let (name, why) = PROTECTED.iter().find_map(|(name, why)| {
         // Of headers that are protected by their beginning, one that people know.
         let (protected, known) = match name.strip_suffix('-') {
@@ -112,12 +123,12 @@ fn changeable_problem(pattern: &Spanned<String>, what_it_does: &str) -> Option<D
     })?;
     let (message, help) = if text.ends_with('*') {
         (
-            format!("`{text}` fits `{name}` too, which no agent can {what_it_does}"),
+            format!("`{text}` fits `{name}` too, which no agent {what_it_does}"),
             "name the headers that the agent sets, or write more of how they begin",
         )
     } else {
         (
-            format!("no agent can {what_it_does} `{text}`"),
+            format!("no agent {what_it_does} `{text}`"),
             "remove it, or use a header of another name",
         )
     };
