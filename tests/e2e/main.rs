@@ -19,6 +19,7 @@ mod drain;
 mod ext_authz;
 mod ext_proc;
 mod faults;
+mod filters;
 mod forward_auth;
 mod grpc;
 mod guardrail;

@@ -222,28 +222,37 @@ impl RawClient {
 
     fn read_chunks(&mut self, body: &mut Vec<u8>) -> Option<()> {
         loop {
-            let line = loop {
-                if let Some(at) = find(&self.buffer, b"\r\n") {
-                    let line: Vec<u8> = self.buffer.drain(..at + 2).collect();
-                    break String::from_utf8(line).unwrap();
-                }
-                if !self.fill() {
-                    return None;
-                }
-            };
-            let size = usize::from_str_radix(line.trim(), 16).unwrap();
-            while self.buffer.len() < size + 2 {
-                if !self.fill() {
-                    body.append(&mut self.buffer);
-                    return None;
-                }
+            let (chunk, is_whole) = self.read_chunk();
+            body.extend(&chunk);
+            if !is_whole {
+                return None;
             }
-            body.extend(self.buffer.drain(..size));
-            self.buffer.drain(..2);
-            if size == 0 {
+            if chunk.is_empty() {
                 return Some(());
             }
         }
+    }
+
+    /// Reads one chunk of a body, and whether it is all of it. The last one is empty.
+    pub(crate) fn read_chunk(&mut self) -> (Vec<u8>, bool) {
+        let line = loop {
+            if let Some(at) = find(&self.buffer, b"\r\n") {
+                let line: Vec<u8> = self.buffer.drain(..at + 2).collect();
+                break String::from_utf8(line).unwrap();
+            }
+            if !self.fill() {
+                return (Vec::new(), false);
+            }
+        };
+        let size = usize::from_str_radix(line.trim(), 16).unwrap();
+        while self.buffer.len() < size + 2 {
+            if !self.fill() {
+                return (std::mem::take(&mut self.buffer), false);
+            }
+        }
+        let chunk = self.buffer.drain(..size).collect();
+        self.buffer.drain(..2);
+        (chunk, true)
     }
 
     /// Reads some bytes. False at the end of the connection, orderly or not.

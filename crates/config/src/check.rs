@@ -7,12 +7,14 @@ mod addresses;
 mod agents;
 mod authz;
 mod chains;
+mod compress;
 mod conditions;
 mod ext_proc;
 mod guardrail;
 mod identity;
 mod inspect;
 mod listeners;
+mod limits;
 mod observability;
 mod paths;
 mod precedence;
@@ -49,6 +51,8 @@ const ERRORS: &[Check] = &[
     guardrail::dialects,
     guardrail::encodings,
     guardrail::useless_settings,
+    limits::useless_body_limits,
+    compress::twice,
     websocket::frames_without_sockets,
     websocket::useless_settings,
     verdict_cache::phases,

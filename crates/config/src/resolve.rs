@@ -7,12 +7,12 @@ use crate::{
     kdl::{
         Defaults, Parsed, ParsedAction, ParsedAgent, ParsedAgentUse, ParsedCertificate,
         ParsedChain, ParsedFilter, ParsedGuardrail, ParsedListener, ParsedListenerTls, ParsedMatch,
-        ParsedOrigin, ParsedRoute, ParsedShadow, ParsedUpstream,
+        ParsedOrigin, ParsedOwn, ParsedRoute, ParsedShadow, ParsedUpstream,
     },
     model::{
         Action, Admin, Agent, AgentUse, ClientAuth, Config, Filter, GuardedBody, Guardrail,
-        Listener, ListenerCertificate, ListenerTls, Origin, Probes, Route, Shadow, System,
-        Upstream, UpstreamTimeouts,
+        LimitLine, LimitOwner, Listener, ListenerCertificate, ListenerTls, Origin, OwnFilter,
+        Probes, Route, Shadow, System, Upstream, UpstreamTimeouts,
     },
     source::{Sources, Spanned},
 };
@@ -205,7 +205,8 @@ fn agent(written: ParsedAgent, defaults: &Defaults, sources: &Sources) -> Option
 
 fn route(written: ParsedRoute, filters: &Filters<'_>, sources: &Sources) -> Option<Route> {
     let mut expanded = Vec::with_capacity(written.filters.len());
-    filters.expand(&written.filters, &mut expanded)?;
+    let owner = LimitOwner::Route(written.id.value.clone());
+    filters.expand(&owner, &written.filters, &mut expanded)?;
     Some(Route {
         agent_budget: written
             .agent_budget
@@ -239,7 +240,13 @@ struct Filters<'a> {
 
 impl Filters<'_> {
     /// Ends, because the checks have refused chains that use each other in a circle.
-    fn expand(&self, written: &[ParsedFilter], expanded: &mut Vec<Filter>) -> Option<()> {
+    fn expand(
+        &self,
+        owner: &LimitOwner,
+        written: &[ParsedFilter],
+        expanded: &mut Vec<Filter>,
+    ) -> Option<()> {
+        let mut limits = Limits::new(owner);
         for filter in written {
             expanded.push(match filter {
                 ParsedFilter::Agent(one) => Filter::Agent(self.agent_use(one)?),
@@ -252,11 +259,12 @@ impl Filters<'_> {
                 ParsedFilter::Guardrail(guardrail) => {
                     Filter::Guardrail(Box::new(self.guardrail(guardrail)?))
                 }
-                ParsedFilter::RequestHeaders(edits) => Filter::RequestHeaders(edits.clone()),
-                ParsedFilter::ResponseHeaders(edits) => Filter::ResponseHeaders(edits.clone()),
+                ParsedFilter::Own(own) => Filter::Own(limits.own(own)),
                 ParsedFilter::Broken => return None,
                 ParsedFilter::Use(name) => {
-                    self.expand(&self.chains.get(name.value.as_str())?.filters, expanded)?;
+                    let owner = LimitOwner::Chain(name.value.clone());
+                    let chain = self.chains.get(name.value.as_str())?;
+                    self.expand(&owner, &chain.filters, expanded)?;
                     continue;
                 }
             });
@@ -325,5 +333,49 @@ impl Filters<'_> {
             compare_with,
             ramp: written.ramp,
         })
+    }
+}
+
+/// Numbers the limits of a route or chain, each kind for itself, so that they are known again after a reload.
+struct Limits<'a> {
+    owner: &'a LimitOwner,
+    rates: usize,
+    concurrencies: usize,
+}
+
+impl<'a> Limits<'a> {
+    fn new(owner: &'a LimitOwner) -> Self {
+        Self {
+            owner,
+            rates: 0,
+            concurrencies: 0,
+        }
+    }
+
+    fn own(&mut self, written: &ParsedOwn) -> OwnFilter {
+        match written {
+            ParsedOwn::RequestHeaders(edits) => OwnFilter::RequestHeaders(edits.clone()),
+            ParsedOwn::ResponseHeaders(edits) => OwnFilter::ResponseHeaders(edits.clone()),
+            ParsedOwn::RateLimit(limit) => {
+                let line = Self::line(self.owner, &mut self.rates);
+                OwnFilter::RateLimit(line, limit.clone())
+            }
+            ParsedOwn::ConcurrencyLimit(limit) => {
+                let line = Self::line(self.owner, &mut self.concurrencies);
+                OwnFilter::ConcurrencyLimit(line, limit.clone())
+            }
+            ParsedOwn::Addresses(list) => OwnFilter::Addresses(list.clone()),
+            ParsedOwn::BodyLimit(limit) => OwnFilter::BodyLimit(limit.value),
+            ParsedOwn::Compress(compress) => OwnFilter::Compress(compress.value.clone()),
+        }
+    }
+
+    fn line(owner: &LimitOwner, count: &mut usize) -> LimitLine {
+        let number = *count;
+        *count += 1;
+        LimitLine {
+            owner: owner.clone(),
+            number,
+        }
     }
 }

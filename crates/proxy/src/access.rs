@@ -217,7 +217,7 @@ impl Finished<'_> {
         }
         if let Some(by) = &self.ended_by {
             line.extend_from_slice(b",\"blocked_by\":");
-            json_string(line, by.agent.as_bytes());
+            json_string(line, by.name.as_bytes());
         }
         if let Some(reason) = self.reason() {
             line.extend_from_slice(b",\"reason\":");

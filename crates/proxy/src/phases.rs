@@ -53,7 +53,9 @@ impl ProxyHttp for Edge {
         if let Some(reply) = request.pending.take() {
             return answered(session, reply, request).await;
         }
-        if let Flow::Reply(reply) = watch::on_request(session, request).await? {
+        let flow = watch::on_request(session, request).await?;
+        filter::compress::prepare(session, request);
+        if let Flow::Reply(reply) = flow {
             return answered(session, reply, request).await;
         }
         if let Some(reply) = local_reply(request) {
@@ -92,13 +94,9 @@ impl ProxyHttp for Edge {
         upstream::drop_empty_end(body, end_of_stream);
         let Some(chunk) = body else { return Ok(()) };
         request.body_received += chunk.len() as u64;
-        let limit = request
-            .begun
-            .as_ref()
-            .map(|begun| begun.connection.listener.limits.body_bytes.bytes());
         let upgraded = request.upstream.status == Some(101);
-        if !upgraded && limit.is_some_and(|limit| request.body_received > limit) {
-            return Error::e_explain(HTTPStatus(413), "the body is larger than body-bytes");
+        if !upgraded && request.body_received > request.body_limit() {
+            return Error::e_explain(HTTPStatus(413), "the body is larger than it may be");
         }
         Ok(())
     }

@@ -88,6 +88,10 @@ pub(crate) async fn write(
     request: &mut Request,
 ) -> Result<()> {
     end_if_leaving(session, request);
+    if reply.status == 413 && !session.is_body_done() {
+        // The rest of it would have to be read before the next request.
+        session.set_keepalive(None);
+    }
     if is_grpc(session.req_header()) {
         return write_grpc(session, reply, request).await;
     }

@@ -5,8 +5,8 @@ use crate::{
     client::Identity,
     exchange::plan::Plan,
     exchange::tunnel::SocketRun,
-    filter::Changed,
     filter::shadow::Shadows,
+    filter::{Changed, LimitRun},
     reply::Reply,
     server::connection::Connection,
     snapshot::{Route, Serving, Snapshot},
@@ -44,6 +44,7 @@ pub(crate) struct Request {
     pub(crate) steps_run: usize,
     /// Headers that filters have changed so far, where verdicts are kept.
     pub(crate) changed: Changed,
+    pub(crate) limits: LimitRun,
     pub(crate) agents: AgentRun,
     /// Agents that are asked in its shadow, if the route has any.
     pub(crate) shadows: Option<Box<Shadows>>,
@@ -65,6 +66,21 @@ impl Request {
     pub(crate) fn obeys(&self, step: usize, member: usize) -> bool {
         let shadows = self.shadows.as_ref();
         shadows.is_none_or(|shadows| shadows.obeys(step, member))
+    }
+
+    /// A filter that asks nobody ends the request.
+    pub(crate) fn refused_by(&mut self, filter: &str, reason: &'static str) {
+        self.reason = Some(reason);
+        self.agents.end_by(format!("filter:{filter}"), None);
+    }
+
+    /// Bytes that the body may have.
+    pub(crate) fn body_limit(&self) -> u64 {
+        let begun = self.begun.as_ref();
+        let of_listener = begun.map(|begun| begun.connection.listener.limits.body_bytes.bytes());
+        let of_route = self.route.as_ref().and_then(|route| route.body_limit);
+        let limits = of_listener.into_iter().chain(of_route);
+        limits.min().unwrap_or(u64::MAX)
     }
 
     /// What its bodies have to pass on this route.
@@ -113,10 +129,11 @@ struct Said {
     ended_by: Option<EndedBy>,
 }
 
-/// Whose verdict or failure ended the request.
+/// Whose verdict, failure or limit ended the request.
 #[derive(Debug, Clone)]
 pub(crate) struct EndedBy {
-    pub(crate) agent: AgentId,
+    /// An agent, or `filter:` and the name of a filter, which no agent can have.
+    pub(crate) name: String,
     /// In the words of the agent, or the name of the failure.
     pub(crate) reason: Option<String>,
 }
@@ -155,7 +172,11 @@ impl AgentRun {
 
     /// An agent ends the request, by its verdict or by its failure.
     pub(crate) fn end(&self, agent: AgentId, reason: Option<String>) {
-        self.said().ended_by = Some(EndedBy { agent, reason });
+        self.end_by(agent.to_string(), reason);
+    }
+
+    fn end_by(&self, name: String, reason: Option<String>) {
+        self.said().ended_by = Some(EndedBy { name, reason });
     }
 
     pub(crate) fn ended_by(&self) -> Option<EndedBy> {

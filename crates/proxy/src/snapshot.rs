@@ -5,7 +5,7 @@ use crate::{
     discovery::Discovery,
     exchange::{memory::BufferMemory, plan::Plan, sockets::Sockets},
     filter::{
-        self, Compiler, Filter,
+        self, Compiler, Filter, Limits,
         shadow::{self, Place},
     },
     reply::Reply,
@@ -20,7 +20,7 @@ use bytes::Bytes;
 use http::{HeaderValue, header};
 use portcullis_agent_manager::{AgentManager, Links};
 use portcullis_config::{
-    Action as ConfigAction, AgentId, Config, PathPolicy, RouteId, UpstreamId, WebSocket,
+    Action as ConfigAction, AgentId, Compress, Config, PathPolicy, RouteId, UpstreamId, WebSocket,
 };
 use std::{collections::HashMap, fmt, path::Path, sync::Arc, time::Duration};
 
@@ -50,6 +50,8 @@ pub(crate) struct Snapshot {
     pub(crate) buffer_memory: Arc<BufferMemory>,
     /// The same.
     pub(crate) sockets: Arc<Sockets>,
+    /// What limits have counted.
+    pub(crate) limits: Limits,
     /// The same for copies that shadow agents are shown.
     pub(crate) copies: Arc<BufferMemory>,
 }
@@ -66,6 +68,10 @@ pub(crate) struct Route {
     pub(crate) shadows: Vec<Place>,
     /// What agents want to see beyond the heads of requests.
     pub(crate) plan: Plan,
+    /// Bytes that a body may have here, beside what the listener says.
+    pub(crate) body_limit: Option<u64>,
+    /// How responses are compressed, if they are.
+    pub(crate) compress: Option<Arc<Compress>>,
     pub(crate) action: Action,
     /// How a request may upgrade; `None`: it may not.
     pub(crate) websocket: Option<WebSocket>,
@@ -136,7 +142,7 @@ impl Snapshot {
             upstreams.insert(upstream.id.clone(), compiled);
         }
         let mut routes = Vec::with_capacity(config.routes.len());
-        let compiler = Compiler::new(
+        let mut compiler = Compiler::new(
             &parts.agents,
             &config.agents,
             &config.routes,
@@ -144,7 +150,7 @@ impl Snapshot {
             parts.previous,
         );
         for route in &config.routes {
-            let compiled = Arc::new(compile_route(route, &compiler, &upstreams, parts)?);
+            let compiled = Arc::new(compile_route(route, &mut compiler, &upstreams, parts)?);
             routes.push((compiled, route.priority, route.matches.as_slice()));
         }
         let router = Router::new(routes).map_err(|error| error.to_string())?;
@@ -164,6 +170,7 @@ impl Snapshot {
             discovery,
             buffer_memory: parts.buffer_memory.clone(),
             sockets: parts.sockets.clone(),
+            limits: compiler.into_limits(),
             copies: match parts.previous {
                 Some(previous) => previous.copies.clone(),
                 None => Arc::new(BufferMemory::of_copies(parts.buffer_memory)),
@@ -187,7 +194,7 @@ impl Snapshot {
 
 fn compile_route(
     route: &portcullis_config::Route,
-    compiler: &Compiler<'_>,
+    compiler: &mut Compiler<'_>,
     upstreams: &HashMap<UpstreamId, Arc<Upstream>>,
     parts: &Parts<'_>,
 ) -> Result<Route, String> {
@@ -211,11 +218,7 @@ fn compile_route(
             idle: Duration::ZERO,
         },
     };
-    let filters = route
-        .filters
-        .iter()
-        .map(|filter| compiler.compile(&route.id, filter))
-        .collect::<Result<Vec<_>, _>>()?;
+    let filters = compiler.chain(&route.id, &route.filters)?;
     let plan = filter::plan(&filters, |step, member| filters[step].obeys(member));
     let sockets = (!plan.frames.is_empty()).then(|| parts.metrics.sockets(&route.id));
     Ok(Route {
@@ -224,6 +227,8 @@ fn compile_route(
         shadows: shadow::places(&filters),
         keeps_verdicts: filter::keeps_verdicts(&filters, &parts.agents),
         plan,
+        body_limit: filter::body_limit(&filters),
+        compress: filter::compression(&filters),
         filters,
         action,
         websocket: route.websocket,

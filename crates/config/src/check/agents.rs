@@ -189,6 +189,7 @@ pub(super) fn useless_budgets(parsed: &Parsed, report: &Report) {
             agents,
             guardrails,
             in_doubt,
+            ..
         } = chains.uses(&route.filters);
         // One that does not exist was meant to be asked.
         let mut deciding = agents.iter().filter(|used| used.may_decide()).peekable();

@@ -66,10 +66,7 @@ impl Names<'_> {
                 ParsedFilter::Use(name) if !self.chains.contains(name.value.as_str()) => {
                     self.dangling("chain", &name.value, name.span);
                 }
-                ParsedFilter::Use(_)
-                | ParsedFilter::RequestHeaders(_)
-                | ParsedFilter::ResponseHeaders(_)
-                | ParsedFilter::Broken => {}
+                ParsedFilter::Use(_) | ParsedFilter::Own(_) | ParsedFilter::Broken => {}
             }
         }
     }

@@ -25,9 +25,7 @@ pub(super) fn unused(parsed: &Parsed, report: &Report) {
             ParsedFilter::Use(name) => {
                 chains.insert(name.value.as_str());
             }
-            ParsedFilter::RequestHeaders(_)
-            | ParsedFilter::ResponseHeaders(_)
-            | ParsedFilter::Broken => {}
+            ParsedFilter::Own(_) | ParsedFilter::Broken => {}
         }
     }
     let upstreams: HashSet<&str> = parsed

@@ -1,7 +1,7 @@
 //! Who is asked on a route when its chains are written out.
 
 use super::chains::{DEEPEST, MOST_FILTERS};
-use crate::kdl::{Parsed, ParsedAgentUse, ParsedChain, ParsedFilter, ParsedGuardrail};
+use crate::kdl::{Parsed, ParsedAgentUse, ParsedChain, ParsedFilter, ParsedGuardrail, ParsedOwn};
 use std::collections::HashMap;
 
 /// The lines of a route that is accepted, with those that were replaced by a chain.
@@ -16,6 +16,8 @@ pub(super) struct Uses<'a> {
     pub(super) agents: Vec<&'a ParsedAgentUse>,
     /// Those who are shown texts, in the order written.
     pub(super) guardrails: Vec<&'a ParsedGuardrail>,
+    /// The lines that ask nobody, in the order written.
+    pub(super) own: Vec<&'a ParsedOwn>,
     /// There may be more of them: something is wrong with a line, a chain or the size of the route, and reported
     /// elsewhere.
     pub(super) in_doubt: bool,
@@ -38,6 +40,7 @@ impl<'a> Chains<'a> {
             found: Uses {
                 agents: Vec::new(),
                 guardrails: Vec::new(),
+                own: Vec::new(),
                 in_doubt: false,
             },
             lines_left: MOST_LINES,
@@ -67,8 +70,9 @@ impl<'a> Walk<'_, 'a> {
                     self.lines_left -= 1;
                     self.found.guardrails.push(guardrail);
                 }
-                ParsedFilter::RequestHeaders(_) | ParsedFilter::ResponseHeaders(_) => {
+                ParsedFilter::Own(own) => {
                     self.lines_left -= 1;
+                    self.found.own.push(own);
                 }
                 ParsedFilter::Broken => self.found.in_doubt = true,
                 ParsedFilter::Use(name) => {

@@ -133,47 +133,57 @@ pub(super) fn networks(node: &mut Node<'_>) -> Option<Vec<IpNet>> {
     Some(values.into_iter().filter_map(network).collect())
 }
 
+/// A network that is believed; that it is everybody is hardly meant.
 fn network(value: Value<'_>) -> Option<IpNet> {
-    let text = value.text()?;
-    if let Ok(address) = text.parse::<IpAddr>() {
-        return Some(IpNet::from(address));
-    }
-    let Ok(network) = text.parse::<IpNet>() else {
-        value.report(
-            value
-                .error(
-                    code::INVALID_VALUE,
-                    format!("`{text}` is neither an address nor a network"),
-                )
-                .help("write it such as \"10.0.0.0/8\", \"fd00::/8\" or \"192.0.2.7\""),
-        );
-        return None;
-    };
-    if network.trunc() != network {
-        value.report(
-            value
-                .error(
-                    code::INVALID_VALUE,
-                    format!("`{text}` has bits set behind its prefix"),
-                )
-                .help(format!(
-                    "write \"{}\" for the network or \"{}\" for the one address",
-                    network.trunc(),
-                    network.addr()
-                )),
-        );
-        return None;
-    }
+    let network = any_network(value)?;
     if network.prefix_len() == 0 {
         value.report(
             Diagnostic::warning(
                 code::TRUSTS_EVERYBODY,
                 value.span(),
-                format!("`{text}` is everybody"),
+                format!("`{}` is everybody", value.text()?),
             )
             .label("any client can claim any address")
             .help("list only the proxies in front of this one"),
         );
     }
     Some(network)
+}
+
+/// One argument as a network.
+pub(super) fn any_network(value: Value<'_>) -> Option<IpNet> {
+    match parse_network(&value.text()?) {
+        Ok(network) => Some(network),
+        Err((message, help)) => {
+            value.report(value.error(code::INVALID_VALUE, message).help(help));
+            None
+        }
+    }
+}
+
+/// An address or a network.
+///
+/// # Errors
+/// It is neither: what is wrong, and what to write.
+pub(super) fn parse_network(text: &str) -> Result<IpNet, (String, String)> {
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(IpNet::from(address));
+    }
+    let Ok(network) = text.parse::<IpNet>() else {
+        return Err((
+            format!("`{text}` is neither an address nor a network"),
+            "write it such as \"10.0.0.0/8\", \"fd00::/8\" or \"192.0.2.7\"".to_owned(),
+        ));
+    };
+    if network.trunc() != network {
+        return Err((
+            format!("`{text}` has bits set behind its prefix"),
+            format!(
+                "write \"{}\" for the network or \"{}\" for the one address",
+                network.trunc(),
+                network.addr()
+            ),
+        ));
+    }
+    Ok(network)
 }

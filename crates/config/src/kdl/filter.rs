@@ -1,14 +1,19 @@
 //! `filters { … }` of a route, and `filters { chain "ID" { … } }`.
 
 use super::{
-    cursor::{Block, Later, Node},
+    address_list::address_list,
+    compress::compress,
+    cursor::{Block, Node},
     guardrail::{ParsedGuardrail, guardrail},
-    header, header_span,
+    header, header_span, limit,
     shadow::{self, ParsedShadow},
 };
 use crate::{
     diagnostic::code,
-    model::{AgentId, FailureMode, HeaderEdit},
+    model::{
+        AddressList, AgentId, ByteSize, Compress, ConcurrencyLimit, FailureMode, HeaderEdit,
+        RateLimit,
+    },
     source::{Span, Spanned},
 };
 use std::time::Duration;
@@ -19,11 +24,22 @@ pub(crate) enum ParsedFilter {
     Agent(ParsedAgentUse),
     Parallel(Vec<ParsedAgentUse>),
     Guardrail(Box<ParsedGuardrail>),
-    RequestHeaders(Vec<HeaderEdit>),
-    ResponseHeaders(Vec<HeaderEdit>),
+    Own(ParsedOwn),
     Use(Spanned<String>),
     /// It was reported as wrong already.
     Broken,
+}
+
+/// A line that asks nobody.
+#[derive(Debug, Clone)]
+pub(crate) enum ParsedOwn {
+    RequestHeaders(Vec<HeaderEdit>),
+    ResponseHeaders(Vec<HeaderEdit>),
+    RateLimit(RateLimit),
+    ConcurrencyLimit(ConcurrencyLimit),
+    Addresses(AddressList),
+    BodyLimit(Spanned<ByteSize>),
+    Compress(Spanned<Compress>),
 }
 
 /// An agent on a route; `None` is what the agent's own block says.
@@ -51,8 +67,6 @@ pub(crate) struct ParsedChain {
     pub(crate) span: Span,
 }
 
-const LATER: &[Later] = &[Later::new("rate-limit"), Later::new("compress")];
-
 pub(super) fn chain(node: &mut Node<'_>) -> Option<ParsedChain> {
     let id = node.id();
     let span = header_span(node);
@@ -65,30 +79,44 @@ pub(super) fn chain(node: &mut Node<'_>) -> Option<ParsedChain> {
 }
 
 pub(super) fn filters(block: &mut Block<'_>) -> Vec<ParsedFilter> {
-    block.later(LATER);
     let mut filters = Vec::new();
-    block.each(
-        &[
-            "agent",
-            "parallel",
-            "guardrail",
-            "request-headers",
-            "response-headers",
-            "use",
-        ],
-        |node| {
-            let filter = match node.name() {
-                "agent" => agent_use(node).map(ParsedFilter::Agent),
-                "parallel" => parallel(node).map(ParsedFilter::Parallel),
-                "guardrail" => guardrail(node).map(|it| ParsedFilter::Guardrail(Box::new(it))),
-                "request-headers" => Some(ParsedFilter::RequestHeaders(header::edits(node))),
-                "response-headers" => Some(ParsedFilter::ResponseHeaders(header::edits(node))),
-                _ => chain_use(node).map(ParsedFilter::Use),
-            };
-            filters.push(filter.unwrap_or(ParsedFilter::Broken));
-        },
-    );
+    let names = [
+        "agent",
+        "parallel",
+        "guardrail",
+        "request-headers",
+        "response-headers",
+        "rate-limit",
+        "concurrency-limit",
+        "ip-allow",
+        "ip-deny",
+        "body-limit",
+        "compress",
+        "use",
+    ];
+    block.each(&names, |node| {
+        let filter = match node.name() {
+            "agent" => agent_use(node).map(ParsedFilter::Agent),
+            "parallel" => parallel(node).map(ParsedFilter::Parallel),
+            "guardrail" => guardrail(node).map(|it| ParsedFilter::Guardrail(Box::new(it))),
+            "use" => chain_use(node).map(ParsedFilter::Use),
+            _ => own(node).map(ParsedFilter::Own),
+        };
+        filters.push(filter.unwrap_or(ParsedFilter::Broken));
+    });
     filters
+}
+
+fn own(node: &mut Node<'_>) -> Option<ParsedOwn> {
+    match node.name() {
+        "request-headers" => Some(ParsedOwn::RequestHeaders(header::edits(node))),
+        "response-headers" => Some(ParsedOwn::ResponseHeaders(header::edits(node))),
+        "rate-limit" => limit::rate_limit(node).map(ParsedOwn::RateLimit),
+        "concurrency-limit" => limit::concurrency_limit(node).map(ParsedOwn::ConcurrencyLimit),
+        "body-limit" => limit::body_limit(node).map(ParsedOwn::BodyLimit),
+        "compress" => compress(node).map(ParsedOwn::Compress),
+        _ => address_list(node).map(ParsedOwn::Addresses),
+    }
 }
 
 fn chain_use(node: &mut Node<'_>) -> Option<Spanned<String>> {

@@ -4,6 +4,7 @@
 //! what was not written is `None`. The checks look at it, and `resolve` makes the model of it.
 
 mod address;
+mod address_list;
 mod admin;
 mod agent;
 mod agent_endpoint;
@@ -12,6 +13,7 @@ mod agent_pool;
 mod agent_reverse;
 mod agent_targets;
 mod authz;
+mod compress;
 mod condition;
 mod connect;
 mod cursor;
@@ -23,6 +25,7 @@ mod header;
 mod inspect;
 mod json;
 mod later;
+mod limit;
 mod listener;
 mod listener_tls;
 mod observability;
@@ -44,7 +47,7 @@ pub(crate) use condition::ParsedMatch;
 pub(crate) use cursor::Context;
 pub(crate) use defaults::Defaults;
 pub(crate) use ext_proc::ParsedExtProc;
-pub(crate) use filter::{ParsedAgentUse, ParsedChain, ParsedFilter};
+pub(crate) use filter::{ParsedAgentUse, ParsedChain, ParsedFilter, ParsedOwn};
 pub(crate) use guardrail::ParsedGuardrail;
 pub(crate) use inspect::ParsedInspect;
 pub(crate) use listener::ParsedListener;

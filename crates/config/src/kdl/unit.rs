@@ -108,6 +108,33 @@ fn quantity(text: &str, units: &[Unit], such_as: &str) -> Result<u64, Wrong> {
     )
 }
 
+/// `100/s`, `6000/m`, `10/h`: how many, and in which time.
+pub(super) fn rate(text: &str) -> Result<(u32, Duration), Wrong> {
+    let wrong = |message: &str, help: &str| {
+        Err(Wrong {
+            message: message.to_owned(),
+            help: help.to_owned(),
+        })
+    };
+    let such_as = "write a whole number, a slash and `s`, `m` or `h`, such as \"100/s\"";
+    let Some((number, unit)) = text.split_once('/') else {
+        return wrong("it has no `/` and a unit of time", such_as);
+    };
+    if number.is_empty() || !number.bytes().all(|byte| byte.is_ascii_digit()) {
+        return wrong("it does not begin with a whole number", such_as);
+    }
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return wrong(&format!("there is no unit `{unit}`"), such_as),
+    };
+    match number.parse() {
+        Ok(number) => Ok((number, Duration::from_secs(seconds))),
+        Err(_) => wrong("it is too large", "write a smaller number"),
+    }
+}
+
 /// `5%`, `0.25%`.
 pub(super) fn share(text: &str) -> Result<Share, Wrong> {
     let wrong = |message: &str| {
@@ -175,6 +202,26 @@ mod tests {
             ("2GiB", 2 << 30),
         ] {
             assert_eq!(size(text), Ok(ByteSize(bytes)));
+        }
+    }
+
+    #[test]
+    fn rates_are_read() {
+        for (text, read) in [
+            ("100/s", Some((100, 1))),
+            ("6000/m", Some((6000, 60))),
+            ("10/h", Some((10, 3600))),
+            ("100", None),
+            ("/s", None),
+            ("100/", None),
+            ("100/d", None),
+            ("100 /s", None),
+            ("-1/s", None),
+            ("1.5/s", None),
+            ("99999999999/s", None),
+        ] {
+            let read = read.map(|(number, seconds)| (number, Duration::from_secs(seconds)));
+            assert_eq!(rate(text).ok(), read, "{text}");
         }
     }
 

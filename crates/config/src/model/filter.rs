@@ -1,6 +1,9 @@
 //! `filters { … }` of a route: what a request goes through before it is answered, and the response after.
 
-use super::{AgentId, FailureMode, Guardrail, Shadow, Template};
+use super::{
+    AddressList, AgentId, ByteSize, Compress, ConcurrencyLimit, FailureMode, Guardrail, LimitLine,
+    RateLimit, Shadow, Template,
+};
 use std::time::Duration;
 
 /// One step of a route's filter chain.
@@ -12,10 +15,27 @@ pub enum Filter {
     Parallel(Vec<AgentUse>),
     /// An agent is shown texts within bodies.
     Guardrail(Box<Guardrail>),
+    /// Nobody is asked.
+    Own(OwnFilter),
+}
+
+/// A step in which the proxy asks nobody.
+#[derive(Debug, Clone, PartialEq)]
+pub enum OwnFilter {
     /// The request's header fields are changed, in the order written. Never empty.
     RequestHeaders(Vec<HeaderEdit>),
     /// The response's header fields are changed, in the order written. Never empty.
     ResponseHeaders(Vec<HeaderEdit>),
+    /// Requests beyond a rate are refused.
+    RateLimit(LimitLine, RateLimit),
+    /// Requests beyond a number at a time are refused.
+    ConcurrencyLimit(LimitLine, ConcurrencyLimit),
+    /// Clients are refused by their addresses.
+    Addresses(AddressList),
+    /// Bodies of requests that are larger are refused. 1 byte to 1 TiB.
+    BodyLimit(ByteSize),
+    /// Responses are compressed, behind all other steps. Once on a route at most.
+    Compress(Compress),
 }
 
 impl Filter {
@@ -25,7 +45,7 @@ impl Filter {
             Self::Agent(one) => std::slice::from_ref(one),
             Self::Parallel(several) => several,
             Self::Guardrail(guardrail) => std::slice::from_ref(&guardrail.used),
-            Self::RequestHeaders(_) | Self::ResponseHeaders(_) => &[],
+            Self::Own(_) => &[],
         }
     }
 }

@@ -1,11 +1,13 @@
 //! What a configuration says, as plain data. One file per block of the language.
 
+mod address_list;
 mod admin;
 mod agent;
 mod agent_endpoint;
 mod agent_pool;
 mod agent_reverse;
 mod authz;
+mod compress;
 mod condition;
 mod connect;
 mod ext_proc;
@@ -13,6 +15,7 @@ mod filter;
 mod guardrail;
 mod id;
 mod inspect;
+mod limit;
 mod listener;
 mod listener_tls;
 mod observability;
@@ -29,6 +32,7 @@ mod upstream;
 mod verdict_cache;
 mod websocket;
 
+pub use address_list::AddressList;
 pub use admin::{Admin, AdminAddress, Probes};
 pub use agent::{
     Agent, AgentTransport, BuiltinAgent, CircuitBreaker, FailureMode, Json, Overload, SendHeaders,
@@ -37,17 +41,19 @@ pub use agent_endpoint::{AgentEndpoint, AgentTls, AgentUrl, Dialect};
 pub use agent_pool::{Pool, PoolBalance};
 pub use agent_reverse::{AgentReverse, ReverseFiles, ReversePlace};
 pub use authz::Authz;
+pub use compress::{Algorithm, Compress, CompressLevels};
 pub use condition::{
     HeaderCondition, HeaderConditionKind, HostPattern, Match, PathPattern, QueryCondition,
 };
 pub use connect::{Keepalive, ProxyProtocol, UpstreamTls};
 pub use ext_proc::{ExtProc, HeaderEncoding, OnClose, Overridable};
-pub use filter::{AgentUse, Filter, HeaderEdit};
+pub use filter::{AgentUse, Filter, HeaderEdit, OwnFilter};
 pub use guardrail::{
     GuardedBody, Guardrail, Inspection, JsonPointer, OnDetect, Otherwise, PointerToken,
 };
 pub use id::{AgentId, ListenerId, RouteId, UpstreamId};
 pub use inspect::{BodyEncoding, BodyInspection, BodyMode, Completions, Inspect, OnOversize};
+pub use limit::{ConcurrencyLimit, Enforcement, LimitKey, LimitLine, LimitOwner, RateLimit};
 pub use listener::{Listener, ListenerLimits, ListenerTimeouts};
 pub use listener_tls::{ClientAuth, ListenerCertificate, ListenerTls, TlsVersion};
 pub use observability::{

@@ -93,7 +93,7 @@ impl Reader {
         let data = self.gather(session, first)?;
         self.received += data.len() as u64;
         if self.received > self.limit {
-            return Error::e_explain(HTTPStatus(413), "the body is larger than body-bytes");
+            return Error::e_explain(HTTPStatus(413), "the body is larger than it may be");
         }
         self.ended = self.ended || session.is_body_done();
         Ok(Received {

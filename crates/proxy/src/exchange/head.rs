@@ -102,9 +102,7 @@ fn describe(head: &mut impl Head, length: Length, form: Option<Form>) -> Result<
         head.remove(&header::CONTENT_ENCODING);
     }
     if form.is_some_and(Form::may_differ) {
-        for name in DIGESTS {
-            head.remove(&HeaderName::from_static(name));
-        }
+        forget_digests(head);
     }
     match length {
         Length::AsItIs => {}
@@ -117,7 +115,18 @@ fn describe(head: &mut impl Head, length: Length, form: Option<Form>) -> Result<
     Ok(())
 }
 
-fn weaken(head: &mut ResponseHeader) -> Result<()> {
+/// The body is not what it was byte for byte.
+pub(crate) fn forget_digests(head: &mut impl Head) {
+    for name in DIGESTS {
+        head.remove(&HeaderName::from_static(name));
+    }
+}
+
+/// It means the same as what had this tag, and may be another byte for byte.
+///
+/// # Errors
+/// None that its values can cause; the signature is Pingora's.
+pub(crate) fn weaken(head: &mut ResponseHeader) -> Result<()> {
     let Some(tag) = head.headers.get(header::ETAG) else {
         return Ok(());
     };

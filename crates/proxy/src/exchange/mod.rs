@@ -32,6 +32,7 @@ use download::{Download, Halt, Ways};
 pub(crate) use forward::Forwarder;
 use forward::Passage;
 use head::Length;
+pub(crate) use head::{forget_digests, weaken};
 use http::{HeaderMap, header};
 use pingora::{
     Error,
@@ -146,7 +147,7 @@ impl Exchange<'_> {
         let (request, begun, route) = (self.request, self.begun, self.route);
         let agents = Inspectors::new(request, begun, &route.filters, Direction::Request)
             .behind(&session.req_header().headers);
-        let limit = begun.connection.listener.limits.body_bytes.bytes();
+        let limit = request.body_limit();
         let steps = &request.plan(route).request;
         let copies = request.has_body && agents.copies();
         let is_seen = copies || !steps.is_empty();

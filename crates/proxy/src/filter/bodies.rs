@@ -71,7 +71,7 @@ pub(crate) fn plan(filters: &[Filter], obeys: impl Fn(usize, usize) -> bool) -> 
                 plan.response.extend(response);
                 continue;
             }
-            Filter::RequestHeaders(_) | Filter::ResponseHeaders(_) => continue,
+            Filter::Own(_) => continue,
         };
         let obeyed = || {
             of_route
@@ -185,7 +185,7 @@ impl<'a> Inspectors<'a> {
                 Some(&agent.used)
             }
             Filter::Guardrail(guardrail) => Some(&guardrail.used),
-            Filter::RequestHeaders(_) | Filter::ResponseHeaders(_) => None,
+            Filter::Own(_) => None,
         }
     }
 

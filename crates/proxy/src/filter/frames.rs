@@ -45,7 +45,7 @@ pub(crate) enum Judged {
 pub(super) fn steps(filters: &[Filter]) -> Vec<usize> {
     let sees = |filter: &Filter| match filter {
         Filter::Agents(of_route) => of_route.iter().any(|agent| agent.inspect.websocket_frames),
-        Filter::Guardrail(_) | Filter::RequestHeaders(_) | Filter::ResponseHeaders(_) => false,
+        Filter::Guardrail(_) | Filter::Own(_) => false,
     };
     let filters = filters.iter().enumerate();
     filters

@@ -1,13 +1,18 @@
 //! The filters of a route: in the order of the configuration on the way in, in reverse on the way out. A filter changes the
 //! request or says what to answer; it never writes to the client.
 
+mod addresses;
 mod agents;
 mod bodies;
 mod changed;
+pub(crate) mod compress;
 mod frames;
 mod guardrail;
 mod head;
 mod headers;
+mod limit;
+mod own;
+pub(crate) mod quality;
 pub(crate) mod shadow;
 
 use crate::{reply::Reply, request::Request, snapshot::Snapshot, telemetry::metrics::Metrics};
@@ -17,13 +22,14 @@ pub(crate) use changed::Changed;
 pub(crate) use frames::{FrameAgents, FrameDirection, Judged};
 use guardrail::Guardrail;
 pub(crate) use head::Head;
-use headers::Edit;
+pub(crate) use limit::{LimitRun, Limits};
+pub(crate) use own::Own;
 use pingora::{
     Result,
     http::{RequestHeader, ResponseHeader},
 };
 use portcullis_agent_manager::{AgentManager, AgentUse};
-use portcullis_config::{AgentId, Inspect};
+use portcullis_config::{AgentId, Compress, Inspect};
 use shadow::Shadow;
 use std::{
     collections::{HashMap, HashSet},
@@ -38,8 +44,8 @@ pub(crate) enum Filter {
     Agents(Vec<AgentOfRoute>),
     /// An agent that is shown texts within bodies.
     Guardrail(Box<Guardrail>),
-    RequestHeaders(Vec<Edit>),
-    ResponseHeaders(Vec<Edit>),
+    /// Nobody is asked.
+    Own(Own),
 }
 
 /// An agent in a route's chain.
@@ -60,7 +66,7 @@ impl Filter {
                 shadow.is_none_or(|shadow| shadow.may_decide())
             }),
             Self::Guardrail(_) => true,
-            Self::RequestHeaders(_) | Self::ResponseHeaders(_) => false,
+            Self::Own(_) => false,
         }
     }
 
@@ -71,7 +77,7 @@ impl Filter {
                 .get(member)
                 .is_some_and(|agent| agent.shadow.is_none()),
             Self::Guardrail(_) => true,
-            Self::RequestHeaders(_) | Self::ResponseHeaders(_) => false,
+            Self::Own(_) => false,
         }
     }
 }
@@ -89,6 +95,7 @@ pub(crate) struct Compiler<'a> {
     agents: HashMap<&'a AgentId, Known<'a>>,
     metrics: &'a Metrics,
     previous: Option<&'a Snapshot>,
+    limits: Limits,
 }
 
 /// An agent of the configuration.
@@ -131,15 +138,38 @@ impl<'a> Compiler<'a> {
             agents: agents.iter().map(known).collect(),
             metrics,
             previous,
+            limits: Limits::default(),
         }
     }
 
-    /// A step of this route.
+    /// What limits of all routes that were compiled have counted.
+    pub(crate) fn into_limits(self) -> Limits {
+        self.limits
+    }
+
+    /// The chain of a route.
     ///
     /// # Errors
     /// An agent that the manager does not know.
-    pub(crate) fn compile(
-        &self,
+    pub(crate) fn chain(
+        &mut self,
+        route: &str,
+        filters: &[portcullis_config::Filter],
+    ) -> Result<Vec<Filter>, String> {
+        let filters = filters.iter().map(|filter| self.compile(route, filter));
+        let mut filters: Vec<Filter> = filters.collect::<Result<_, _>>()?;
+        let rates = filters.iter_mut().filter_map(|filter| match filter {
+            Filter::Own(Own::RateLimit(limit)) => Some(limit),
+            _ => None,
+        });
+        for (number, limit) in rates.enumerate() {
+            limit.numbered(number + 1);
+        }
+        Ok(filters)
+    }
+
+    fn compile(
+        &mut self,
         route: &str,
         filter: &portcullis_config::Filter,
     ) -> Result<Filter, String> {
@@ -155,8 +185,7 @@ impl<'a> Compiler<'a> {
                 let used = self.agent(route, &guardrail.used)?.used;
                 Filter::Guardrail(Box::new(Guardrail::new(used, guardrail, route)))
             }
-            Config::RequestHeaders(edits) => Filter::RequestHeaders(headers::compile(edits)?),
-            Config::ResponseHeaders(edits) => Filter::ResponseHeaders(headers::compile(edits)?),
+            Config::Own(own) => Filter::Own(Own::compile(self, route, own)?),
         })
     }
 
@@ -193,6 +222,16 @@ impl<'a> Compiler<'a> {
     }
 }
 
+/// Bytes that bodies may have on their way through the chain, where it says so.
+pub(crate) fn body_limit(filters: &[Filter]) -> Option<u64> {
+    own::body_limit(filters)
+}
+
+/// How responses are compressed behind the chain, if they are.
+pub(crate) fn compression(filters: &[Filter]) -> Option<Arc<Compress>> {
+    own::compression(filters)
+}
+
 /// Whether a verdict of any agent of the chain is kept for later requests.
 pub(crate) fn keeps_verdicts(filters: &[Filter], manager: &AgentManager) -> bool {
     filters.iter().any(|filter| match filter {
@@ -201,7 +240,7 @@ pub(crate) fn keeps_verdicts(filters: &[Filter], manager: &AgentManager) -> bool
             positions.any(|agent| manager.keeps_verdicts(agent))
         }
         // Verdicts about heads alone are kept.
-        Filter::Guardrail(_) | Filter::RequestHeaders(_) | Filter::ResponseHeaders(_) => false,
+        Filter::Guardrail(_) | Filter::Own(_) => false,
     })
 }
 
@@ -222,13 +261,13 @@ pub(crate) async fn on_request(head: &mut RequestHeader, request: &mut Request) 
                     return Ok(flow);
                 }
             }
-            Filter::RequestHeaders(edits) => {
-                headers::edit(edits, head, request)?;
-                if route.keeps_verdicts {
-                    request.changed.edited(edits);
+            Filter::Own(own) => {
+                let flow = own.on_request(position, head, request)?;
+                if matches!(flow, Flow::Reply(_)) {
+                    return Ok(flow);
                 }
             }
-            Filter::Guardrail(_) | Filter::ResponseHeaders(_) => {}
+            Filter::Guardrail(_) => {}
         }
     }
     Ok(Flow::Continue)
@@ -246,9 +285,9 @@ pub(crate) fn on_response(request: &Request, head: &mut ResponseHeader) -> Resul
     };
     for (position, filter) in route.filters[..request.steps_run].iter().enumerate().rev() {
         match filter {
-            Filter::ResponseHeaders(edits) => headers::edit(edits, head, request)?,
+            Filter::Own(own) => own.on_response(position, head, request)?,
             Filter::Agents(_) => agents::change_response(position, head, request)?,
-            Filter::Guardrail(_) | Filter::RequestHeaders(_) => {}
+            Filter::Guardrail(_) => {}
         }
     }
     Ok(())
@@ -269,7 +308,7 @@ pub(crate) async fn on_upstream_response(
     };
     for (position, filter) in route.filters[..request.steps_run].iter().enumerate().rev() {
         match filter {
-            Filter::ResponseHeaders(edits) => headers::edit(edits, head, request)?,
+            Filter::Own(own) => own.on_response(position, head, request)?,
             Filter::Agents(of_route) => {
                 agents::change_response(position, head, request)?;
                 let flow = agents::on_response(of_route, position, head, has_body, request).await?;
@@ -277,7 +316,7 @@ pub(crate) async fn on_upstream_response(
                     return Ok(flow);
                 }
             }
-            Filter::Guardrail(_) | Filter::RequestHeaders(_) => {}
+            Filter::Guardrail(_) => {}
         }
     }
     Ok(Flow::Continue)

@@ -75,7 +75,7 @@ impl ConnectionLimits {
             client: None,
         };
         if let Some(max) = per_client {
-            let client = group(address);
+            let client = client_group(address);
             let mut clients = self.lock();
             let count = clients.entry(client).or_insert(0);
             if *count >= max {
@@ -96,7 +96,7 @@ impl ConnectionLimits {
 
 /// The addresses that count as one client: one IPv4 address, or the /64 of an IPv6 address, which is what one household or
 /// machine is given.
-fn group(address: IpAddr) -> IpAddr {
+pub(crate) fn client_group(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),
         IpAddr::V6(address) => {

@@ -7,6 +7,7 @@ mod agents;
 mod config;
 mod connections;
 mod discovery;
+mod filters;
 mod pools;
 mod reported;
 mod shadow;
@@ -19,6 +20,7 @@ pub(crate) use config::ConfigMetrics;
 pub(crate) use connections::ConnectionMetrics;
 use discovery::Discoveries;
 pub(crate) use discovery::DiscoveryMetrics;
+use filters::FilterFamilies;
 use pools::Pools;
 use reported::Reported;
 use shadow::ShadowFamilies;
@@ -29,7 +31,7 @@ use verdict_cache::VerdictCaches;
 
 use portcullis_agent_manager::{AgentObserver, AgentStatus, BreakerState};
 use portcullis_agent_protocol::Metric;
-use portcullis_config::{AgentId, ListenerId};
+use portcullis_config::{AgentId, Enforcement, ListenerId};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
@@ -85,6 +87,7 @@ pub(crate) struct Metrics {
     pub(crate) connections: ConnectionMetrics,
     agent_calls: AgentCalls,
     shadows: ShadowFamilies,
+    filters: FilterFamilies,
     agent_up: Family<AgentLabel, Gauge>,
     agent_in_flight: Family<AgentLabel, Gauge>,
     agent_waiting: Family<AgentLabel, Gauge>,
@@ -124,6 +127,7 @@ impl Metrics {
             connections: ConnectionMetrics::default(),
             agent_calls: AgentCalls::default(),
             shadows: ShadowFamilies::default(),
+            filters: FilterFamilies::default(),
             agent_up: Family::default(),
             agent_in_flight: Family::default(),
             agent_waiting: Family::default(),
@@ -163,6 +167,7 @@ impl Metrics {
         metrics.connections.register(&mut registry);
         metrics.agent_calls.register(&mut registry);
         metrics.shadows.register(&mut registry);
+        metrics.filters.register(&mut registry);
         registry.register(
             "agent_up",
             "Whether every worker is connected to the agent: 1 or 0",
@@ -251,6 +256,16 @@ impl Metrics {
     /// The handles of a route whose sockets agents look into.
     pub(crate) fn sockets(&self, route: &str) -> SocketMetrics {
         self.socket_families.of(route)
+    }
+
+    /// Counts what a filter of a route refuses, or in the shadow would refuse.
+    pub(crate) fn filter_refused(
+        &self,
+        route: &str,
+        filter: &'static str,
+        mode: Enforcement,
+    ) -> Counter {
+        self.filters.refused(route, filter, mode)
     }
 
     /// Sockets that are open now and whose frames agents see.

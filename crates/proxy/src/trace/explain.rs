@@ -2,7 +2,7 @@
 //! it.
 
 use crate::{
-    filter::Filter,
+    filter::{Filter, Own},
     request::{Begun, EndedBy, Request},
     snapshot::Action,
 };
@@ -88,7 +88,7 @@ impl Explained<'_> {
             websocket: self.websocket(),
             answer: AnswerPart {
                 status: self.status,
-                blocked_by: self.ended_by.map(|by| by.agent.as_str()),
+                blocked_by: self.ended_by.map(|by| by.name.as_str()),
                 reason: self.reason,
                 grpc_status: self.request.grpc_status,
                 aborted: self.aborted,
@@ -151,7 +151,7 @@ impl Explained<'_> {
             Filter::Agents(of_route) => of_route
                 .iter()
                 .any(|one| *self.begun.snapshot().agents.name(one.used.agent) == change.agent),
-            Filter::Guardrail(_) | Filter::RequestHeaders(_) | Filter::ResponseHeaders(_) => false,
+            Filter::Guardrail(_) | Filter::Own(_) => false,
         };
         let route = self.request.route.as_deref();
         let step = route.and_then(|route| route.filters.iter().position(asks));
@@ -181,8 +181,8 @@ impl Explained<'_> {
         let steps = route.filters.iter().take(self.request.steps_run);
         for (step, filter) in steps.enumerate() {
             let (edits, by) = match (filter, of_response) {
-                (Filter::RequestHeaders(edits), false) => (edits, "request-headers"),
-                (Filter::ResponseHeaders(edits), true) => (edits, "response-headers"),
+                (Filter::Own(Own::RequestHeaders(edits)), false) => (edits, "request-headers"),
+                (Filter::Own(Own::ResponseHeaders(edits)), true) => (edits, "response-headers"),
                 _ => continue,
             };
             let done = edits.iter().filter_map(|edit| edit.done(self.request));

@@ -68,7 +68,7 @@ fn within_bounds(members: &[String]) -> String {
 
 fn of_request(request: &Request, begun: &Begun) -> Option<String> {
     let ended_by = request.agents.ended_by();
-    let by = ended_by.as_ref().map(|by| &*by.agent);
+    let by = ended_by.as_ref().map(|by| &*by.name);
     let of_agent = ended_by.as_ref().and_then(|by| by.reason.as_deref());
     let texts = [
         ("request-id", Some(begun.identity.request_id())),
