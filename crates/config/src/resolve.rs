@@ -85,6 +85,10 @@ pub(crate) fn resolve(parsed: Parsed, sources: &Sources) -> Option<Config> {
             .observability
             .map(|written| written.value)
             .unwrap_or_default(),
+        error_pages: parsed
+            .error_pages
+            .map(|written| written.value)
+            .unwrap_or_default(),
         agents,
         system,
     })
@@ -228,6 +232,7 @@ fn route(written: ParsedRoute, filters: &Filters<'_>, sources: &Sources) -> Opti
         websocket: written.websocket.map(|written| written.settings),
         uninspected_upgrade: written.uninspected_upgrade.is_some(),
         timeouts: written.timeouts,
+        error_pages: written.error_pages,
         place: sources.place(written.span),
     })
 }

@@ -8,6 +8,7 @@ mod begin;
 pub mod cli;
 mod client;
 mod discovery;
+mod error_page;
 mod exchange;
 mod filter;
 mod hop;

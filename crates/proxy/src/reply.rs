@@ -1,7 +1,7 @@
 //! Answers that the proxy gives itself, and the only function that writes one to a client. Which error has which status is
 //! decided here and nowhere else.
 
-use crate::{filter, request::Request, trace, upstream::connect};
+use crate::{error_page::Said, filter, request::Request, trace, upstream::connect};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use percent_encoding::{AsciiSet, utf8_percent_encode};
@@ -96,13 +96,14 @@ pub(crate) async fn write(
         return write_grpc(session, reply, request).await;
     }
     let bodiless = matches!(reply.status, 204 | 304);
-    let body = reply
-        .body
-        .unwrap_or_else(|| standard_text(reply.status, request));
     let mut head = ResponseHeader::build(reply.status, Some(reply.headers.len() + 6))?;
     for (name, value) in reply.headers {
         head.append_header(name, value)?;
     }
+    let body = match reply.body {
+        Some(body) => body,
+        None => standard_body(session.req_header(), request, &mut head)?,
+    };
     if !bodiless {
         if !head.headers.contains_key(header::CONTENT_TYPE) && !body.is_empty() {
             head.insert_header(header::CONTENT_TYPE, "text/plain; charset=utf-8")?;
@@ -253,6 +254,36 @@ pub(crate) fn raw(status: u16) -> Vec<u8> {
         body.len()
     )
     .into_bytes()
+}
+
+/// A page, a problem or a line of text, as the operator has provided for it and the client likes best.
+fn standard_body(
+    client: &RequestHeader,
+    request: &Request,
+    head: &mut ResponseHeader,
+) -> Result<Bytes> {
+    let status = head.status.as_u16();
+    let route = request.route.as_deref();
+    let begun = request.begun.as_ref();
+    let pages = route
+        .and_then(|route| route.error_pages.as_ref())
+        .or_else(|| begun.map(|begun| &begun.snapshot().error_pages));
+    let said = Said {
+        status,
+        reason: reason_phrase(status),
+        request_id: begun.map(|begun| begun.identity.request_id()),
+    };
+    let Some(pages) = pages.filter(|pages| pages.varies(status)) else {
+        return Ok(standard_text(status, request));
+    };
+    head.append_header(header::VARY, HeaderValue::from_static("accept"))?;
+    match pages.choose(said, &client.headers) {
+        Some(page) => {
+            head.insert_header(header::CONTENT_TYPE, page.content_type)?;
+            Ok(page.body)
+        }
+        None => Ok(standard_text(status, request)),
+    }
 }
 
 /// What a person sees who is not meant to see more: the status, and the id under which the log has the rest.

@@ -3,6 +3,7 @@
 
 use crate::{
     discovery::Discovery,
+    error_page::ErrorPages,
     exchange::{memory::BufferMemory, plan::Plan, sockets::Sockets},
     filter::{
         self, Compiler, Filter, Limits,
@@ -50,6 +51,8 @@ pub(crate) struct Snapshot {
     pub(crate) buffer_memory: Arc<BufferMemory>,
     /// The same.
     pub(crate) sockets: Arc<Sockets>,
+    /// What holds where no route says it.
+    pub(crate) error_pages: ErrorPages,
     /// What limits have counted.
     pub(crate) limits: Limits,
     /// The same for copies that shadow agents are shown.
@@ -78,6 +81,8 @@ pub(crate) struct Route {
     pub(crate) timeouts: Timeouts,
     /// What all agents together may take of a request's time.
     pub(crate) agent_budget: Duration,
+    /// What the proxy's own answers look like here, where that is not as for all.
+    pub(crate) error_pages: Option<ErrorPages>,
     pub(crate) metrics: RouteMetrics,
     /// Where agents see frames.
     pub(crate) sockets: Option<SocketMetrics>,
@@ -150,8 +155,11 @@ impl Snapshot {
             parts.previous,
         );
         for route in &config.routes {
-            let compiled = Arc::new(compile_route(route, &mut compiler, &upstreams, parts)?);
-            routes.push((compiled, route.priority, route.matches.as_slice()));
+            let mut compiled = compile_route(route, &mut compiler, &upstreams, parts)?;
+            let shared = Some(&config.error_pages);
+            let own = route.error_pages.as_ref();
+            compiled.error_pages = own.map(|own| ErrorPages::new(own, shared));
+            routes.push((Arc::new(compiled), route.priority, route.matches.as_slice()));
         }
         let router = Router::new(routes).map_err(|error| error.to_string())?;
         let agent_metrics = config
@@ -171,6 +179,7 @@ impl Snapshot {
             buffer_memory: parts.buffer_memory.clone(),
             sockets: parts.sockets.clone(),
             limits: compiler.into_limits(),
+            error_pages: ErrorPages::new(&config.error_pages, None),
             copies: match parts.previous {
                 Some(previous) => previous.copies.clone(),
                 None => Arc::new(BufferMemory::of_copies(parts.buffer_memory)),
@@ -240,6 +249,7 @@ fn compile_route(
             idle: route.timeouts.idle.unwrap_or(defaults.idle),
         },
         agent_budget: route.agent_budget,
+        error_pages: None,
         metrics: parts.metrics.route(&route.id),
         sockets,
     })

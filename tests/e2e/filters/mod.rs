@@ -1,10 +1,11 @@
 //! Filters in which the proxy asks nobody: limits of rates, of requests at a time and of bodies, lists of addresses, and
-//! compression.
+//! compression; and pages for errors.
 
 mod addresses;
 mod body_limit;
 mod compress;
 mod concurrency;
+mod error_pages;
 mod rate;
 
 use crate::harness::{Origin, Proxy, Response, proxy::Builder};

@@ -18,6 +18,7 @@ mod condition;
 mod connect;
 mod cursor;
 mod defaults;
+mod error_pages;
 mod ext_proc;
 mod filter;
 mod guardrail;
@@ -58,7 +59,7 @@ pub(crate) use upstream::{ParsedOrigin, ParsedUpstream};
 
 use crate::{
     diagnostic::{Diagnostic, Report, code},
-    model::{AdminAddress, Observability, System},
+    model::{AdminAddress, ErrorPages, Observability, System},
     source::{Span, Spanned},
 };
 use ::kdl::KdlDocument;
@@ -93,6 +94,7 @@ pub(crate) struct Parsed {
     pub(crate) upstreams: Vec<ParsedUpstream>,
     pub(crate) agents: Vec<ParsedAgent>,
     pub(crate) observability: Option<Spanned<Observability>>,
+    pub(crate) error_pages: Option<Spanned<ErrorPages>>,
 }
 
 /// What a file is in its configuration.
@@ -111,7 +113,7 @@ const SCHEMA_VERSION: &str = "1";
 pub(crate) const LISTS: [&str; 5] = ["listeners", "routes", "filters", "upstreams", "agents"];
 
 /// Nodes at the top of a file.
-const TOP: [&str; 12] = [
+const TOP: [&str; 13] = [
     "schema-version",
     "include",
     "system",
@@ -124,6 +126,7 @@ const TOP: [&str; 12] = [
     "upstreams",
     "agents",
     "observability",
+    "error-pages",
 ];
 
 /// What to do where an `include` is written, so that lists are in the order in which a reader meets them.
@@ -185,6 +188,7 @@ impl File {
             "admin" => single(&mut parsed.admin, node, admin::admin),
             "probes" => single(&mut parsed.probes, node, admin::probes),
             "defaults" => single(&mut parsed.defaults, node, defaults::defaults),
+            "error-pages" => single(&mut parsed.error_pages, node, error_pages::error_pages),
             "observability" => single(
                 &mut parsed.observability,
                 node,

@@ -3,6 +3,7 @@
 use super::{
     condition::{self, ParsedMatch},
     cursor::{Block, Later, Node},
+    error_pages,
     filter::{self, ParsedFilter},
     header_span,
     value::SHORTEST,
@@ -10,7 +11,7 @@ use super::{
 };
 use crate::{
     diagnostic::code,
-    model::{RouteId, RouteTimeouts, Template, TemplatePart, UpstreamId, Variable},
+    model::{ErrorPages, RouteId, RouteTimeouts, Template, TemplatePart, UpstreamId, Variable},
     source::{Span, Spanned},
 };
 use std::time::Duration;
@@ -29,6 +30,7 @@ pub(crate) struct ParsedRoute {
     pub(crate) uninspected_upgrade: Option<Span>,
     pub(crate) timeouts: RouteTimeouts,
     pub(crate) timeouts_span: Option<Span>,
+    pub(crate) error_pages: Option<ErrorPages>,
     pub(crate) span: Span,
 }
 
@@ -83,6 +85,7 @@ pub(super) fn route(node: &mut Node<'_>) -> Option<ParsedRoute> {
             websocket: block.one("websocket", websocket::websocket),
             uninspected_upgrade: block.one("uninspected-upgrade", switched_on),
             timeouts_span: timeouts.map(|(_, span)| span),
+            error_pages: block.one("error-pages", |node| Some(error_pages::error_pages(node))),
             timeouts: timeouts.map(|(timeouts, _)| timeouts).unwrap_or_default(),
             id: id?,
             span,

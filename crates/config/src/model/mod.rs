@@ -10,6 +10,7 @@ mod authz;
 mod compress;
 mod condition;
 mod connect;
+mod error_pages;
 mod ext_proc;
 mod filter;
 mod guardrail;
@@ -46,6 +47,7 @@ pub use condition::{
     HeaderCondition, HeaderConditionKind, HostPattern, Match, PathPattern, QueryCondition,
 };
 pub use connect::{Keepalive, ProxyProtocol, UpstreamTls};
+pub use error_pages::{ErrorPage, ErrorPages, PagePart};
 pub use ext_proc::{ExtProc, HeaderEncoding, OnClose, Overridable};
 pub use filter::{AgentUse, Filter, HeaderEdit, OwnFilter};
 pub use guardrail::{
@@ -92,6 +94,8 @@ pub struct Config {
     pub agents: Vec<Agent>,
     /// Logs.
     pub observability: Observability,
+    /// What the proxy's own answers look like when something is wrong, where a route does not say it.
+    pub error_pages: ErrorPages,
 }
 
 impl Config {

@@ -1,6 +1,6 @@
 //! `routes { route "ID" { … } }`: which requests go where, through which filters.
 
-use super::{AgentUse, Filter, Match, Place, RouteId, Template, UpstreamId, WebSocket};
+use super::{AgentUse, ErrorPages, Filter, Match, Place, RouteId, Template, UpstreamId, WebSocket};
 use std::time::Duration;
 
 /// What happens to the requests that it matches.
@@ -28,6 +28,8 @@ pub struct Route {
     pub uninspected_upgrade: bool,
     /// Overrides of the upstream's timeouts.
     pub timeouts: RouteTimeouts,
+    /// What the proxy's own answers look like here when something is wrong, before what holds for all. None: as for all.
+    pub error_pages: Option<ErrorPages>,
     /// Where it is written.
     pub place: Place,
 }

@@ -8,7 +8,7 @@ impl Weight {
     /// It is not acceptable.
     pub(crate) const NONE: Self = Self(0);
     /// What is said without a weight.
-    const FULL: Self = Self(1000);
+    pub(crate) const FULL: Self = Self(1000);
 
     /// `0`, `1`, `0.5`, `0.333`, `1.000`.
     fn parse(text: &[u8]) -> Option<Self> {

@@ -48,6 +48,7 @@ impl Changes {
             ("admin", old.admin != new.admin),
             ("probes", old.probes != new.probes),
             ("observability", old.observability != new.observability),
+            ("error-pages", old.error_pages != new.error_pages),
         ];
         let restart = [(
             "system worker-threads",
