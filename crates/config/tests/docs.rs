@@ -190,7 +190,9 @@ fn in_yaml(text: &str) -> Option<String> {
 
 fn load(name: &str, text: &str) -> Result<Loaded, portcullis_config::Diagnostics> {
     // What is told to be there has to be there when it is read.
-    let text = &text.replace("/run/secrets/", "../../tests/fixtures/secrets/");
+    let text = &text
+        .replace("/run/secrets/", "../../tests/fixtures/secrets/")
+        .replace("html=\"pages/", "html=\"../../config/pages/");
     load_str(name, text, Path::new("."), &fixtures::environment)
 }
 

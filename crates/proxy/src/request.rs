@@ -6,7 +6,7 @@ use crate::{
     exchange::plan::Plan,
     exchange::tunnel::SocketRun,
     filter::shadow::Shadows,
-    filter::{Changed, LimitRun},
+    filter::{Changed, LimitRun, Remembered},
     reply::Reply,
     server::connection::Connection,
     snapshot::{Route, Serving, Snapshot},
@@ -45,6 +45,8 @@ pub(crate) struct Request {
     /// Headers that filters have changed so far, where verdicts are kept.
     pub(crate) changed: Changed,
     pub(crate) limits: LimitRun,
+    /// What changes of the response want of the request's head.
+    pub(crate) remembered: Remembered,
     pub(crate) agents: AgentRun,
     /// Agents that are asked in its shadow, if the route has any.
     pub(crate) shadows: Option<Box<Shadows>>,

@@ -140,7 +140,7 @@ fn changeable_problem(pattern: &Spanned<String>, change: Change) -> Option<Diagn
 }
 
 /// Whether it is a token of RFC 9110, as header names and methods are.
-pub(super) fn is_token(text: &str) -> bool {
+pub(crate) fn is_token(text: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     !text.is_empty() && text.bytes().all(allowed)
 }
@@ -213,14 +213,14 @@ fn editable(value: Value<'_>) -> Option<String> {
 }
 
 fn header_template(value: Value<'_>) -> Option<Template> {
-    let template = value.template()?;
+    let template = value.template_with_headers()?;
     let literals: String = template
         .parts
         .iter()
         .map(|part| match part {
             TemplatePart::Literal(text) => text.as_str(),
             // Something harmless in its place, so that spaces beside it do not count as outer ones.
-            TemplatePart::Variable(_) => "-",
+            TemplatePart::Variable(_) | TemplatePart::RequestHeader(_) => "-",
         })
         .collect();
     check_value(value, &literals).then_some(template)

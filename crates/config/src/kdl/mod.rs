@@ -50,6 +50,7 @@ pub(crate) use defaults::Defaults;
 pub(crate) use ext_proc::ParsedExtProc;
 pub(crate) use filter::{ParsedAgentUse, ParsedChain, ParsedFilter, ParsedOwn};
 pub(crate) use guardrail::ParsedGuardrail;
+pub(crate) use header::is_token;
 pub(crate) use inspect::ParsedInspect;
 pub(crate) use listener::ParsedListener;
 pub(crate) use listener_tls::{ParsedCertificate, ParsedListenerTls};

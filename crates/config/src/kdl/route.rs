@@ -184,7 +184,7 @@ fn redirect(node: &mut Node<'_>) -> Option<ParsedAction> {
 fn is_location(location: &Template) -> bool {
     let literal = |part: &TemplatePart| match part {
         TemplatePart::Literal(text) => Some(text.clone()),
-        TemplatePart::Variable(_) => None,
+        TemplatePart::Variable(_) | TemplatePart::RequestHeader(_) => None,
     };
     let clean = location
         .parts

@@ -142,8 +142,20 @@ impl<'a> Value<'a> {
 
     /// Text with request variables.
     pub(crate) fn template(&self) -> Option<Template> {
+        self.parsed_template(template::parse)
+    }
+
+    /// Text with request variables, headers of the request among them.
+    pub(crate) fn template_with_headers(&self) -> Option<Template> {
+        self.parsed_template(template::parse_with_headers)
+    }
+
+    fn parsed_template(
+        &self,
+        parse: fn(&str) -> Result<Template, template::Wrong>,
+    ) -> Option<Template> {
         let text = self.substituted(Purpose::Template)?;
-        match template::parse(&text) {
+        match parse(&text) {
             Ok(template) => Some(template),
             Err(error) => {
                 self.report(error.diagnostic(self.span()));

@@ -14,6 +14,9 @@ pub enum TemplatePart {
     Literal(String),
     /// Filled in for each request.
     Variable(Variable),
+    /// `{request.header.NAME}`, in lower case: all lines of a header of the request, with commas in between; empty without
+    /// any. Only in `request-headers` and `response-headers`.
+    RequestHeader(String),
 }
 
 /// What a template can ask of a request.
@@ -39,6 +42,10 @@ pub enum Variable {
     RequestHost,
     /// `{request.scheme}`: `http` or `https`.
     RequestScheme,
+    /// `{request.query}`: what is behind the `?`, which is no part of it.
+    RequestQuery,
+    /// `{request.uri}`: path and query, in their normal form.
+    RequestUri,
     /// `{route.id}`: the route that matched.
     RouteId,
     /// `{tls.version}`: as in `TLSv1.3`; empty without TLS.
@@ -47,11 +54,19 @@ pub enum Variable {
     TlsCipher,
     /// `{tls.server-name}`: the name that the client has asked for in TLS; empty without.
     TlsServerName,
+    /// `{upstream.id}`: the upstream of the route; empty where another action answers.
+    UpstreamId,
+    /// `{listener.id}`: the listener that the client is connected to.
+    ListenerId,
+    /// `{time.unix}`: when the request began, in seconds since 1970.
+    TimeUnix,
+    /// `{time.rfc3339}`: the same as a date and a time in UTC, with milliseconds.
+    TimeRfc3339,
 }
 
 impl Variable {
     /// All variables, in the order of the reference.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 20] = [
         Self::ClientIp,
         Self::ClientPort,
         Self::ClientCertificateSubject,
@@ -62,10 +77,16 @@ impl Variable {
         Self::RequestPath,
         Self::RequestHost,
         Self::RequestScheme,
+        Self::RequestQuery,
+        Self::RequestUri,
         Self::RouteId,
         Self::TlsVersion,
         Self::TlsCipher,
         Self::TlsServerName,
+        Self::UpstreamId,
+        Self::ListenerId,
+        Self::TimeUnix,
+        Self::TimeRfc3339,
     ];
 
     /// The name between the braces.
@@ -81,10 +102,16 @@ impl Variable {
             Self::RequestPath => "request.path",
             Self::RequestHost => "request.host",
             Self::RequestScheme => "request.scheme",
+            Self::RequestQuery => "request.query",
+            Self::RequestUri => "request.uri",
             Self::RouteId => "route.id",
             Self::TlsVersion => "tls.version",
             Self::TlsCipher => "tls.cipher",
             Self::TlsServerName => "tls.server-name",
+            Self::UpstreamId => "upstream.id",
+            Self::ListenerId => "listener.id",
+            Self::TimeUnix => "time.unix",
+            Self::TimeRfc3339 => "time.rfc3339",
         }
     }
 }

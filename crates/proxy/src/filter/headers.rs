@@ -2,8 +2,11 @@
 
 use super::head::Head;
 use crate::{request::Request, template::Template};
-use http::HeaderName;
-use pingora::Result;
+use http::{HeaderName, HeaderValue};
+use pingora::{
+    Result,
+    http::{RequestHeader, ResponseHeader},
+};
 use portcullis_config::HeaderEdit;
 
 /// One change.
@@ -44,20 +47,53 @@ pub(super) fn compile(edits: &[HeaderEdit]) -> Result<Vec<Edit>, String> {
         .collect()
 }
 
-/// Makes the changes. A value that is no header value for this request leaves the header as it is.
+/// Makes the changes in the head of a request. A value that is no header value for this request leaves the header as it is.
 ///
 /// # Errors
 /// The head has no room for more.
-pub(super) fn edit(edits: &[Edit], head: &mut impl Head, request: &Request) -> Result<()> {
-    for edit in edits {
+pub(super) fn edit_request(
+    edits: &[Edit],
+    head: &mut RequestHeader,
+    request: &Request,
+) -> Result<()> {
+    edit(edits, head, |head, _, value| {
+        value.fill_with(request, Some(&head.headers))
+    })
+}
+
+/// The same in the head of a response, with what was remembered of the request's.
+///
+/// # Errors
+/// The head has no room for more.
+pub(super) fn edit_response(
+    edits: &[Edit],
+    position: usize,
+    head: &mut ResponseHeader,
+    request: &Request,
+) -> Result<()> {
+    let remembered = request.remembered.of(position);
+    edit(edits, head, |_, number, value| {
+        match value.reads_headers() {
+            true => remembered.get(number)?.clone(),
+            false => value.fill(request),
+        }
+    })
+}
+
+fn edit<H: Head>(
+    edits: &[Edit],
+    head: &mut H,
+    fill: impl Fn(&H, usize, &Template) -> Option<HeaderValue>,
+) -> Result<()> {
+    for (number, edit) in edits.iter().enumerate() {
         match edit {
             Edit::Set(name, value) => {
-                if let Some(value) = value.fill(request) {
+                if let Some(value) = fill(head, number, value) {
                     head.set(name.clone(), value)?;
                 }
             }
             Edit::Add(name, value) => {
-                if let Some(value) = value.fill(request) {
+                if let Some(value) = fill(head, number, value) {
                     head.add(name.clone(), value)?;
                 }
             }
@@ -65,4 +101,43 @@ pub(super) fn edit(edits: &[Edit], head: &mut impl Head, request: &Request) -> R
         }
     }
     Ok(())
+}
+
+/// Values of changes of the response that have headers of the request in them. The request is gone by the time that they are
+/// wanted, so they are filled in where their line is passed on the way in.
+#[derive(Debug, Default)]
+pub(crate) struct Remembered(Vec<(usize, Vec<Option<HeaderValue>>)>);
+
+impl Remembered {
+    /// Fills in what the line at this place of the chain will want. Most want nothing.
+    pub(super) fn fill(
+        edits: &[Edit],
+        position: usize,
+        head: &RequestHeader,
+        request: &mut Request,
+    ) {
+        let value = |edit: &Edit| match edit {
+            Edit::Set(_, value) | Edit::Add(_, value) if value.reads_headers() => {
+                value.fill_with(request, Some(&head.headers))
+            }
+            Edit::Set(..) | Edit::Add(..) | Edit::Remove(_) => None,
+        };
+        let values: Vec<_> = edits.iter().map(value).collect();
+        request.remembered.0.push((position, values));
+    }
+
+    fn of(&self, position: usize) -> &[Option<HeaderValue>] {
+        let mut known = self.0.iter();
+        known
+            .find(|(of, _)| *of == position)
+            .map_or(&[], |(_, values)| values)
+    }
+}
+
+/// Whether any of the changes has headers of the request in it.
+pub(super) fn read_headers(edits: &[Edit]) -> bool {
+    edits.iter().any(|edit| match edit {
+        Edit::Set(_, value) | Edit::Add(_, value) => value.reads_headers(),
+        Edit::Remove(_) => false,
+    })
 }

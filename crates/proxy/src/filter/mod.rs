@@ -22,6 +22,7 @@ pub(crate) use changed::Changed;
 pub(crate) use frames::{FrameAgents, FrameDirection, Judged};
 use guardrail::Guardrail;
 pub(crate) use head::Head;
+pub(crate) use headers::Remembered;
 pub(crate) use limit::{LimitRun, Limits};
 pub(crate) use own::Own;
 use pingora::{

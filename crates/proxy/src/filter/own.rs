@@ -3,7 +3,7 @@
 use super::{
     Compiler, Flow,
     addresses::AddressFilter,
-    headers::{self, Edit},
+    headers::{self, Edit, Remembered},
     limit::{ConcurrencyLimit, RateLimit},
 };
 use crate::{reply::Reply, request::Request};
@@ -19,7 +19,11 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(crate) enum Own {
     RequestHeaders(Vec<Edit>),
-    ResponseHeaders(Vec<Edit>),
+    ResponseHeaders {
+        edits: Vec<Edit>,
+        /// Some of the values have headers of the request in them.
+        reads_request: bool,
+    },
     RateLimit(RateLimit),
     ConcurrencyLimit(ConcurrencyLimit),
     Addresses(AddressFilter),
@@ -39,7 +43,14 @@ impl Own {
     ) -> Result<Self, String> {
         Ok(match filter {
             OwnFilter::RequestHeaders(edits) => Self::RequestHeaders(headers::compile(edits)?),
-            OwnFilter::ResponseHeaders(edits) => Self::ResponseHeaders(headers::compile(edits)?),
+            OwnFilter::ResponseHeaders(edits) => {
+                let edits = headers::compile(edits)?;
+                let reads_request = headers::read_headers(&edits);
+                Self::ResponseHeaders {
+                    edits,
+                    reads_request,
+                }
+            }
             OwnFilter::RateLimit(line, limit) => {
                 let refused = compiler
                     .metrics
@@ -80,14 +91,21 @@ impl Own {
     ) -> Result<Flow> {
         match self {
             Self::RequestHeaders(edits) => {
-                headers::edit(edits, head, request)?;
+                headers::edit_request(edits, head, request)?;
                 let keeps_verdicts = request.route.as_ref().map(|route| route.keeps_verdicts);
                 if keeps_verdicts == Some(true) {
                     request.changed.edited(edits);
                 }
                 Ok(Flow::Continue)
             }
-            Self::ResponseHeaders(_) | Self::Compress(_) => Ok(Flow::Continue),
+            Self::ResponseHeaders {
+                edits,
+                reads_request: true,
+            } => {
+                Remembered::fill(edits, position, head, request);
+                Ok(Flow::Continue)
+            }
+            Self::ResponseHeaders { .. } | Self::Compress(_) => Ok(Flow::Continue),
             Self::RateLimit(limit) => Ok(limit.on_request(position, head, request)),
             Self::ConcurrencyLimit(limit) => Ok(limit.on_request(head, request)),
             Self::Addresses(addresses) => Ok(addresses.on_request(request)),
@@ -106,7 +124,9 @@ impl Own {
         request: &Request,
     ) -> Result<()> {
         match self {
-            Self::ResponseHeaders(edits) => headers::edit(edits, head, request),
+            Self::ResponseHeaders { edits, .. } => {
+                headers::edit_response(edits, position, head, request)
+            }
             Self::RateLimit(limit) => limit.on_response(position, head, request),
             Self::RequestHeaders(_)
             | Self::ConcurrencyLimit(_)

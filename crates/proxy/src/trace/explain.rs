@@ -182,7 +182,9 @@ impl Explained<'_> {
         for (step, filter) in steps.enumerate() {
             let (edits, by) = match (filter, of_response) {
                 (Filter::Own(Own::RequestHeaders(edits)), false) => (edits, "request-headers"),
-                (Filter::Own(Own::ResponseHeaders(edits)), true) => (edits, "response-headers"),
+                (Filter::Own(Own::ResponseHeaders { edits, .. }), true) => {
+                    (edits, "response-headers")
+                }
                 _ => continue,
             };
             let done = edits.iter().filter_map(|edit| edit.done(self.request));
