@@ -72,7 +72,7 @@ fn page(node: &mut Node<'_>) -> Option<ErrorPage> {
     let html = node.property("html");
     let mut statuses = Vec::new();
     while let Some(value) = node.optional_argument() {
-        statuses.push(value.integer(400..=599_u16)?);
+        statuses.push(value.integer(400..=599_u16));
     }
     let Some(html) = html else {
         node.report(
@@ -82,9 +82,10 @@ fn page(node: &mut Node<'_>) -> Option<ErrorPage> {
         return None;
     };
     let text = read(html)?;
+    let html = parse(html, &text)?;
     Some(ErrorPage {
-        statuses,
-        html: parse(html, &text)?,
+        statuses: statuses.into_iter().collect::<Option<_>>()?,
+        html,
     })
 }
 

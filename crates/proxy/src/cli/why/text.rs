@@ -174,8 +174,14 @@ fn answer(text: &mut String, answer: &Value) -> std::fmt::Result {
         Some(status) => write!(text, "answer    {status}")?,
         None => write!(text, "answer    none, the client has gone")?,
     }
+    // What has stopped it is an agent, or a filter that asks nobody.
+    let by = answer["blocked_by"].as_str();
+    match by.and_then(|by| by.strip_prefix("filter:")) {
+        Some(filter) => write!(text, ", by filter {}", admin::printable(filter))?,
+        None if by.is_some() => write!(text, ", by agent {}", field("blocked_by"))?,
+        None => {}
+    }
     for (name, before) in [
-        ("blocked_by", ", by agent "),
         ("reason", ", reason "),
         ("grpc_status", ", grpc-status "),
     ] {
