@@ -13,8 +13,8 @@ mod ext_proc;
 mod guardrail;
 mod identity;
 mod inspect;
-mod listeners;
 mod limits;
+mod listeners;
 mod observability;
 mod paths;
 mod precedence;
@@ -52,6 +52,7 @@ const ERRORS: &[Check] = &[
     guardrail::encodings,
     guardrail::useless_settings,
     limits::useless_body_limits,
+    limits::keys_without_certificates,
     compress::twice,
     websocket::frames_without_sockets,
     websocket::useless_settings,

@@ -363,11 +363,11 @@ impl<'a> Limits<'a> {
             ParsedOwn::ResponseHeaders(edits) => OwnFilter::ResponseHeaders(edits.clone()),
             ParsedOwn::RateLimit(limit) => {
                 let line = Self::line(self.owner, &mut self.rates);
-                OwnFilter::RateLimit(line, limit.clone())
+                OwnFilter::RateLimit(line, limit.value.clone())
             }
             ParsedOwn::ConcurrencyLimit(limit) => {
                 let line = Self::line(self.owner, &mut self.concurrencies);
-                OwnFilter::ConcurrencyLimit(line, limit.clone())
+                OwnFilter::ConcurrencyLimit(line, limit.value.clone())
             }
             ParsedOwn::Addresses(list) => OwnFilter::Addresses(list.clone()),
             ParsedOwn::BodyLimit(limit) => OwnFilter::BodyLimit(limit.value),

@@ -1,7 +1,7 @@
 //! `rate-limit`. The rates are so slow that nothing comes back while a test runs.
 
 use super::{get_from, past, statuses};
-use crate::harness::{Origin, Proxy, Response, TestAgent};
+use crate::harness::{Authority, Origin, Proxy, Response, TestAgent, tls::Connector};
 
 #[test]
 fn what_is_too_much_is_refused_and_clients_are_told() {
@@ -175,4 +175,28 @@ fn nobody_behind_a_limit_is_asked_about_what_it_refuses() {
     assert_eq!(proxy.get("/").status, 429);
     proxy.access_line(|line| line["status"] == 429);
     assert_eq!(agent.requests().len(), 1);
+}
+
+#[test]
+fn clients_are_counted_by_their_certificates() {
+    let origin = Origin::start();
+    let servers = Authority::new("servers");
+    let clients = Authority::new("clients");
+    let proxy = past(r#"rate-limit "1/h" key="certificate""#, &origin)
+        .file("clients.pem", &clients.pem())
+        .tls_with(
+            &servers.server(&["test"]),
+            r#"client-auth "request" ca="clients.pem""#,
+        )
+        .start();
+    let ask = |connector: &Connector| {
+        let mut client = connector.connect(proxy.address_of("http"));
+        client.get("/", &[]).status
+    };
+    for name in ["one", "two"] {
+        let shown = servers.connector_of(&clients.client(name, &[], &[]));
+        assert_eq!([ask(&shown), ask(&shown)], [200, 429], "{name}");
+    }
+    let nobody = servers.connector();
+    assert_eq!([ask(&nobody), ask(&nobody)], [200, 429]);
 }

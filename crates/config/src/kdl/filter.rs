@@ -35,8 +35,8 @@ pub(crate) enum ParsedFilter {
 pub(crate) enum ParsedOwn {
     RequestHeaders(Vec<HeaderEdit>),
     ResponseHeaders(Vec<HeaderEdit>),
-    RateLimit(RateLimit),
-    ConcurrencyLimit(ConcurrencyLimit),
+    RateLimit(Spanned<RateLimit>),
+    ConcurrencyLimit(Spanned<ConcurrencyLimit>),
     Addresses(AddressList),
     BodyLimit(Spanned<ByteSize>),
     Compress(Spanned<Compress>),

@@ -19,7 +19,7 @@ const MOST_BODY: ByteSize = ByteSize::mib(1 << 20);
 
 const RATE: &str = "a rate, such as \"100/s\" or \"6000/m\"";
 
-pub(super) fn rate_limit(node: &mut Node<'_>) -> Option<RateLimit> {
+pub(super) fn rate_limit(node: &mut Node<'_>) -> Option<Spanned<RateLimit>> {
     let rate = node.argument(RATE).and_then(rate);
     let written_burst = node.property("burst");
     let burst = written_burst.map(|value| value.integer(1..=10_000_000_u32));
@@ -46,30 +46,36 @@ pub(super) fn rate_limit(node: &mut Node<'_>) -> Option<RateLimit> {
         );
         return None;
     }
-    Some(RateLimit {
-        requests,
-        per,
-        burst,
-        key: key?,
-        max_keys: max_keys?,
-        status: status?,
-        headers: headers?,
-        mode: mode?,
+    Some(Spanned {
+        value: RateLimit {
+            requests,
+            per,
+            burst,
+            key: key?,
+            max_keys: max_keys?,
+            status: status?,
+            headers: headers?,
+            mode: mode?,
+        },
+        span: node.span(),
     })
 }
 
-pub(super) fn concurrency_limit(node: &mut Node<'_>) -> Option<ConcurrencyLimit> {
+pub(super) fn concurrency_limit(node: &mut Node<'_>) -> Option<Spanned<ConcurrencyLimit>> {
     let most = node
         .argument("how many requests there may be at a time, such as 100")
         .and_then(|value| value.count(1..=MOST_REQUESTS));
     let key = key(node);
     let status = status(node, 503);
     let mode = mode(node);
-    Some(ConcurrencyLimit {
-        most: most?,
-        key: key?,
-        status: status?,
-        mode: mode?,
+    Some(Spanned {
+        value: ConcurrencyLimit {
+            most: most?,
+            key: key?,
+            status: status?,
+            mode: mode?,
+        },
+        span: node.span(),
     })
 }
 
@@ -120,8 +126,7 @@ fn rate(value: Value<'_>) -> Option<(u32, Duration)> {
     }
 }
 
-const KEYS: &str =
-    "write \"client-ip\", \"route\", \"header:NAME\", or several of them with `+` in between";
+const KEYS: &str = "write \"client-ip\", \"route\", \"certificate\", \"header:NAME\", or several of them with `+` in between";
 
 /// What requests have in common that are counted together. It has no default: what is right for an API is wrong for
 /// clients behind one address.
@@ -131,7 +136,7 @@ fn key(node: &mut Node<'_>) -> Option<Vec<LimitKey>> {
         node.report(
             node.error(code::MISSING, format!("`{name}` needs a `key`"))
                 .label("who is counted together?")
-                .help("write key=\"client-ip\", key=\"route\", key=\"header:NAME\", or several of them with `+` in between"),
+                .help("write key=\"client-ip\", key=\"route\", key=\"certificate\", key=\"header:NAME\", or several of them with `+` in between"),
         );
         return None;
     };
@@ -156,10 +161,11 @@ fn key_part(value: Value<'_>, part: &str) -> Option<LimitKey> {
     match part {
         "client-ip" => return Some(LimitKey::ClientIp),
         "route" => return Some(LimitKey::Route),
+        "certificate" => return Some(LimitKey::Certificate),
         _ => {}
     }
     let Some(name) = part.strip_prefix("header:") else {
-        let known = ["client-ip", "route", "header"];
+        let known = ["client-ip", "route", "certificate", "header"];
         let help = did_you_mean(part, known).unwrap_or_else(|| KEYS.to_owned());
         value.report(
             value

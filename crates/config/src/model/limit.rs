@@ -75,4 +75,6 @@ pub enum LimitKey {
     Header(String),
     /// The route.
     Route,
+    /// The certificate that the client has shown, by its fingerprint. Requests without one have that in common.
+    Certificate,
 }

@@ -181,10 +181,7 @@ fn answer(text: &mut String, answer: &Value) -> std::fmt::Result {
         None if by.is_some() => write!(text, ", by agent {}", field("blocked_by"))?,
         None => {}
     }
-    for (name, before) in [
-        ("reason", ", reason "),
-        ("grpc_status", ", grpc-status "),
-    ] {
+    for (name, before) in [("reason", ", reason "), ("grpc_status", ", grpc-status ")] {
         if !answer[name].is_null() {
             write!(text, "{before}{}", field(name))?;
         }

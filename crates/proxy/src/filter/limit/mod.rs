@@ -114,6 +114,7 @@ enum Part {
     ClientIp,
     Header(HeaderName),
     Route,
+    Certificate,
 }
 
 impl Key {
@@ -126,6 +127,7 @@ impl Key {
                     Part::Header(parsed.map_err(|_| format!("header name {name}"))?)
                 }
                 LimitKey::Route => Part::Route,
+                LimitKey::Certificate => Part::Certificate,
             })
         };
         Ok(Self {
@@ -155,6 +157,15 @@ impl Key {
                 Part::Route => {
                     let route = request.route.as_deref();
                     route.map(|route| &*route.id).hash(&mut state);
+                }
+                Part::Certificate => {
+                    let tls = request
+                        .begun
+                        .as_ref()
+                        .and_then(|begun| begun.connection.tls.as_ref());
+                    let certificate = tls.and_then(|tls| tls.client.as_ref());
+                    let fingerprint = certificate.map(|certificate| &*certificate.fingerprint);
+                    fingerprint.hash(&mut state);
                 }
             }
         }
