@@ -176,8 +176,7 @@ pub(super) fn observers_that_refuse(parsed: &Parsed, report: &Report) {
             ParsedFilter::Agent(one) => std::slice::from_ref(one),
             ParsedFilter::Parallel(several) => several,
             ParsedFilter::Guardrail(_)
-            | ParsedFilter::RequestHeaders(_)
-            | ParsedFilter::ResponseHeaders(_)
+            | ParsedFilter::Own(_)
             | ParsedFilter::Use(_)
             | ParsedFilter::Broken => continue,
         };
