@@ -342,6 +342,7 @@ fn the_documents_list_every_metric() {
         "metrics.rs",
         "metrics/agents.rs",
         "metrics/config.rs",
+        "metrics/connections.rs",
         "metrics/discovery.rs",
         "metrics/filters.rs",
         "metrics/reported.rs",

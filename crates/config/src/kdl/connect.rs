@@ -9,8 +9,8 @@ use std::net::IpAddr;
 
 /// `tls server-name="…" ca="…" certificate="…" key="…"`.
 pub(super) fn tls(node: &mut Node<'_>) -> Option<UpstreamTls> {
-    let server_name = node.property("server-name");
-    if server_name.is_none() {
+    let server_name_value = node.property("server-name");
+    if server_name_value.is_none() {
         node.report(
             node.error(
                 code::MISSING,
@@ -20,7 +20,10 @@ pub(super) fn tls(node: &mut Node<'_>) -> Option<UpstreamTls> {
             .help("write `tls server-name=\"backend.internal\"`; without a name no certificate could be verified"),
         );
     }
+    // All of them are looked at, whatever is wrong with one.
+    let server_name = server_name_value.and_then(host_or_address);
     let ca_value = node.property("ca");
+    let ca = ca_value.map(|value| value.path());
     let certificate = node.property("certificate").map(|value| value.path());
     let key = node.property("key").map(|value| value.path());
     let skip = node.property("insecure-skip-verify");
@@ -45,9 +48,9 @@ pub(super) fn tls(node: &mut Node<'_>) -> Option<UpstreamTls> {
         );
     }
     Some(UpstreamTls {
-        server_name: server_name.and_then(self::server_name)?,
-        ca: match ca_value {
-            Some(value) => Some(value.path()?),
+        server_name: server_name?,
+        ca: match ca {
+            Some(ca) => Some(ca?),
             None => None,
         },
         identity: match (certificate, key) {
@@ -58,7 +61,7 @@ pub(super) fn tls(node: &mut Node<'_>) -> Option<UpstreamTls> {
     })
 }
 
-fn server_name(value: Value<'_>) -> Option<String> {
+fn host_or_address(value: Value<'_>) -> Option<String> {
     let text = value.nonempty_text()?;
     if text.parse::<IpAddr>().is_ok() || is_host(&text) {
         return Some(text);
