@@ -11,6 +11,7 @@ mod compress;
 mod conditions;
 mod ext_proc;
 mod guardrail;
+mod http2;
 mod identity;
 mod inspect;
 mod limits;
@@ -65,6 +66,7 @@ const ERRORS: &[Check] = &[
     listeners::certificates,
     upstreams::protocols,
     upstreams::upgrades,
+    http2::useless_settings,
     routes::actions,
     routes::useless_settings,
     conditions::impossible,

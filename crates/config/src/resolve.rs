@@ -100,6 +100,8 @@ fn listener(written: ParsedListener, system: &System, sources: &Sources) -> Opti
         address: written.address?.value,
         h2c: written.h2c.is_some_and(|h2c| h2c.value),
         tls: written.tls.map(|tls| listener_tls(tls, sources)),
+        http2: written.http2.map(|http2| http2.value).unwrap_or_default(),
+        half_close: written.half_close,
         timeouts: written.timeouts,
         limits: written.limits,
         trusted_proxies: written
@@ -157,6 +159,7 @@ fn upstream(written: ParsedUpstream, defaults: &Defaults, sources: &Sources) -> 
                 .or(shared.response_header)
                 .unwrap_or(program.response_header),
             idle: own.idle.or(shared.idle).unwrap_or(program.idle),
+            total: own.total.or(shared.total),
         },
         place: sources.place(written.span),
     })

@@ -3,12 +3,12 @@
 use super::{
     address::{self, Use},
     cursor::{Block, Later, Node},
-    header_span,
+    header_span, http2,
     listener_tls::{self, ParsedListenerTls},
 };
 use crate::{
     diagnostic::{Diagnostic, code},
-    model::{ByteSize, ListenerId, ListenerLimits, ListenerTimeouts},
+    model::{ByteSize, Http2, ListenerId, ListenerLimits, ListenerTimeouts},
     source::{Span, Spanned},
 };
 use ipnet::IpNet;
@@ -22,6 +22,8 @@ pub(crate) struct ParsedListener {
     pub(crate) tls: Option<ParsedListenerTls>,
     /// Where its deadline is written.
     pub(crate) tls_handshake: Option<Span>,
+    pub(crate) http2: Option<Spanned<Http2>>,
+    pub(crate) half_close: bool,
     pub(crate) timeouts: ListenerTimeouts,
     pub(crate) limits: ListenerLimits,
     /// None: the system's list holds.
@@ -53,6 +55,8 @@ pub(super) fn listener(node: &mut Node<'_>) -> Option<ParsedListener> {
                 Some(Spanned { value, span })
             }),
             tls: block.one("tls", listener_tls::tls),
+            http2: block.one("http2", |node| Some(http2::http2(node))),
+            half_close: block.one("half-close", Node::flag).unwrap_or(false),
             timeouts: block
                 .one("timeouts", |node| {
                     Some(node.block(|block| timeouts(block, &mut tls_handshake)))

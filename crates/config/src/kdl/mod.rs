@@ -23,6 +23,7 @@ mod ext_proc;
 mod filter;
 mod guardrail;
 mod header;
+mod http2;
 mod inspect;
 mod json;
 mod later;

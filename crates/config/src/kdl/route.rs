@@ -55,8 +55,6 @@ const LATER: &[Later] = &[Later::new("retry")];
 /// The most that can be written as a budget. Who waits longer for agents than this waits for ever.
 const MOST_BUDGET: Duration = Duration::from_secs(60);
 
-const LATER_TIMEOUTS: &[Later] = &[Later::new("total")];
-
 pub(super) fn route(node: &mut Node<'_>) -> Option<ParsedRoute> {
     let id = node.id();
     let span = header_span(node);
@@ -100,7 +98,6 @@ fn switched_on(node: &mut Node<'_>) -> Option<Span> {
 
 fn timeouts(node: &mut Node<'_>) -> RouteTimeouts {
     node.block(|block| {
-        block.later(LATER_TIMEOUTS);
         let mut timeout = |name| {
             block.one(name, |node: &mut Node<'_>| {
                 node.argument("a duration, such as \"10s\"")?.timeout()
@@ -109,6 +106,7 @@ fn timeouts(node: &mut Node<'_>) -> RouteTimeouts {
         RouteTimeouts {
             response_header: timeout("response-header"),
             idle: timeout("idle"),
+            total: timeout("total"),
         }
     })
 }

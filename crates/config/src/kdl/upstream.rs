@@ -39,6 +39,7 @@ pub(crate) struct PartialTimeouts {
     pub(crate) connect: Option<Duration>,
     pub(crate) response_header: Option<Duration>,
     pub(crate) idle: Option<Duration>,
+    pub(crate) total: Option<Duration>,
 }
 
 pub(super) const LATER: &[Later] = &[Later::new("health-check"), Later::new("outlier")];
@@ -131,7 +132,6 @@ fn protocol(node: &mut Node<'_>) -> Option<UpstreamProtocol> {
 
 pub(super) fn timeouts(node: &mut Node<'_>) -> PartialTimeouts {
     node.block(|block| {
-        block.later(&[Later::new("total")]);
         let mut timeout = |name| {
             block.one(name, |node: &mut Node<'_>| {
                 node.argument("a duration, such as \"10s\"")?.timeout()
@@ -141,6 +141,7 @@ pub(super) fn timeouts(node: &mut Node<'_>) -> PartialTimeouts {
             connect: timeout("connect"),
             response_header: timeout("response-header"),
             idle: timeout("idle"),
+            total: timeout("total"),
         }
     })
 }

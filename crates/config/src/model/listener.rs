@@ -1,6 +1,6 @@
 //! `listeners { listener "ID" { … } }`: where clients connect, and what they may do.
 
-use super::{ByteSize, ListenerId, ListenerTls, Place};
+use super::{ByteSize, Http2, ListenerId, ListenerTls, Place};
 use ipnet::IpNet;
 use std::{net::SocketAddr, time::Duration};
 
@@ -15,6 +15,11 @@ pub struct Listener {
     pub h2c: bool,
     /// TLS with its clients. `None`: it is not spoken.
     pub tls: Option<ListenerTls>,
+    /// How much of HTTP/2 one connection may have.
+    pub http2: Http2,
+    /// Clients of HTTP/1.1 that close their sending side behind a request are served all the same. Default false: it means that
+    /// they have gone.
+    pub half_close: bool,
     /// How long a client may take.
     pub timeouts: ListenerTimeouts,
     /// How much a client may send.
@@ -65,7 +70,7 @@ pub struct ListenerLimits {
     pub body_bytes: ByteSize,
     /// Connections of one client address (IPv6: of one /64) at a time; beyond it a new one is closed. Default 200.
     pub connections_per_client: usize,
-    /// Requests on one connection, after which it is closed. Default 10000.
+    /// Requests on one connection, after which it is closed; over HTTP/2 when those that have begun are answered. Default 10000.
     pub requests_per_connection: u64,
 }
 

@@ -14,6 +14,7 @@ mod error_pages;
 mod ext_proc;
 mod filter;
 mod guardrail;
+mod http2;
 mod id;
 mod inspect;
 mod limit;
@@ -53,6 +54,7 @@ pub use filter::{AgentUse, Filter, HeaderEdit, OwnFilter};
 pub use guardrail::{
     GuardedBody, Guardrail, Inspection, JsonPointer, OnDetect, Otherwise, PointerToken,
 };
+pub use http2::Http2;
 pub use id::{AgentId, ListenerId, RouteId, UpstreamId};
 pub use inspect::{BodyEncoding, BodyInspection, BodyMode, Completions, Inspect, OnOversize};
 pub use limit::{ConcurrencyLimit, Enforcement, LimitKey, LimitLine, LimitOwner, RateLimit};

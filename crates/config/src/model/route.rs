@@ -70,4 +70,6 @@ pub struct RouteTimeouts {
     pub response_header: Option<Duration>,
     /// Between two pieces of a response body.
     pub idle: Option<Duration>,
+    /// From the head of the request to the end of the response. None is without end, unless the upstream says otherwise.
+    pub total: Option<Duration>,
 }

@@ -45,7 +45,7 @@ pub enum UpstreamProtocol {
     H2c,
 }
 
-/// How long a target may take. None of these can be switched off.
+/// How long a target may take. Of these only `total` can be left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UpstreamTimeouts {
     /// For a TCP connection to stand. Default 2 s.
@@ -54,6 +54,8 @@ pub struct UpstreamTimeouts {
     pub response_header: Duration,
     /// Between two pieces of a response body. Default 60 s.
     pub idle: Duration,
+    /// From the head of the request to the end of the response. None, the default, is without end.
+    pub total: Option<Duration>,
 }
 
 impl Default for UpstreamTimeouts {
@@ -62,6 +64,7 @@ impl Default for UpstreamTimeouts {
             connect: Duration::from_secs(2),
             response_header: Duration::from_secs(30),
             idle: Duration::from_secs(60),
+            total: None,
         }
     }
 }
