@@ -39,7 +39,7 @@ const ONLY_IN: [(&str, &str, &[&str]); 11] = [
     (
         "crates/proxy/src",
         r"\bphases::",
-        &["server/acceptor.rs", "server/worker.rs"],
+        &["server/acceptor.rs", "server/http2.rs", "server/worker.rs"],
     ),
     (
         "crates/proxy/src",

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 use ipnet::IpNet;
 use pingora::protocols::http::ServerSession;
-use portcullis_config::{ListenerId, ListenerLimits, ListenerTimeouts};
+use portcullis_config::{Http2, ListenerId, ListenerLimits, ListenerTimeouts};
 use std::{
     net::{IpAddr, SocketAddr},
     sync::{
@@ -29,6 +29,8 @@ pub(crate) struct Listener {
     pub(crate) h2c: bool,
     /// `None`: TLS is not spoken.
     pub(crate) tls: Option<Arc<ListenerTls>>,
+    pub(crate) http2: Http2,
+    pub(crate) half_close: bool,
     pub(crate) timeouts: ListenerTimeouts,
     pub(crate) limits: ListenerLimits,
     pub(crate) trusted_proxies: Vec<IpNet>,
@@ -40,6 +42,8 @@ impl Listener {
             id: config.id.clone(),
             h2c: config.h2c,
             tls,
+            http2: config.http2,
+            half_close: config.half_close,
             timeouts: config.timeouts,
             limits: config.limits,
             trusted_proxies: config.trusted_proxies.clone(),
@@ -254,6 +258,8 @@ pub(crate) fn test_connection(peer: &str, trusted: &[&str]) -> Connection {
         id: "http".into(),
         h2c: false,
         tls: None,
+        http2: Http2::default(),
+        half_close: false,
         timeouts: ListenerTimeouts::default(),
         limits: ListenerLimits::default(),
         trusted_proxies: trusted.iter().map(|net| net.parse().unwrap()).collect(),

@@ -192,7 +192,7 @@ pub(super) fn advice(error: &io::Error) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use portcullis_config::{ListenerLimits, ListenerTimeouts, Place};
+    use portcullis_config::{Http2, ListenerLimits, ListenerTimeouts, Place};
 
     fn listener(id: &str, address: &str) -> portcullis_config::Listener {
         portcullis_config::Listener {
@@ -200,6 +200,8 @@ mod tests {
             address: address.parse().unwrap(),
             h2c: false,
             tls: None,
+            http2: Http2::default(),
+            half_close: false,
             timeouts: ListenerTimeouts::default(),
             limits: ListenerLimits::default(),
             trusted_proxies: Vec::new(),

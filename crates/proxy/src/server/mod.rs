@@ -4,6 +4,8 @@ mod acceptor;
 mod agents;
 mod changes;
 pub(crate) mod connection;
+mod frames;
+mod http2;
 pub(crate) mod limits;
 mod listeners;
 mod private_dir;

@@ -4,6 +4,7 @@
 use super::{
     acceptor::Acceptor,
     connection::{Connection, Listener},
+    http2,
     limits::ConnectionLimits,
     listeners::Assignment,
     stream::EdgeStream,
@@ -16,15 +17,8 @@ use crate::{
     upstream::connect,
 };
 use arc_swap::ArcSwap;
-use async_trait::async_trait;
 use pingora::{
-    apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp},
-    protocols::http::{
-        ServerSession,
-        v2::server::{H2Options, default_h2_options},
-    },
-    proxy::HttpProxy,
-    server::ShutdownWatch,
+    apps::HttpServerApp, protocols::http::ServerSession, proxy::HttpProxy, server::ShutdownWatch,
 };
 use std::{future::poll_fn, io, net::SocketAddr, pin::pin, sync::Arc, task::Poll, time::Duration};
 use tokio::{
@@ -260,9 +254,7 @@ pub(super) async fn drive(
             Some(false) if settled => return,
             Some(false) => {}
             Some(true) => {
-                let app = Arc::new(Http2App::new(proxy, &connection.listener));
-                app.process_new(Box::new(stream), &shutdown).await;
-                return;
+                return http2::serve(proxy, stream, &shutdown).await;
             }
             None => return,
         }
@@ -350,54 +342,5 @@ async fn serve_http1(
         if let Some(settings) = settings {
             settings.apply_to_session(&mut session);
         }
-    }
-}
-
-/// HTTP/2 with the limits of one listener.
-struct Http2App {
-    proxy: Arc<HttpProxy<Edge>>,
-    options: HttpServerOptions,
-    header_bytes: u32,
-}
-
-impl Http2App {
-    fn new(proxy: Arc<HttpProxy<Edge>>, listener: &Listener) -> Self {
-        let mut options = HttpServerOptions::default();
-        options.h2_idle_timeout = Some(listener.timeouts.keepalive);
-        let head = listener.limits.header_bytes.bytes() + listener.limits.uri_bytes.bytes();
-        Self {
-            proxy,
-            options,
-            header_bytes: u32::try_from(head).unwrap_or(u32::MAX),
-        }
-    }
-}
-
-#[async_trait]
-impl HttpServerApp for Http2App {
-    async fn process_new_http(
-        self: &Arc<Self>,
-        session: ServerSession,
-        shutdown: &ShutdownWatch,
-    ) -> Option<ReusedHttpStream> {
-        self.proxy.process_new_http(session, shutdown).await
-    }
-
-    fn h2_options(&self) -> Option<H2Options> {
-        // Pingora's own limits are the start: a bare set of options would lose them.
-        let mut options = default_h2_options();
-        options
-            .max_header_list_size(self.header_bytes)
-            .max_concurrent_streams(100)
-            .max_concurrent_reset_streams(50)
-            .max_pending_accept_reset_streams(20)
-            .max_send_buffer_size(256 * 1024)
-            .initial_window_size(256 * 1024)
-            .initial_connection_window_size(1024 * 1024);
-        Some(options)
-    }
-
-    fn server_options(&self) -> Option<&HttpServerOptions> {
-        Some(&self.options)
     }
 }

@@ -38,6 +38,8 @@ pub(crate) enum Refused {
     PlainHttp,
     /// A method that a reverse proxy does not take (CONNECT).
     Method,
+    /// Too many frames of HTTP/2 that carry nothing.
+    Flood,
 }
 
 impl Refused {
@@ -49,16 +51,18 @@ impl Refused {
             Self::HeadTooLarge => "request_header_too_large",
             Self::PlainHttp => "plain_http",
             Self::Method => "method_not_allowed",
+            Self::Flood => "frame_flood",
         }
     }
 
-    /// The status that the client gets.
+    /// The status that the client gets; over HTTP/2 it gets a code of that instead.
     pub(crate) const fn status(self) -> u16 {
         match self {
             Self::Malformed | Self::PlainHttp => 400,
             Self::HeadTimeout => 408,
             Self::HeadTooLarge => 431,
             Self::Method => 405,
+            Self::Flood => 429,
         }
     }
 }
