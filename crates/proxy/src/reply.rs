@@ -15,6 +15,9 @@ use pingora::{
 };
 use std::time::Duration;
 
+/// Why an exchange ends that took longer than `timeouts` `total`.
+pub(crate) const TOTAL_TIMEOUT: ErrorType = ErrorType::CustomCode("total_timeout", 504);
+
 /// What a client gets instead of the upstream's response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Reply {

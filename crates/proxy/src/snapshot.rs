@@ -100,6 +100,8 @@ pub(crate) enum Action {
 pub(crate) struct Timeouts {
     pub(crate) response_header: Duration,
     pub(crate) idle: Duration,
+    /// From the head of the request to the end of the response.
+    pub(crate) total: Option<Duration>,
 }
 
 /// What a snapshot is compiled with beside the configuration.
@@ -225,6 +227,7 @@ fn compile_route(
         Action::Redirect { .. } | Action::Respond(_) => Timeouts {
             response_header: Duration::ZERO,
             idle: Duration::ZERO,
+            total: None,
         },
     };
     let filters = compiler.chain(&route.id, &route.filters)?;
@@ -247,6 +250,7 @@ fn compile_route(
                 .response_header
                 .unwrap_or(defaults.response_header),
             idle: route.timeouts.idle.unwrap_or(defaults.idle),
+            total: route.timeouts.total.or(defaults.total),
         },
         agent_budget: route.agent_budget,
         error_pages: None,

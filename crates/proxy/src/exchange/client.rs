@@ -183,6 +183,10 @@ pub(super) async fn serve(
                 Some(task) => match write(session, (request, passage), together(task, &mut tasks)).await {
                     Ok(true) => return Ended::Complete,
                     Ok(false) => {
+                        if reply::answered(session).is_some() {
+                            // From here on it is the upstream that must not be silent: a conversation may have pauses.
+                            reader.idle = None;
+                        }
                         if session.was_upgraded() && !is_upgraded {
                             // What was a request is a conversation now; it ends with the connection.
                             is_upgraded = true;

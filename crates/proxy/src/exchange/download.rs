@@ -2,6 +2,7 @@
 
 use super::{
     coding::Coding,
+    deadline::Deadline,
     gathered::Gathered,
     head::{self, Length},
     pipe::{Agents, Body, End, Form, Pieces, Pipe, Released},
@@ -53,6 +54,7 @@ pub(super) struct Download<'a> {
     pub(super) offered: HeaderMap,
     /// The head of the response is here.
     pub(super) head_seen: &'a AtomicBool,
+    pub(super) deadline: &'a Deadline,
     /// The memory of what was held and is on its way to the client, who may be slow to take it.
     pub(super) until_written: &'a Mutex<Released>,
 }
@@ -167,6 +169,9 @@ impl Download<'_> {
             }
         };
         self.head_seen.store(true, Relaxed);
+        if head::is_event_stream(&head) {
+            self.deadline.lift();
+        }
         hop::clean_response(&mut head);
         let has_body = head::has_body(&head, &self.begun.method);
         self.judge(&mut head, has_body).await?;
@@ -295,6 +300,7 @@ impl Download<'_> {
     /// After the switch, both sides speak as they like.
     async fn pass_switched(&self, mut head: ResponseHeader, mut ways: Ways) -> Result<(), Halt> {
         self.head_seen.store(true, Relaxed);
+        self.deadline.lift();
         if !self.may_switch {
             let error = Error::explain(InvalidHTTPHeader, "an upgrade that nobody asked for");
             return Err(Halt::Failed(error.into_up()));

@@ -2,6 +2,7 @@
 //! and counts nothing; what it learns about the upstream it leaves in its [`Passage`].
 
 use crate::{
+    hop,
     request::UpstreamRun,
     snapshot::{Action, Route},
     upstream::{self, connect},
@@ -183,11 +184,14 @@ impl ProxyHttp for Forward {
         response: &mut ResponseHeader,
         context: &mut Self::CTX,
     ) -> Result<()> {
-        if let Some(passage) = context
-            && (!response.status.is_informational() || response.status == 101)
-        {
+        hop::check_coding(response)?;
+        if let Some(passage) = context {
+            let mut upstream = passage.upstream();
+            if response.status.is_informational() && response.status != 101 {
+                return hop::count_ahead(&mut upstream.heads_ahead);
+            }
             let status = response.status.as_u16();
-            upstream::answered(status, passage.started, &mut passage.upstream());
+            upstream::answered(status, passage.started, &mut upstream);
         }
         Ok(())
     }

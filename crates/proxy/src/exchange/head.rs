@@ -70,6 +70,16 @@ pub(super) fn has_body(head: &ResponseHeader, method: &Method) -> bool {
     method != Method::HEAD && !matches!(status, 100..=199 | 204 | 304) && !is_empty
 }
 
+/// Whether what follows are events as they happen (the media type of `EventSource`).
+pub(super) fn is_event_stream(head: &ResponseHeader) -> bool {
+    const KIND: &[u8] = b"text/event-stream";
+    let kind = head.headers.get(header::CONTENT_TYPE);
+    kind.is_some_and(|kind| {
+        let kind = kind.as_bytes().split(|byte| *byte == b';').next();
+        kind.is_some_and(|kind| kind.trim_ascii().eq_ignore_ascii_case(KIND))
+    })
+}
+
 pub(super) fn content_length(value: Option<&HeaderValue>) -> Option<u64> {
     value?.to_str().ok()?.trim().parse().ok()
 }
@@ -152,6 +162,11 @@ pub(super) fn frame(
     client: http::Version,
     method: &Method,
 ) -> Result<bool> {
+    let is_bodiless = matches!(head.status.as_u16(), 204 | 304);
+    if head.status == 204 || is_bodiless && client == http::Version::HTTP_2 {
+        // The one must not say how long its body is, the other need not, and over HTTP/2 some take it for a promise.
+        head.remove_header(&header::CONTENT_LENGTH);
+    }
     let counted = head.headers.contains_key(header::CONTENT_LENGTH);
     match client {
         http::Version::HTTP_10 => {

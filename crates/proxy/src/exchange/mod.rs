@@ -6,6 +6,7 @@
 
 mod client;
 pub(crate) mod coding;
+mod deadline;
 mod download;
 mod forward;
 mod gathered;
@@ -28,6 +29,7 @@ use crate::{
 };
 use client::{Ended, Patience, RESPONSE_QUEUE, Reader};
 use coding::Coding;
+use deadline::Deadline;
 use download::{Download, Halt, Ways};
 pub(crate) use forward::Forwarder;
 use forward::Passage;
@@ -60,8 +62,9 @@ type Through<'a, 's, 'p> = (
     Option<&'a Inspectors<'p>>,
 );
 
-/// Whether agents want to see more of the request than its head.
-pub(crate) fn is_due(request: &Request) -> bool {
+/// Whether agents want to see more of the request than its head, or there is a limit that Pingora does not keep: that of the
+/// whole exchange, and over HTTP/2, where it waits for a body for as long as the client likes, that between two pieces.
+pub(crate) fn is_due(request: &Request, is_http2: bool) -> bool {
     request.route.as_deref().is_some_and(|route| {
         let frames = request.switches && !route.plan.frames.is_empty();
         let shadows = request.shadows.as_ref();
@@ -69,7 +72,8 @@ pub(crate) fn is_due(request: &Request) -> bool {
             let inspects = request.plan(route).inspects(request.has_body);
             inspects || shadows.is_some_and(|shadows| shadows.see_more(request.has_body))
         };
-        matches!(route.action, Action::Upstream(_)) && (frames || sees_more())
+        let has_limits = is_http2 && request.has_body || route.timeouts.total.is_some();
+        matches!(route.action, Action::Upstream(_)) && (frames || has_limits || sees_more())
     })
 }
 
@@ -100,6 +104,7 @@ pub(crate) async fn run(
             ends: Some(begun.ends()),
             ..UpstreamRun::default()
         },
+        deadline: Deadline::new(begun.started, route.timeouts.total),
     };
     let outcome = exchange.carry_out(session).await;
     request.upstream = exchange.upstream;
@@ -129,6 +134,7 @@ struct Exchange<'a> {
     route: &'a Arc<Route>,
     forwarder: &'a Forwarder,
     upstream: UpstreamRun,
+    deadline: Deadline,
 }
 
 type HandOver = (
@@ -170,7 +176,12 @@ impl Exchange<'_> {
         if let Some(pipe) = &mut pipe {
             // Few requests wait here, and the others shall not be larger for it.
             let patience = Patience::new(begun.connection.listener.timeouts.request_body_idle);
-            Box::pin(hold(session, (&mut reader, patience), pipe, &mut pieces)).await?;
+            let held = Box::pin(hold(session, (&mut reader, patience), pipe, &mut pieces));
+            tokio::select! {
+                biased;
+                held = held => held?,
+                error = self.deadline.passed() => return Err(Halt::Failed(error)),
+            }
         }
         let changes = agents.take_changes();
         filter::apply(session.req_header_mut(), &changes).map_err(Halt::Failed)?;
@@ -275,6 +286,7 @@ impl Exchange<'_> {
             ));
             let limit = self.route.timeouts.response_header;
             let mut late = pin!(late(is_sent, &head_seen, limit));
+            let mut overdue = pin!(self.deadline.passed());
             let mut is_running = true;
             let mut is_passing = true;
             loop {
@@ -299,6 +311,7 @@ impl Exchange<'_> {
                         Ended::Failed(error) => Err(Halt::Failed(error)),
                     },
                     error = &mut late => break Err(Halt::Failed(error)),
+                    error = &mut overdue => break Err(Halt::Failed(error)),
                 }
             }
         };
@@ -323,6 +336,7 @@ impl Exchange<'_> {
             may_switch: self.request.switches && session.is_upgrade_req(),
             offered,
             head_seen,
+            deadline: &self.deadline,
             until_written,
         }
     }

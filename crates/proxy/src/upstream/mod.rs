@@ -138,6 +138,7 @@ impl Upstream {
             timeouts: Timeouts {
                 response_header: upstream.timeouts.response_header,
                 idle: upstream.timeouts.idle,
+                total: upstream.timeouts.total,
             },
             connect,
             places,
@@ -263,6 +264,7 @@ mod tests {
     const TIMEOUTS: Timeouts = Timeouts {
         response_header: Duration::from_secs(1),
         idle: Duration::from_secs(1),
+        total: None,
     };
 
     /// An upstream with these lines in its block, in the place of another.
