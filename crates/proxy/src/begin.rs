@@ -12,7 +12,7 @@ use crate::{
     strict,
     telemetry::metrics::Metrics,
 };
-use http::{HeaderValue, Method, Version, header, request::Parts};
+use http::{HeaderName, HeaderValue, Method, Version, header, request::Parts};
 use pingora::{
     Error, ErrorType::InternalError, OrErr, Result, http::RequestHeader, proxy::Session,
 };
@@ -37,6 +37,10 @@ pub(crate) fn begin(
     let started_at = SystemTime::now();
     // Before anybody else sees the head.
     request.traced = serving.snapshot.trace.take_token(session.req_header_mut());
+    if hop::names(session.req_header(), &HeaderName::from_static("close")) {
+        // Pingora looks at the first line of several.
+        session.set_keepalive(None);
+    }
     let checked = strict::check(session, &connection, serving.snapshot.path);
     let (target, host, refusal) = match checked {
         Ok(strict::Checked { target, host }) => {
@@ -85,13 +89,18 @@ fn prepare(session: &mut Session, request: &mut Request) -> Result<()> {
     change(head, |parts| {
         // Before the target is replaced, which takes the host with it.
         as_http1(parts)?;
+        let version = parts.version;
         let headers = &mut parts.headers;
+        if version == Version::HTTP_10 {
+            // It does not know what would come of it (RFC 9110 section 10.1.1).
+            headers.remove(header::EXPECT);
+        }
         hop::remove_nominated(headers);
         // What only an agent may say, nobody else has said, on whatever route.
         for name in begun.snapshot().agents.owned_headers().found_in(headers) {
             headers.remove(name);
         }
-        begun.identity.forward(headers, &begun.connection)
+        begun.identity.forward(headers, &begun.connection, version)
     })?;
     if is_other_target || head.raw_path() != target {
         head.set_raw_path(target)?;
@@ -187,6 +196,7 @@ fn set_timeouts(session: &mut Session, connection: &Connection) {
     session.set_write_timeout(Some(timeouts.response_write));
     session.set_total_drain_timeout(Some(timeouts.request_body_idle));
     session.set_pipelining_enabled(true);
+    session.set_abort_on_close(!connection.listener.half_close);
     session.set_proxy_tasks_enabled(false);
 }
 

@@ -1,7 +1,7 @@
 //! Who the client is, and what the next hop is told about it.
 
 use crate::server::connection::Connection;
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 use pingora::{ErrorType::InternalError, OrErr, Result, http::RequestHeader};
 use portcullis_config::why_protected;
 use std::{
@@ -18,7 +18,6 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 /// Names a request towards clients, agents, upstreams and logs.
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const VIA: &str = "1.1 portcullis";
 /// A longer id from a trusted proxy is replaced.
 const LONGEST_REQUEST_ID: usize = 128;
 
@@ -88,7 +87,12 @@ impl Identity {
     ///
     /// # Errors
     /// There are more headers than there can be.
-    pub(crate) fn forward(&self, headers: &mut HeaderMap, connection: &Connection) -> Result<()> {
+    pub(crate) fn forward(
+        &self,
+        headers: &mut HeaderMap,
+        connection: &Connection,
+        version: Version,
+    ) -> Result<()> {
         let peer = connection.peer;
         let trusted = connection.listener.trusts(peer.ip());
         let chain = trusted
@@ -131,10 +135,19 @@ impl Identity {
         put(headers, X_REAL_IP, real)?;
         put(headers, X_REQUEST_ID, self.request_id_value())?;
         headers
-            .try_append(header::VIA, HeaderValue::from_static(VIA))
+            .try_append(header::VIA, via(version))
             .or_err(InternalError, TOO_MANY)?;
         Ok(())
     }
+}
+
+/// Which protocol the request came in (RFC 9110 section 7.6.3), and who passes it on. Of the latter it says no more than that.
+const fn via(version: Version) -> HeaderValue {
+    HeaderValue::from_static(match version {
+        Version::HTTP_2 => "2.0 portcullis",
+        Version::HTTP_10 => "1.0 portcullis",
+        _ => "1.1 portcullis",
+    })
 }
 
 const TOO_MANY: &str = "more headers than there can be";
@@ -345,7 +358,9 @@ mod tests {
         let head = head(lines);
         let identity = Identity::read(&head, &connection, "h".into(), SystemTime::now());
         let mut headers = head.headers.clone();
-        identity.forward(&mut headers, &connection).unwrap();
+        identity
+            .forward(&mut headers, &connection, Version::HTTP_11)
+            .unwrap();
         headers
     }
 

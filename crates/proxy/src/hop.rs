@@ -5,8 +5,13 @@
 //! only on the way to the upstream: by then a name would also take away what the proxy or an agent has put there. Those of a
 //! response it leaves in.
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
-use pingora::http::{RequestHeader, ResponseHeader};
+use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
+use pingora::{
+    Error,
+    ErrorType::InvalidHTTPHeader,
+    Result,
+    http::{RequestHeader, ResponseHeader},
+};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -73,6 +78,39 @@ pub(crate) fn clean_response(head: &mut ResponseHeader) {
     }
     head.remove_header(&KEEP_ALIVE);
     head.remove_header(&PROXY_CONNECTION);
+}
+
+/// Counts a head that an upstream sends ahead of its response. There is no end to how many it may send, and each is passed on.
+///
+/// # Errors
+/// They are too many.
+pub(crate) fn count_ahead(count: &mut u32) -> Result<()> {
+    const MOST: u32 = 100;
+    *count += 1;
+    if *count > MOST {
+        let why = "too much that is sent ahead of a response";
+        return Err(Error::explain(InvalidHTTPHeader, why).into_up());
+    }
+    Ok(())
+}
+
+/// The body of a response has to be framed in one way that the client's side knows: Pingora looks for chunks wherever they are
+/// named last, and passes on what is in them as if it were not coded (RFC 9112 sections 6.1 and 6.3).
+///
+/// # Errors
+/// It is not.
+pub(crate) fn check_coding(head: &ResponseHeader) -> Result<()> {
+    let mut codings = head.headers.get_all(header::TRANSFER_ENCODING).iter();
+    let Some(coding) = codings.next() else {
+        return Ok(());
+    };
+    let is_known = coding.as_bytes().eq_ignore_ascii_case(b"chunked") && codings.next().is_none();
+    let is_counted = head.headers.contains_key(header::CONTENT_LENGTH);
+    if !is_known || is_counted || head.version == Version::HTTP_10 {
+        let why = "a response whose end could be read in two ways";
+        return Err(Error::explain(InvalidHTTPHeader, why).into_up());
+    }
+    Ok(())
 }
 
 /// The fields that all Connection headers name together.

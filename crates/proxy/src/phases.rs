@@ -61,7 +61,7 @@ impl ProxyHttp for Edge {
         if let Some(reply) = local_reply(request) {
             return answered(session, reply, request).await;
         }
-        if !exchange::is_due(request) {
+        if !exchange::is_due(request, session.is_http2()) {
             return Ok(false);
         }
         // Only requests that need it have room for it.
@@ -113,9 +113,10 @@ impl ProxyHttp for Edge {
                 Error::explain(InvalidHTTPHeader, "an upgrade that nobody asked for").into_up(),
             );
         }
+        hop::check_coding(response)?;
         hop::clean_response(response);
         if response.status.is_informational() && response.status != 101 {
-            return Ok(());
+            return hop::count_ahead(&mut request.upstream.heads_ahead);
         }
         reply::end_if_leaving(session, request);
         if session.req_header().version == Version::HTTP_10 {

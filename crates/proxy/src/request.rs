@@ -200,6 +200,8 @@ pub(crate) struct UpstreamRun {
     pub(crate) attempt: Option<Attempt>,
     pub(crate) attempts: u32,
     pub(crate) status: Option<u16>,
+    /// Heads that were sent ahead of the response.
+    pub(crate) heads_ahead: u32,
     /// From the start of the request to the choice of the first target.
     pub(crate) asked_after: Option<Duration>,
     /// From the start of the request to the head of the response.

@@ -2,9 +2,12 @@
 //! limits of their listener.
 
 use crate::{hop, router::target, server::connection::Connection};
-use http::{HeaderValue, Method, Version, header};
+use http::{HeaderName, HeaderValue, Method, Version, header};
 use pingora::{http::RequestHeader, proxy::Session};
 use std::net::Ipv6Addr;
+
+const CONTENT_LENGTH: &str = "content-length";
+const TRANSFER_ENCODING: &str = "transfer-encoding";
 
 /// Status and reason of a request that is not served.
 pub(crate) struct Refusal(pub(crate) u16, pub(crate) &'static str);
@@ -48,6 +51,7 @@ pub(crate) fn check(
     if !hop::is_acceptable(head) {
         return Err(Refusal(400, "invalid_connection_header"));
     }
+    check_expectation(head)?;
     let host = host(head)?;
     let raw = head.raw_path();
     if raw.len() as u64 > connection.listener.limits.uri_bytes.bytes() {
@@ -103,12 +107,21 @@ fn check_raw_head(raw: &[u8], connection: &Connection) -> Result<(), Refusal> {
 /// upstream may read it in the other. Pingora takes Content-Length out when there is Transfer-Encoding too, so that the raw
 /// head has to be asked.
 fn check_framing(head: &RequestHeader, raw: &[u8]) -> Result<(), Refusal> {
+    for name in head.headers.keys().map(HeaderName::as_str) {
+        // Many servers take an underscore for a hyphen.
+        if is_alike(name, TRANSFER_ENCODING) {
+            return Err(Refusal(400, "invalid_transfer_encoding"));
+        }
+        if is_alike(name, CONTENT_LENGTH) {
+            return Err(Refusal(400, "invalid_content_length"));
+        }
+    }
     let mut codings = head.headers.get_all(header::TRANSFER_ENCODING).iter();
     if let Some(coding) = codings.next() {
         if !coding.as_bytes().eq_ignore_ascii_case(b"chunked") || codings.next().is_some() {
             return Err(Refusal(400, "invalid_transfer_encoding"));
         }
-        let name = header::CONTENT_LENGTH.as_str().as_bytes();
+        let name = CONTENT_LENGTH.as_bytes();
         let has_length = raw.split(|byte| *byte == b'\n').any(|line| {
             line.get(..name.len())
                 .is_some_and(|start| start.eq_ignore_ascii_case(name))
@@ -127,6 +140,28 @@ fn check_framing(head: &RequestHeader, raw: &[u8]) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Whether a name is another one but for underscores in place of hyphens.
+fn is_alike(name: &str, other: &str) -> bool {
+    name.len() == other.len()
+        && name != other
+        && name
+            .bytes()
+            .zip(other.bytes())
+            .all(|(byte, other)| byte == other || (byte, other) == (b'_', b'-'))
+}
+
+/// The one expectation that there is (RFC 9110 section 10.1.1). What a client means by another nobody behind us may know.
+fn check_expectation(head: &RequestHeader) -> Result<(), Refusal> {
+    let known = |value: &HeaderValue| {
+        value.is_empty() || value.as_bytes().eq_ignore_ascii_case(b"100-continue")
+    };
+    let mut values = head.headers.get_all(header::EXPECT).iter();
+    match values.next().is_none_or(known) && values.next().is_none() {
+        true => Ok(()),
+        false => Err(Refusal(417, "unknown_expectation")),
+    }
+}
+
 fn check_http2_head(head: &RequestHeader, connection: &Connection) -> Result<(), Refusal> {
     let bytes: usize = head
         .headers
@@ -135,6 +170,10 @@ fn check_http2_head(head: &RequestHeader, connection: &Connection) -> Result<(),
         .sum();
     if bytes as u64 > connection.listener.limits.header_bytes.bytes() {
         return Err(Refusal(431, "request_header_too_large"));
+    }
+    let scheme = head.uri.scheme_str().unwrap_or_default();
+    if !matches!(scheme, "http" | "https") {
+        return Err(Refusal(400, "invalid_scheme"));
     }
     // Malformed (RFC 9113 section 8.2.1), and in HTTP/1.1 another value.
     let is_space = |byte: Option<&u8>| byte.is_some_and(|byte| matches!(byte, b' ' | b'\t'));
