@@ -11,6 +11,8 @@ pub(crate) mod client;
 pub(crate) mod dns;
 pub(crate) mod ext_proc;
 mod frame_decision;
+pub(crate) mod frame_origin;
+pub(crate) mod frames;
 pub(crate) mod grpc;
 pub(crate) mod http2;
 pub(crate) mod http2_origin;

@@ -240,6 +240,15 @@ fn all_calls(service: SocketAddr, proxy: &Proxy) {
 }
 
 #[test]
+fn calls_pass_without_an_agent() {
+    let service = Parrot::start();
+    let proxy = Proxy::builder(r#"routes { route "all" { upstream "parrot" } }"#)
+        .upstream("parrot", &format!("target \"{service}\"; protocol \"h2c\""))
+        .start();
+    all_calls(service, &proxy);
+}
+
+#[test]
 fn calls_pass_an_agent_that_sees_both_bodies() {
     let service = Parrot::start();
     let agent = TestAgent::named("waf").start();
