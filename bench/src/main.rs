@@ -10,6 +10,7 @@ mod isolation;
 mod process;
 mod report;
 mod roles;
+mod routes;
 mod scenario;
 mod stage;
 mod statistics;
@@ -32,6 +33,8 @@ struct Cli {
 enum Role {
     /// Measure whether a route without agents notices what is wrong with the agent of another one.
     Isolation(isolation::Options),
+    /// Measure what starting with many routes costs.
+    Routes(routes::Options),
     /// Answer every request of an agent's events alike, at once, late, or never.
     Agent(agent::Options),
     /// Let every request pass as an agent of Envoy, of either kind.
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
     let result = match &cli.role {
         None => drive::run(&cli.driver),
         Some(Role::Isolation(options)) => isolation::run(options),
+        Some(Role::Routes(options)) => routes::run(options),
         Some(Role::Agent(options)) => agent::run(options),
         Some(Role::EnvoyAgent(options)) => envoy_agent::run(options),
         Some(Role::Origin(options)) => origin::run(options),

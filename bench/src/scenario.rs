@@ -35,6 +35,8 @@ pub(crate) enum Subject {
         /// The agents that the configuration names.
         agents: &'static [Agent],
     },
+    /// The same without agents, with so many routes, of which one is asked for.
+    Routes(usize),
     /// Envoy in front of the same origin; with the same agent, if it has one.
     Envoy(envoy::Filter),
 }
@@ -174,6 +176,34 @@ pub(crate) fn route(name: &str, prefix: &str, filters: &str) -> String {
     )
 }
 
+/// So many routes as operators write them: by host, by path, by both, and with further conditions. Requests for
+/// [`ROUTED_PATH`] take one in the middle.
+pub(crate) fn many_routes(count: usize) -> String {
+    let mut text = String::new();
+    let middle = count / 2;
+    for number in 0..count {
+        let conditions = match number % 4 {
+            _ if number == middle => format!("path-prefix \"{ROUTED_PREFIX}\""),
+            0 => format!("host \"host-{number}.example.com\""),
+            1 => format!("path-prefix \"/service-{number}/api\""),
+            2 => format!("host \"*.zone-{number}.example.com\"; path \"/exact/{number}\""),
+            _ => format!(
+                "path-prefix \"/service-{number}\"; method \"GET\" \"POST\"; header \"x-tenant\" \"tenant-{number}\""
+            ),
+        };
+        // Writing to a String does not fail.
+        let _ = write!(
+            text,
+            "    route \"route-{number}\" {{\n        match {{ {conditions} }}\n        upstream \"origin\"\n    }}\n"
+        );
+    }
+    text
+}
+
+const ROUTED_PREFIX: &str = "/routed";
+/// What is asked for where there are many routes.
+pub(crate) const ROUTED_PATH: &str = "/routed/hello";
+
 /// The configuration of our proxy with these routes: one worker, everything on that a real one would have on.
 pub(crate) fn configuration(
     protocol: Protocol,
@@ -279,8 +309,10 @@ mod tests {
     #[test]
     fn every_configuration_loads_without_a_warning() {
         for scenario in SCENARIOS {
-            let Subject::Ours { filters, agents } = &scenario.subject else {
-                continue;
+            let (routes, agents) = match &scenario.subject {
+                Subject::Ours { filters, agents } => (route("all", "/", filters), *agents),
+                Subject::Routes(count) => (many_routes(*count), &[][..]),
+                Subject::Floor(_) | Subject::Envoy(_) => continue,
             };
             let places = Places {
                 listener: "127.0.0.1:1".parse().unwrap(),
@@ -298,7 +330,7 @@ mod tests {
                     .collect(),
             };
             let protocol = scenario.request.protocol;
-            let text = configuration(protocol, &route("all", "/", filters), agents, &places);
+            let text = configuration(protocol, &routes, agents, &places);
             let loaded =
                 portcullis_config::load_str(scenario.name, &text, Path::new("/"), &|_| None);
             let loaded = loaded.unwrap_or_else(|errors| panic!("{errors:?} in\n{text}"));
@@ -308,7 +340,12 @@ mod tests {
                 loaded.warnings
             );
             assert_eq!(loaded.config.agents.len(), agents.len(), "{text}");
-            assert_eq!(text.contains("filters"), !filters.is_empty(), "{text}");
+            let has_filters =
+                matches!(scenario.subject, Subject::Ours { filters, .. } if !filters.is_empty());
+            assert_eq!(text.contains("filters"), has_filters, "{text}");
+            if let Subject::Routes(count) = scenario.subject {
+                assert_eq!(loaded.config.routes.len(), count);
+            }
             let h2c = loaded.config.listeners[0].h2c;
             assert_eq!(h2c, protocol == Protocol::H2c, "{text}");
         }

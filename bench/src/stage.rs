@@ -5,7 +5,9 @@ use crate::{
     error::BenchError,
     process::{Launcher, Process, accepts_tcp, accepts_unix, answers_ok, free_address},
     roles::load::LoadReport,
-    scenario::{Agent, Place, Places, Protocol, Scenario, Start, Subject, configuration, route},
+    scenario::{
+        Agent, Place, Places, Protocol, Scenario, Start, Subject, configuration, many_routes, route,
+    },
 };
 use std::{
     ffi::OsStr,
@@ -118,7 +120,10 @@ impl Stage {
                     access_log: None,
                 })
             }
-            Subject::Ours { filters, agents } => self.cast_ours(scenario, filters, agents),
+            Subject::Ours { filters, agents } => {
+                self.cast_ours(scenario, &route("all", "/", filters), agents)
+            }
+            Subject::Routes(count) => self.cast_ours(scenario, &many_routes(*count), &[]),
             Subject::Envoy(filter) => self.cast_envoy(scenario, *filter),
         }
     }
@@ -126,7 +131,7 @@ impl Stage {
     fn cast_ours(
         &self,
         scenario: &'static Scenario,
-        filters: &str,
+        routes: &str,
         agents: &'static [Agent],
     ) -> Result<Cast, BenchError> {
         let name = scenario.name;
@@ -145,8 +150,7 @@ impl Stage {
             access_log: file(".access.json"),
             agents: agent_places,
         };
-        let routes = route("all", "/", filters);
-        let text = configuration(scenario.request.protocol, &routes, agents, &places);
+        let text = configuration(scenario.request.protocol, routes, agents, &places);
         let proxy = self.start_proxy(name, &text, places.probes)?;
         Ok(Cast {
             scenario,

@@ -1,6 +1,6 @@
 //! The table of scenarios.
 
-use super::{Agent, Comparison, Kind, Protocol, Request, Scenario, Start, Subject};
+use super::{Agent, Comparison, Kind, Protocol, ROUTED_PATH, Request, Scenario, Start, Subject};
 use crate::{envoy, roles::floor::Accept};
 
 const PLAIN_GET: Request = Request {
@@ -314,6 +314,20 @@ pub(crate) static SCENARIOS: &[Scenario] = &[
         optional: false,
         comparisons: &[OVER_UPLOAD],
     },
+    with_routes("routes-10", "plain with 10 routes", 10, &[OVER_PLAIN]),
+    with_routes(
+        "routes-10000",
+        "plain with 10000 routes",
+        10_000,
+        &[
+            OVER_PLAIN,
+            Comparison {
+                base: "routes-10",
+                kind: Kind::DifferenceUs,
+                at_most: Some(2.0),
+            },
+        ],
+    ),
     ENVOY,
     with_envoy(
         "envoy-ext-authz",
@@ -388,6 +402,26 @@ const ENVOY: Scenario = Scenario {
     optional: false,
     comparisons: &[],
 };
+
+const fn with_routes(
+    name: &'static str,
+    about: &'static str,
+    count: usize,
+    comparisons: &'static [Comparison],
+) -> Scenario {
+    Scenario {
+        name,
+        about,
+        subject: Subject::Routes(count),
+        request: Request {
+            path: ROUTED_PATH,
+            ..PLAIN_GET
+        },
+        by_default: false,
+        optional: false,
+        comparisons,
+    }
+}
 
 const fn with_envoy(name: &'static str, about: &'static str, filter: envoy::Filter) -> Scenario {
     Scenario {

@@ -6,64 +6,51 @@ use portcullis_config::{HeaderCondition, HeaderConditionKind, HostPattern, Match
 use regex::Regex;
 use std::borrow::Cow;
 
-/// The conditions of one match block; an empty set always holds.
-#[derive(Debug)]
-pub(super) struct Conditions {
-    methods: Box<[String]>,
-    headers: Box<[HeaderCondition]>,
-    query: Box<[(String, Option<String>)]>,
-    not: Box<[FullMatch]>,
-}
-
-/// A whole match block, tested piece by piece.
+/// A whole match block that must not hold, tested piece by piece.
 #[derive(Debug)]
 pub(super) struct FullMatch {
-    pub(super) host: Option<HostTest>,
-    pub(super) path: Option<PathTest>,
-    pub(super) conditions: Conditions,
+    host: Option<HostTest>,
+    path: Option<PathTest>,
+    matching: Match,
+    not: Box<[Self]>,
 }
 
 #[derive(Debug)]
-pub(super) enum HostTest {
+enum HostTest {
     Exact(String),
     Wildcard(String),
     Regex(Regex),
 }
 
 #[derive(Debug)]
-pub(super) enum PathTest {
+enum PathTest {
     Exact(String),
     Prefix(String),
     Regex(Regex),
 }
 
-impl Conditions {
-    pub(super) fn compile(matching: &Match) -> Result<Self, regex::Error> {
-        Ok(Self {
-            methods: matching.methods.clone().into(),
-            headers: matching.headers.clone().into(),
-            query: matching
-                .query
-                .iter()
-                .map(|condition| (condition.name.clone(), condition.value.clone()))
-                .collect(),
-            not: matching
-                .not
-                .iter()
-                .map(FullMatch::compile)
-                .collect::<Result<_, _>>()?,
-        })
-    }
+/// Those that must not hold, compiled.
+///
+/// # Errors
+/// A pattern is not a regular expression.
+pub(super) fn compile_not(matching: &Match) -> Result<Box<[FullMatch]>, regex::Error> {
+    matching.not.iter().map(FullMatch::compile).collect()
+}
 
-    pub(super) fn hold(&self, line: &RequestLine<'_>) -> bool {
-        (self.methods.is_empty() || self.methods.iter().any(|method| method == line.method))
-            && self.headers.iter().all(|header| header_holds(header, line))
-            && self
-                .query
-                .iter()
-                .all(|(name, value)| query_holds(name, value.as_deref(), line.query))
-            && !self.not.iter().any(|not| not.holds(line))
-    }
+/// Whether everything holds beside host and path. `not` is what is compiled of it.
+pub(super) fn hold(matching: &Match, not: &[FullMatch], line: &RequestLine<'_>) -> bool {
+    let Match {
+        methods,
+        headers,
+        query,
+        ..
+    } = matching;
+    (methods.is_empty() || methods.iter().any(|method| method == line.method))
+        && headers.iter().all(|header| header_holds(header, line))
+        && query
+            .iter()
+            .all(|wanted| query_holds(&wanted.name, wanted.value.as_deref(), line.query))
+        && !not.iter().any(|not| not.holds(line))
 }
 
 impl FullMatch {
@@ -83,13 +70,20 @@ impl FullMatch {
         Ok(Self {
             host,
             path,
-            conditions: Conditions::compile(matching)?,
+            not: compile_not(matching)?,
+            matching: matching.clone(),
         })
+    }
+
+    fn holds(&self, line: &RequestLine<'_>) -> bool {
+        self.host.as_ref().is_none_or(|host| host.holds(line.host))
+            && self.path.as_ref().is_none_or(|path| path.holds(line.path))
+            && hold(&self.matching, &self.not, line)
     }
 }
 
 impl HostTest {
-    pub(super) fn holds(&self, host: &str) -> bool {
+    fn holds(&self, host: &str) -> bool {
         match self {
             Self::Exact(name) => name == host,
             // The suffix begins with a dot; a bare dot before it is not a name.
@@ -100,7 +94,7 @@ impl HostTest {
 }
 
 impl PathTest {
-    pub(super) fn holds(&self, path: &str) -> bool {
+    fn holds(&self, path: &str) -> bool {
         match self {
             Self::Exact(exact) => exact == path,
             Self::Prefix(prefix) => has_prefix(path, prefix),

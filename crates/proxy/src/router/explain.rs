@@ -5,8 +5,8 @@ use std::fmt::{self, Write};
 
 /// A match block as a part of its route.
 #[derive(Debug)]
-pub(crate) struct Reason {
-    matching: Match,
+pub(crate) struct Reason<'a> {
+    matching: &'a Match,
     pub(crate) priority: i64,
     /// Which of the route's match blocks, from 1. 0: the route has none.
     pub(crate) block: usize,
@@ -14,9 +14,9 @@ pub(crate) struct Reason {
     pub(crate) blocks: usize,
 }
 
-impl Reason {
+impl<'a> Reason<'a> {
     pub(super) const fn new(
-        matching: Match,
+        matching: &'a Match,
         priority: i64,
         (block, blocks): (usize, usize),
     ) -> Self {
@@ -31,10 +31,10 @@ impl Reason {
 
 /// What had to hold, as in `host api.example.com, path-prefix /v1, method GET`. Values of headers and of the query are left
 /// out: they may be secrets.
-impl fmt::Display for Reason {
+impl fmt::Display for Reason<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = String::new();
-        describe(&mut text, &self.matching)?;
+        describe(&mut text, self.matching)?;
         f.write_str(if text.is_empty() { "everything" } else { &text })
     }
 }
@@ -87,8 +87,8 @@ mod tests {
 
     #[test]
     fn what_had_to_hold_is_said_without_values() {
-        let reason = |matching| Reason::new(matching, 0, (1, 1)).to_string();
-        assert_eq!(reason(Match::default()), "everything");
+        let reason = |matching: &Match| Reason::new(matching, 0, (1, 1)).to_string();
+        assert_eq!(reason(&Match::default()), "everything");
         let not = Match {
             methods: vec!["DELETE".into()],
             ..Match::default()
@@ -108,7 +108,7 @@ mod tests {
             not: vec![not],
         };
         assert_eq!(
-            reason(matching),
+            reason(&matching),
             "host *.example.com, path-prefix /v1, method GET POST, header x-key with its value, \
              query beta with its value, not (method DELETE)"
         );

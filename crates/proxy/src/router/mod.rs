@@ -15,11 +15,12 @@ mod condition;
 mod explain;
 pub(crate) mod target;
 
-use condition::{Conditions, FullMatch};
+use condition::FullMatch;
 use explain::Reason;
 use portcullis_config::{HostPattern, Match, PathPattern};
 use regex::Regex;
-use std::{cmp::Reverse, collections::HashMap};
+use smallvec::SmallVec;
+use std::{cmp::Reverse, collections::HashMap, sync::Arc};
 
 /// What routing looks at.
 #[derive(Debug, Clone, Copy)]
@@ -48,8 +49,26 @@ pub(crate) struct Router<T> {
 #[derive(Debug)]
 struct Entry {
     route: usize,
-    conditions: Conditions,
-    reason: Reason,
+    priority: i64,
+    /// All blocks of the route, which are the configuration's own: with many routes a copy of each would be felt.
+    matches: Arc<[Match]>,
+    /// Which of them this is.
+    block: usize,
+    /// The route has none, and this one stands for that.
+    is_everything: bool,
+    /// What is compiled of it.
+    not: Box<[FullMatch]>,
+}
+
+impl Entry {
+    fn matching(&self) -> &Match {
+        &self.matches[self.block]
+    }
+
+    /// Whether everything holds beside host and path.
+    fn holds(&self, line: &RequestLine<'_>) -> bool {
+        condition::hold(self.matching(), &self.not, line)
+    }
 }
 
 /// The route of a request, and the place of the match that it took in the order of precedence, from 0.
@@ -60,7 +79,7 @@ pub(crate) struct Found<'a, T> {
 }
 
 /// Ranks in ascending order.
-type Ranks = Vec<u32>;
+type Ranks = SmallVec<[u32; 2]>;
 
 #[derive(Debug, Default)]
 struct PathIndex {
@@ -87,24 +106,29 @@ impl<T> Router<T> {
     /// # Errors
     /// A pattern is not a regular expression; the text says which.
     pub(crate) fn new<'a>(
-        routes: impl IntoIterator<Item = (T, i64, &'a [Match])>,
+        routes: impl IntoIterator<Item = (T, i64, &'a Arc<[Match]>)>,
     ) -> Result<Self, regex::Error> {
-        let every = [Match::default()];
+        let every: Arc<[Match]> = [Match::default()].into();
         let mut compiled = Vec::new();
-        let mut found: Vec<(Precedence, usize, Reason, Match)> = Vec::new();
+        let mut found: Vec<(Precedence, Entry)> = Vec::new();
         for (route, priority, matches) in routes {
-            let blocks = matches.len();
-            let matches = if matches.is_empty() { &every } else { matches };
-            for (position, matching) in matches.iter().enumerate() {
-                let block = if blocks == 0 { 0 } else { position + 1 };
-                let reason = Reason::new(matching.clone(), priority, (block, blocks));
-                let precedence = precedence(priority, matching);
-                found.push((precedence, compiled.len(), reason, matching.clone()));
+            let is_everything = matches.is_empty();
+            let matches = if is_everything { &every } else { matches };
+            for (block, matching) in matches.iter().enumerate() {
+                let entry = Entry {
+                    route: compiled.len(),
+                    priority,
+                    matches: matches.clone(),
+                    block,
+                    is_everything,
+                    not: condition::compile_not(matching)?,
+                };
+                found.push((precedence(priority, matching), entry));
             }
             compiled.push(route);
         }
         // Stable: between equals the place in the file decides.
-        found.sort_by_key(|(precedence, ..)| *precedence);
+        found.sort_by_key(|(precedence, _)| *precedence);
         let mut router = Self {
             routes: compiled,
             entries: Vec::with_capacity(found.len()),
@@ -114,14 +138,11 @@ impl<T> Router<T> {
             any_host: PathIndex::default(),
         };
         let mut regex_positions = HashMap::new();
-        for (rank, (_, route, reason, matching)) in (0u32..).zip(found) {
+        for (rank, (_, entry)) in (0u32..).zip(found) {
+            let matching = entry.matching();
             let index = router.index_of(matching.host.as_ref(), &mut regex_positions)?;
             index.insert(rank, matching.path.as_ref())?;
-            router.entries.push(Entry {
-                route,
-                conditions: Conditions::compile(&matching)?,
-                reason,
-            });
+            router.entries.push(entry);
         }
         Ok(router)
     }
@@ -156,9 +177,14 @@ impl<T> Router<T> {
     }
 
     /// Why a request was found to be of a route, and how many matches there are to be ranked among.
-    pub(crate) fn reason(&self, rank: u32) -> Option<(&Reason, usize)> {
+    pub(crate) fn reason(&self, rank: u32) -> Option<(Reason<'_>, usize)> {
         let entry = self.entries.get(rank as usize)?;
-        Some((&entry.reason, self.entries.len()))
+        let place = match entry.is_everything {
+            true => (0, 0),
+            false => (entry.block + 1, entry.matches.len()),
+        };
+        let reason = Reason::new(entry.matching(), entry.priority, place);
+        Some((reason, self.entries.len()))
     }
 
     /// All routes, in the order of the file.
@@ -202,7 +228,7 @@ impl<T> Router<T> {
                 if best.is_some_and(|best| rank >= best) {
                     return;
                 }
-                if self.entries[rank as usize].conditions.hold(line) {
+                if self.entries[rank as usize].holds(line) {
                     *best = Some(rank);
                     return;
                 }
@@ -223,7 +249,7 @@ impl<T> Router<T> {
         for (regex, rank) in &index.regex {
             if best.is_none_or(|best| *rank < best)
                 && regex.is_match(line.path)
-                && self.entries[*rank as usize].conditions.hold(line)
+                && self.entries[*rank as usize].holds(line)
             {
                 *best = Some(*rank);
             }
@@ -291,15 +317,6 @@ fn precedence(priority: i64, matching: &Match) -> Precedence {
         + matching.query.len()
         + matching.not.len();
     (Reverse(priority), host, path, Reverse(conditions))
-}
-
-impl FullMatch {
-    /// Whether everything in the block holds, as for `not`, where there is nothing to look up.
-    fn holds(&self, line: &RequestLine<'_>) -> bool {
-        self.host.as_ref().is_none_or(|host| host.holds(line.host))
-            && self.path.as_ref().is_none_or(|path| path.holds(line.path))
-            && self.conditions.hold(line)
-    }
 }
 
 #[cfg(test)]
