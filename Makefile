@@ -16,7 +16,7 @@ build: ; @scripts/ensure-tools.sh cc cmake
 run: build
 	$(PROXY) run --config config/quickstart.kdl
 
-test: ; @scripts/ensure-tools.sh cc cmake python pytest
+test: ; @scripts/ensure-tools.sh cc cmake curl python pytest
 	cargo test --workspace
 	scripts/test-python.sh
 
@@ -26,7 +26,7 @@ lint: ; @scripts/ensure-tools.sh cc cmake fmt deny
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo deny --all-features check --hide-inclusion-graph bans licenses sources
 
-e2e: ; @scripts/ensure-tools.sh cc cmake python pytest
+e2e: ; @scripts/ensure-tools.sh cc cmake curl python pytest
 	cargo test --package portcullis --test e2e
 
 # Much more of what `make test` asks a little of: verdicts while answers are spoilt, an agent that is killed again and again,
@@ -58,7 +58,7 @@ bench-envoy: ; @scripts/ensure-tools.sh cc cmake envoy
 		--scenarios floor,plain,envoy,envoy-ext-authz,envoy-ext-proc,ext-authz,ext-proc $(BENCH)
 
 # Not part of `make test`: it compiles other projects' agents and libraries, one of which asks for a newer Rust than it needs.
-test-interop: build ; @scripts/ensure-tools.sh protoc python
+test-interop: build ; @scripts/ensure-tools.sh chromium protoc python
 	cargo install --quiet --locked --debug --target-dir tests/interop/target --root tests/interop/target/published \
 	    sentinel-agent-denylist --version =0.1.0
 	cargo test --manifest-path tests/interop/Cargo.toml --ignore-rust-version --locked

