@@ -285,3 +285,32 @@ fn listeners_share_the_routes() {
         proxy.access_line(|line| line["listener"] == listener);
     }
 }
+
+#[test]
+fn fixed_answers_have_types_and_come_from_files() {
+    let routes = r#"
+        routes {
+            route "json" { match { path "/json" }; respond 200 "{\"ok\":true}" content-type="application/json" }
+            route "page" { match { path "/page" }; respond 503 body-file="sorry.html" }
+            route "text" { match { path "/text" }; respond 200 body-file="robots" }
+        }
+    "#;
+    let builder = |page: &str| {
+        Proxy::builder(routes)
+            .file("sorry.html", page)
+            .file("robots", "User-agent: *\n")
+    };
+    let proxy = builder("<p>Sorry").start();
+    for (path, status, kind, body) in [
+        ("/json", 200, "application/json", "{\"ok\":true}"),
+        ("/page", 503, "text/html; charset=utf-8", "<p>Sorry"),
+        ("/text", 200, "text/plain; charset=utf-8", "User-agent: *\n"),
+    ] {
+        let response = proxy.get(path);
+        assert_eq!(response.status, status, "{path}");
+        assert_eq!(response.header("content-type"), Some(kind), "{path}");
+        assert_eq!(response.text(), body, "{path}");
+    }
+    proxy.reload(&builder("<p>Soon"));
+    assert_eq!(proxy.get("/page").text(), "<p>Soon");
+}

@@ -7,12 +7,13 @@ use crate::{
     kdl::{
         Defaults, Parsed, ParsedAction, ParsedAgent, ParsedAgentUse, ParsedCertificate,
         ParsedChain, ParsedFilter, ParsedGuardrail, ParsedListener, ParsedListenerTls, ParsedMatch,
-        ParsedOrigin, ParsedOwn, ParsedRoute, ParsedShadow, ParsedUpstream,
+        ParsedMember, ParsedMirror, ParsedOrigin, ParsedOwn, ParsedRoute, ParsedShadow,
+        ParsedSplit, ParsedUpstream,
     },
     model::{
         Action, Admin, Agent, AgentUse, ClientAuth, Config, Filter, GuardedBody, Guardrail,
-        LimitLine, LimitOwner, Listener, ListenerCertificate, ListenerTls, Origin, OwnFilter,
-        Probes, Route, Shadow, System, Upstream, UpstreamTimeouts,
+        LimitLine, LimitOwner, Listener, ListenerCertificate, ListenerTls, Mirror, Origin,
+        OwnFilter, Probes, Route, Shadow, Split, SplitMember, System, Upstream, UpstreamTimeouts,
     },
     source::{Sources, Spanned},
 };
@@ -228,16 +229,47 @@ fn route(written: ParsedRoute, filters: &Filters<'_>, sources: &Sources) -> Opti
         filters: expanded,
         action: match written.actions.into_iter().next()?.value {
             ParsedAction::Upstream(id) => Action::Upstream(id.value),
+            ParsedAction::Split(written) => Action::Split(split(written)),
+            ParsedAction::Static(files) => Action::Static(Box::new(files)),
             ParsedAction::Redirect { location, status } => Action::Redirect { location, status },
-            ParsedAction::Respond { status, body } => Action::Respond { status, body },
+            ParsedAction::Respond {
+                status,
+                body,
+                content_type,
+            } => Action::Respond {
+                status,
+                body,
+                content_type,
+            },
             ParsedAction::Broken => return None,
         },
+        rewrite: written.rewrite.map(|rewrite| Box::new(rewrite.value)),
+        mirror: written.mirror.map(mirror),
         websocket: written.websocket.map(|written| written.settings),
         uninspected_upgrade: written.uninspected_upgrade.is_some(),
         timeouts: written.timeouts,
         error_pages: written.error_pages,
         place: sources.place(written.span),
     })
+}
+
+fn mirror(written: ParsedMirror) -> Mirror {
+    Mirror {
+        upstream: written.upstream.value,
+        percent: written.percent,
+        max_body: written.max_body,
+    }
+}
+
+fn split(written: ParsedSplit) -> Split {
+    let member = |written: ParsedMember| SplitMember {
+        upstream: written.upstream.value,
+        weight: written.weight,
+    };
+    Split {
+        members: written.members.into_iter().map(member).collect(),
+        sticky: written.sticky,
+    }
 }
 
 /// What the lines of a chain refer to.

@@ -5,6 +5,7 @@ use crate::{
     filter, reply,
     request::{Begun, EndedBy, Request},
     server::tls::TlsSession,
+    snapshot::Route,
     telemetry::{Telemetry, access_log::json_string},
     trace::Explained,
 };
@@ -199,6 +200,7 @@ impl Finished<'_> {
             line.extend_from_slice(b",\"route\":");
             json_string(line, route.id.as_bytes());
         }
+        self.json_beside(line);
         self.json_upstream(line);
         if !self.records.is_empty() {
             line.extend_from_slice(b",\"agents_ms\":");
@@ -243,15 +245,37 @@ impl Finished<'_> {
         }
     }
 
+    /// What the upstream was asked for instead, and who else was asked.
+    fn json_beside(&self, line: &mut Vec<u8>) {
+        if let Some(rewritten) = &self.request.rewritten {
+            for (name, value) in [
+                (&b",\"rewritten_path\":"[..], rewritten.target.as_deref()),
+                (b",\"rewritten_host\":", rewritten.host.as_deref()),
+            ] {
+                if let Some(value) = value {
+                    line.extend_from_slice(name);
+                    json_string(line, value.as_bytes());
+                }
+            }
+        }
+        let mirror = self
+            .request
+            .route
+            .as_ref()
+            .and_then(|route| route.mirror.as_ref());
+        if let (true, Some(mirror)) = (self.request.is_mirrored, mirror) {
+            line.extend_from_slice(b",\"mirrored_to\":");
+            json_string(line, mirror.upstream.id.as_bytes());
+        }
+    }
+
     fn json_upstream(&self, line: &mut Vec<u8>) {
-        use crate::snapshot::Action;
         let upstream = &self.request.upstream;
         if upstream.attempts == 0 {
             return;
         }
-        if let Some(Action::Upstream(known)) =
-            self.request.route.as_ref().map(|route| &route.action)
-        {
+        let route = self.request.route.as_deref();
+        if let Some(known) = route.and_then(Route::upstream) {
             line.extend_from_slice(b",\"upstream\":");
             json_string(line, known.id.as_bytes());
         }

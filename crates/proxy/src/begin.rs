@@ -117,7 +117,11 @@ fn prepare(session: &mut Session, request: &mut Request) -> Result<()> {
         headers: &head.headers,
     };
     if let Some(found) = begun.snapshot().router.find(&line) {
-        request.route = Some(found.route.clone());
+        let route = match &found.route.action {
+            Action::Split(split) => split.choose(begun.identity.ip, &head.headers),
+            _ => found.route,
+        };
+        request.route = Some(route.clone());
         request.rank = found.rank;
     }
     if let Some(route) = &request.route {
@@ -241,7 +245,5 @@ fn is_handshake(head: &RequestHeader) -> bool {
 }
 
 fn may_upgrade(route: &Route, upgrade: Upgrade) -> bool {
-    route.websocket.is_some()
-        && upgrade == Upgrade::WebSocket
-        && matches!(route.action, Action::Upstream(_))
+    route.websocket.is_some() && upgrade == Upgrade::WebSocket && route.upstream().is_some()
 }

@@ -3,10 +3,12 @@
 use crate::{
     access, begin,
     exchange::{self, Forwarder},
+    files::Answer,
     filter::{self, Flow},
-    hop,
+    hop, mirror,
     reply::{self, Reply},
     request::Request,
+    rewrite,
     snapshot::{Action, Live},
     telemetry::Telemetry,
     trace, upstream, watch,
@@ -58,14 +60,33 @@ impl ProxyHttp for Edge {
         if let Flow::Reply(reply) = flow {
             return answered(session, reply, request).await;
         }
+        if let Some((status, reason)) = rewrite::apply(session.req_header_mut(), request)? {
+            request.reason = Some(reason);
+            return answered(session, Reply::status(status), request).await;
+        }
         if let Some(reply) = local_reply(request) {
             return answered(session, reply, request).await;
         }
+        let file = match file(session, request).await? {
+            None => None,
+            Some(Answer::File(file)) => Some(file),
+            Some(Answer::Own(reply, reason)) => {
+                request.reason = reason;
+                return answered(session, reply, request).await;
+            }
+        };
+        request.copying = mirror::begin(session.req_header(), request);
+        request.is_mirrored = request.copying.is_some();
         if !exchange::is_due(request, session.is_http2()) {
-            return Ok(false);
+            if !request.has_body {
+                mirror::end(&mut request.copying);
+            }
+            let Some(file) = file else { return Ok(false) };
+            let written = Box::pin(reply::write_file(session, *file, request)).await;
+            return written.map(|()| true);
         }
         // Only requests that need it have room for it.
-        match Box::pin(exchange::run(session, request, &self.forwarder)).await? {
+        match Box::pin(exchange::run(session, request, &self.forwarder, file)).await? {
             Flow::Continue => Ok(true),
             Flow::Reply(reply) => answered(session, reply, request).await,
         }
@@ -79,6 +100,9 @@ impl ProxyHttp for Edge {
         let (Some(begun), Some(route)) = (&request.begun, &request.route) else {
             return Error::e_explain(InternalError, "no route");
         };
+        if let Some(copying) = &mut request.copying {
+            copying.start_again();
+        }
         let run = &mut request.upstream;
         run.ends = Some(begun.ends());
         upstream::choose(route, request.switches, begun.started, run)
@@ -92,6 +116,7 @@ impl ProxyHttp for Edge {
         request: &mut Request,
     ) -> Result<()> {
         upstream::drop_empty_end(body, end_of_stream);
+        mirror::passes(&mut request.copying, body.as_ref(), end_of_stream);
         let Some(chunk) = body else { return Ok(()) };
         request.body_received += chunk.len() as u64;
         let upgraded = request.upstream.status == Some(101);
@@ -242,10 +267,30 @@ async fn answered(session: &mut Session, reply: Reply, request: &mut Request) ->
     Ok(true)
 }
 
+/// The answer of a route that serves files.
+async fn file(session: &Session, request: &Request) -> Result<Option<Answer>> {
+    let (Some(begun), Some(route)) = (&request.begun, request.route.as_deref()) else {
+        return Ok(None);
+    };
+    let Action::Static(files) = &route.action else {
+        return Ok(None);
+    };
+    let rewritten = request.rewritten.as_deref();
+    let target = rewritten.and_then(|to| to.target.as_deref());
+    let target = target.unwrap_or(&begun.target);
+    let path = target.split_once('?').map_or(target, |(path, _)| path);
+    let whole = request.plan(route).whole_responses;
+    let headers = &session.req_header().headers;
+    // Only requests that need it have room for it.
+    Box::pin(files.answer(begun, path, headers, whole))
+        .await
+        .map(Some)
+}
+
 /// The answer of a route that needs no upstream.
 fn local_reply(request: &Request) -> Option<Reply> {
     match &request.route.as_deref()?.action {
-        Action::Upstream(_) => None,
+        Action::Upstream(_) | Action::Split(_) | Action::Static(_) => None,
         Action::Respond(reply) => Some(reply.clone()),
         Action::Redirect { location, status } => Some(match location.fill(request) {
             // Two slashes that came out of variables would name another host (RFC 3986 section 4.2).

@@ -1,7 +1,9 @@
 //! Answers that the proxy gives itself, and the only function that writes one to a client. Which error has which status is
 //! decided here and nowhere else.
 
-use crate::{error_page::Said, filter, request::Request, trace, upstream::connect};
+use crate::{
+    error_page::Said, files::FileAnswer, filter, request::Request, trace, upstream::connect,
+};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use percent_encoding::{AsciiSet, utf8_percent_encode};
@@ -120,6 +122,39 @@ pub(crate) async fn write(
     }
     session.write_response_header(Box::new(head), false).await?;
     session.write_response_body(Some(body), true).await
+}
+
+/// Writes a file to the client, after the filters had their say about its head.
+///
+/// # Errors
+/// The client is gone, or the file cannot be read to its end.
+pub(crate) async fn write_file(
+    session: &mut Session,
+    file: FileAnswer,
+    request: &mut Request,
+) -> Result<()> {
+    end_if_leaving(session, request);
+    let mut head = file.head;
+    filter::on_response(request, &mut head)?;
+    trace::stamp(request, &request.upstream, &mut head)?;
+    let Some(mut body) = file.body else {
+        return write_only_head(session, head)
+            .await
+            .map_err(Error::into_down);
+    };
+    // With a small file it goes out in one write.
+    let mut piece = body.next().await?;
+    let head = session.write_response_header(Box::new(head), false).await;
+    head.map_err(Error::into_down)?;
+    loop {
+        let ends = body.is_done();
+        let written = session.write_response_body(piece, ends).await;
+        written.map_err(Error::into_down)?;
+        if ends {
+            return Ok(());
+        }
+        piece = body.next().await?;
+    }
 }
 
 /// The status that the client has got; `None` before there is one. What is sent ahead of an answer is none.
@@ -269,7 +304,7 @@ fn standard_body(
     let route = request.route.as_deref();
     let begun = request.begun.as_ref();
     let pages = route
-        .and_then(|route| route.error_pages.as_ref())
+        .and_then(|route| route.error_pages.as_deref())
         .or_else(|| begun.map(|begun| &begun.snapshot().error_pages));
     let said = Said {
         status,

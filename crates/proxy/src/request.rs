@@ -7,7 +7,9 @@ use crate::{
     exchange::tunnel::SocketRun,
     filter::shadow::Shadows,
     filter::{Changed, LimitRun, Remembered},
+    mirror::Copying,
     reply::Reply,
+    rewrite::Rewritten,
     server::connection::Connection,
     snapshot::{Route, Serving, Snapshot},
     upstream::{Attempt, Ends},
@@ -28,7 +30,7 @@ use std::{
 pub(crate) struct Request {
     /// Set in the first phase; `None` only before it.
     pub(crate) begun: Option<Begun>,
-    /// Set once, when the router has found a route.
+    /// Set once, when the router has found a route; where that is split, the copy for one of the upstreams.
     pub(crate) route: Option<Arc<Route>>,
     /// The place of the match that led to the route in the order of precedence.
     pub(crate) rank: u32,
@@ -50,6 +52,12 @@ pub(crate) struct Request {
     pub(crate) agents: AgentRun,
     /// Agents that are asked in its shadow, if the route has any.
     pub(crate) shadows: Option<Box<Shadows>>,
+    /// What the upstream is asked for, where that is something else.
+    pub(crate) rewritten: Option<Box<Rewritten>>,
+    /// What passes to the upstream is copied; `None` when all of it is, or nothing.
+    pub(crate) copying: Option<Box<Copying>>,
+    /// Somebody else gets a copy.
+    pub(crate) is_mirrored: bool,
     pub(crate) upstream: UpstreamRun,
     /// Bytes of the body that came from the client so far.
     pub(crate) body_received: u64,

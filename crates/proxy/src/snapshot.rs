@@ -5,12 +5,16 @@ use crate::{
     discovery::Discovery,
     error_page::ErrorPages,
     exchange::{memory::BufferMemory, plan::Plan, sockets::Sockets},
+    files::{Files, pool::FilePool},
     filter::{
         self, Compiler, Filter, Limits,
         shadow::{self, Place},
     },
+    mirror::{Mirror, sender::Sender},
     reply::Reply,
+    rewrite::Rewrite,
     router::Router,
+    split::{self, Split},
     telemetry::metrics::{AgentMetrics, Metrics, RouteMetrics, SocketMetrics},
     template::Template,
     trace,
@@ -59,39 +63,63 @@ pub(crate) struct Snapshot {
     pub(crate) copies: Arc<BufferMemory>,
 }
 
-/// A route, ready to serve.
+/// A route, ready to serve. What is large in it is shared by its copies: a route that is split has one for each upstream.
+#[derive(Clone)]
 pub(crate) struct Route {
     pub(crate) id: RouteId,
-    pub(crate) filters: Vec<Filter>,
+    pub(crate) filters: Arc<[Filter]>,
     /// Whether any of the filters asks an agent that is waited for.
     pub(crate) asks_agents: bool,
     /// Whether a verdict of any of them is kept for later requests.
     pub(crate) keeps_verdicts: bool,
     /// Agents that are asked in the shadow of requests.
-    pub(crate) shadows: Vec<Place>,
+    pub(crate) shadows: Arc<[Place]>,
     /// What agents want to see beyond the heads of requests.
-    pub(crate) plan: Plan,
+    pub(crate) plan: Arc<Plan>,
     /// Bytes that a body may have here, beside what the listener says.
     pub(crate) body_limit: Option<u64>,
     /// How responses are compressed, if they are.
     pub(crate) compress: Option<Arc<Compress>>,
     pub(crate) action: Action,
+    /// What is asked for instead.
+    pub(crate) rewrite: Option<Arc<Rewrite>>,
+    /// Who gets copies of requests.
+    pub(crate) mirror: Option<Arc<Mirror>>,
     /// How a request may upgrade; `None`: it may not.
     pub(crate) websocket: Option<WebSocket>,
     pub(crate) timeouts: Timeouts,
     /// What all agents together may take of a request's time.
     pub(crate) agent_budget: Duration,
     /// What the proxy's own answers look like here, where that is not as for all.
-    pub(crate) error_pages: Option<ErrorPages>,
-    pub(crate) metrics: RouteMetrics,
+    pub(crate) error_pages: Option<Arc<ErrorPages>>,
+    pub(crate) metrics: Arc<RouteMetrics>,
     /// Where agents see frames.
-    pub(crate) sockets: Option<SocketMetrics>,
+    pub(crate) sockets: Option<Arc<SocketMetrics>>,
+}
+
+impl Route {
+    /// Who answers, if it is a server behind us.
+    pub(crate) fn upstream(&self) -> Option<&Arc<Upstream>> {
+        match &self.action {
+            Action::Upstream(upstream) => Some(upstream),
+            Action::Split(_) | Action::Static(_) | Action::Redirect { .. } | Action::Respond(_) => {
+                None
+            }
+        }
+    }
 }
 
 /// What is done with a request that the filters let pass.
+#[derive(Clone)]
 pub(crate) enum Action {
     Upstream(Arc<Upstream>),
-    Redirect { location: Template, status: u16 },
+    /// Each request takes one of several copies of the route instead, before anything else.
+    Split(Arc<Split<Arc<Route>>>),
+    Static(Arc<Files>),
+    Redirect {
+        location: Template,
+        status: u16,
+    },
     Respond(Reply),
 }
 
@@ -110,10 +138,33 @@ pub(crate) struct Parts<'a> {
     pub(crate) metrics: &'a Metrics,
     pub(crate) buffer_memory: &'a Arc<BufferMemory>,
     pub(crate) sockets: &'a Arc<Sockets>,
+    /// The same.
+    pub(crate) beside: &'a Beside,
     /// Where the echo origin inside the binary listens.
     pub(crate) echo_socket: &'a Path,
     /// What is in use now.
     pub(crate) previous: Option<&'a Snapshot>,
+}
+
+/// What works beside the requests, of the whole process.
+pub(crate) struct Beside {
+    /// Reads files that are served.
+    file_pool: Arc<FilePool>,
+    /// Sends copies of requests.
+    copies: Sender,
+}
+
+impl Beside {
+    /// Copies are sent in the runtime that calls this. The file has the authorities of the system.
+    ///
+    /// # Errors
+    /// The system has no room for it.
+    pub(crate) fn start(authorities: &str) -> std::io::Result<Self> {
+        Ok(Self {
+            file_pool: Arc::new(FilePool::new()?),
+            copies: Sender::start(authorities),
+        })
+    }
 }
 
 impl Snapshot {
@@ -156,12 +207,13 @@ impl Snapshot {
             parts.metrics,
             parts.previous,
         );
+        let shared = SharedByRoutes {
+            plan: Arc::new(Plan::default()),
+            error_pages: &config.error_pages,
+        };
         for route in &config.routes {
-            let mut compiled = compile_route(route, &mut compiler, &upstreams, parts)?;
-            let shared = Some(&config.error_pages);
-            let own = route.error_pages.as_ref();
-            compiled.error_pages = own.map(|own| ErrorPages::new(own, shared));
-            routes.push((Arc::new(compiled), route.priority, route.matches.as_slice()));
+            let compiled = compile_route(route, (&mut compiler, &shared), &upstreams, parts)?;
+            routes.push((Arc::new(compiled), route.priority, &route.matches));
         }
         let router = Router::new(routes).map_err(|error| error.to_string())?;
         let agent_metrics = config
@@ -203,71 +255,136 @@ impl Snapshot {
     }
 }
 
+/// What routes have in common.
+struct SharedByRoutes<'a> {
+    /// Where nobody sees more than heads: most routes of many.
+    plan: Arc<Plan>,
+    error_pages: &'a portcullis_config::ErrorPages,
+}
+
 fn compile_route(
     route: &portcullis_config::Route,
-    compiler: &mut Compiler<'_>,
+    (compiler, shared): (&mut Compiler<'_>, &SharedByRoutes<'_>),
     upstreams: &HashMap<UpstreamId, Arc<Upstream>>,
     parts: &Parts<'_>,
 ) -> Result<Route, String> {
+    let filters = compiler.chain(&route.id, &route.filters)?;
+    let plan = filter::plan(&filters, |step, member| filters[step].obeys(member));
+    let sockets = (!plan.frames.is_empty()).then(|| parts.metrics.sockets(&route.id));
+    let compiled = Route {
+        id: route.id.clone(),
+        asks_agents: filters.iter().any(Filter::may_decide),
+        shadows: shadow::places(&filters).into(),
+        keeps_verdicts: filter::keeps_verdicts(&filters, &parts.agents),
+        plan: match plan == *shared.plan {
+            true => shared.plan.clone(),
+            false => Arc::new(plan),
+        },
+        body_limit: filter::body_limit(&filters),
+        compress: filter::compression(&filters),
+        filters: filters.into(),
+        // Until it is known. No upstream keeps it waiting; agents may see files on their way.
+        action: Action::Respond(Reply::status(404)),
+        rewrite: match &route.rewrite {
+            Some(rewrite) => Some(Arc::new(Rewrite::new(rewrite)?)),
+            None => None,
+        },
+        mirror: match &route.mirror {
+            Some(config) => Some(Arc::new(mirror(config, route, upstreams, parts)?)),
+            None => None,
+        },
+        websocket: route.websocket,
+        timeouts: Timeouts {
+            response_header: FILE_TIMEOUT,
+            idle: FILE_TIMEOUT,
+            total: None,
+        },
+        agent_budget: route.agent_budget,
+        error_pages: route
+            .error_pages
+            .as_ref()
+            .map(|own| Arc::new(ErrorPages::new(own, Some(shared.error_pages)))),
+        metrics: Arc::new(parts.metrics.route(&route.id)),
+        sockets: sockets.map(Arc::new),
+    };
+    acting(compiled, route, upstreams, &parts.beside.file_pool)
+}
+
+fn mirror(
+    config: &portcullis_config::Mirror,
+    route: &portcullis_config::Route,
+    upstreams: &HashMap<UpstreamId, Arc<Upstream>>,
+    parts: &Parts<'_>,
+) -> Result<Mirror, String> {
+    let unknown = || format!("route {}: no upstream {}", route.id, config.upstream);
+    let upstream = upstreams.get(&config.upstream).ok_or_else(unknown)?;
+    let metrics = parts.metrics.mirror(&route.id);
+    Mirror::new(
+        config,
+        &route.id,
+        upstream.clone(),
+        metrics,
+        parts.beside.copies.clone(),
+    )
+}
+
+/// For what comes from inside the program.
+const FILE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The route with what it does.
+fn acting(
+    compiled: Route,
+    route: &portcullis_config::Route,
+    upstreams: &HashMap<UpstreamId, Arc<Upstream>>,
+    file_pool: &Arc<FilePool>,
+) -> Result<Route, String> {
+    let to = |id: &UpstreamId| -> Result<Route, String> {
+        let upstream = upstreams
+            .get(id)
+            .ok_or_else(|| format!("route {}: no upstream {id}", route.id))?;
+        let (own, defaults) = (route.timeouts, upstream.timeouts);
+        Ok(Route {
+            action: Action::Upstream(upstream.clone()),
+            timeouts: Timeouts {
+                response_header: own.response_header.unwrap_or(defaults.response_header),
+                idle: own.idle.unwrap_or(defaults.idle),
+                total: own.total.or(defaults.total),
+            },
+            ..compiled.clone()
+        })
+    };
     let action = match &route.action {
-        ConfigAction::Upstream(id) => {
-            let upstream = upstreams
-                .get(id)
-                .ok_or_else(|| format!("route {}: no upstream {id}", route.id))?;
-            Action::Upstream(upstream.clone())
+        ConfigAction::Upstream(id) => return to(id),
+        ConfigAction::Split(split) => {
+            let members = split.members.iter().map(|member| {
+                let share = split::Share::new(&member.upstream, member.weight);
+                Ok((share, Arc::new(to(&member.upstream)?)))
+            });
+            let members = members.collect::<Result<Vec<_>, String>>()?;
+            Action::Split(Arc::new(Split::new(members, split.sticky.as_ref())?))
         }
+        ConfigAction::Static(files) => Action::Static(Arc::new(Files::new(files, file_pool))),
         ConfigAction::Redirect { location, status } => Action::Redirect {
             location: Template::new(location),
             status: *status,
         },
-        ConfigAction::Respond { status, body } => Action::Respond(respond(*status, body)),
+        ConfigAction::Respond {
+            status,
+            body,
+            content_type,
+        } => Action::Respond(respond(*status, body, content_type.as_deref())?),
     };
-    let defaults = match &action {
-        Action::Upstream(upstream) => upstream.timeouts,
-        Action::Redirect { .. } | Action::Respond(_) => Timeouts {
-            response_header: Duration::ZERO,
-            idle: Duration::ZERO,
-            total: None,
-        },
-    };
-    let filters = compiler.chain(&route.id, &route.filters)?;
-    let plan = filter::plan(&filters, |step, member| filters[step].obeys(member));
-    let sockets = (!plan.frames.is_empty()).then(|| parts.metrics.sockets(&route.id));
-    Ok(Route {
-        id: route.id.clone(),
-        asks_agents: filters.iter().any(Filter::may_decide),
-        shadows: shadow::places(&filters),
-        keeps_verdicts: filter::keeps_verdicts(&filters, &parts.agents),
-        plan,
-        body_limit: filter::body_limit(&filters),
-        compress: filter::compression(&filters),
-        filters,
-        action,
-        websocket: route.websocket,
-        timeouts: Timeouts {
-            response_header: route
-                .timeouts
-                .response_header
-                .unwrap_or(defaults.response_header),
-            idle: route.timeouts.idle.unwrap_or(defaults.idle),
-            total: route.timeouts.total.or(defaults.total),
-        },
-        agent_budget: route.agent_budget,
-        error_pages: None,
-        metrics: parts.metrics.route(&route.id),
-        sockets,
-    })
+    Ok(Route { action, ..compiled })
 }
 
-fn respond(status: u16, body: &str) -> Reply {
+fn respond(status: u16, body: &str, content_type: Option<&str>) -> Result<Reply, String> {
     let reply = Reply::status(status).with_body(Bytes::from(body.to_owned()));
     if body.is_empty() {
-        return reply;
+        return Ok(reply);
     }
-    reply.with_header(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("text/plain; charset=utf-8"),
-    )
+    let kind = content_type.unwrap_or("text/plain; charset=utf-8");
+    let kind = HeaderValue::from_str(kind).map_err(|_| format!("content type {kind}"))?;
+    Ok(reply.with_header(header::CONTENT_TYPE, kind))
 }
 
 impl fmt::Debug for Snapshot {

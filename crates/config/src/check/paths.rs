@@ -1,10 +1,14 @@
-//! Paths of `match` blocks that no request has, because requests come in a normal form.
+//! Paths of `match` blocks that no request has, because requests come in a normal form, and paths of `rewrite` that are not
+//! in it.
 
 use crate::{
     diagnostic::{Diagnostic, Report, code},
     kdl::{Parsed, ParsedMatch},
-    model::{DoubleSlash, EncodedSlash, PathPattern, PathPolicy},
-    source::Span,
+    model::{
+        DoubleSlash, EncodedSlash, PathPattern, PathPolicy, PathRewrite, ReplacementPart,
+        TemplatePart,
+    },
+    source::{Span, Spanned},
 };
 
 pub(super) fn normal_form(parsed: &Parsed, report: &Report) {
@@ -15,6 +19,63 @@ pub(super) fn normal_form(parsed: &Parsed, report: &Report) {
         .unwrap_or_default();
     for written in parsed.routes.iter().flat_map(|route| &route.matches) {
         check(written, policy, report);
+    }
+    let rewrites = parsed
+        .routes
+        .iter()
+        .filter_map(|route| route.rewrite.as_ref());
+    for Spanned { value, span } in rewrites {
+        for text in value.path.iter().flat_map(pieces) {
+            if let Some(why) = why_never(&text, policy) {
+                report.add(unusual(*span, &text, &why));
+            }
+        }
+    }
+}
+
+/// Stands for what is filled in per request.
+const FILLED_IN: &str = "*";
+
+/// What is written of the paths of a rewrite, as paths.
+fn pieces(rewrite: &PathRewrite) -> Vec<String> {
+    let joined = |pieces: Vec<&str>| {
+        let text = pieces.concat();
+        if text.starts_with('/') {
+            text
+        } else {
+            format!("/{text}")
+        }
+    };
+    match rewrite {
+        PathRewrite::Prefix { from, to } => vec![joined(vec![from]), joined(vec![to])],
+        PathRewrite::Whole(template) => {
+            let literals = template.parts.iter().map(|part| match part {
+                TemplatePart::Literal(text) => text.as_str(),
+                TemplatePart::Variable(_) | TemplatePart::RequestHeader(_) => FILLED_IN,
+            });
+            vec![joined(literals.collect())]
+        }
+        PathRewrite::Regex { to, .. } => {
+            let literals = to.iter().map(|part| match part {
+                ReplacementPart::Literal(text) => text.as_str(),
+                ReplacementPart::Group(_) => FILLED_IN,
+            });
+            vec![joined(literals.collect())]
+        }
+    }
+}
+
+fn unusual(span: Span, text: &str, why: &Why) -> Diagnostic {
+    let diagnostic = Diagnostic::error(
+        code::INVALID_VALUE,
+        span,
+        format!("`{text}` is not in the form that paths have here"),
+    );
+    match why {
+        Why::Refused(what) => diagnostic
+            .label(format!("{what} is refused everywhere"))
+            .help("remove it"),
+        Why::Rewritten(normal) => diagnostic.help(format!("write \"{normal}\"")),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     diagnostic::{Diagnostic, Report, code, did_you_mean},
-    kdl::{Parsed, ParsedAction, ParsedAgentUse, ParsedFilter},
+    kdl::{Parsed, ParsedAgentUse, ParsedFilter},
     source::Span,
 };
 use std::collections::HashSet;
@@ -35,11 +35,21 @@ pub(super) fn dangling(parsed: &Parsed, report: &Report) {
     for route in &parsed.routes {
         names.filters(&route.filters);
         for action in &route.actions {
-            if let ParsedAction::Upstream(id) = &action.value
-                && !names.upstreams.contains(id.value.as_str())
-            {
-                names.dangling("upstream", &id.value, id.span);
+            for id in action.value.upstreams() {
+                if !names.upstreams.contains(id.value.as_str()) {
+                    names.dangling("upstream", &id.value, id.span);
+                }
             }
+        }
+    }
+    let mirrors = parsed
+        .routes
+        .iter()
+        .filter_map(|route| route.mirror.as_ref());
+    for mirror in mirrors {
+        let id = &mirror.upstream;
+        if !names.upstreams.contains(id.value.as_str()) {
+            names.dangling("upstream", &id.value, id.span);
         }
     }
     for chain in &parsed.chains {

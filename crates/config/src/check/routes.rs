@@ -19,7 +19,7 @@ pub(super) fn actions(parsed: &Parsed, report: &Report) {
                     format!("the route `{}` does nothing", route.id.value),
                 )
                 .label("has no action")
-                .help("add one of `upstream \"…\"`, `redirect \"…\"` and `respond 200 \"…\"`"),
+                .help("add one of `upstream \"…\"`, `split { … }`, `static \"…\"`, `redirect \"…\"` and `respond 200 \"…\"`"),
             ),
             [first, others @ ..] => {
                 for other in others {
@@ -51,14 +51,19 @@ pub(super) fn useless_settings(parsed: &Parsed, report: &Report) {
         let [action] = route.actions.as_slice() else {
             continue;
         };
-        let why = match &action.value {
-            ParsedAction::Upstream(id) if builtin.contains(id.value.as_str()) => {
-                Some("this is answered inside the program")
-            }
-            other => own_answer(other),
-        };
-        let Some(why) = why else { continue };
-        for (name, span) in settings(route) {
+        let own = own_answer(&action.value);
+        let mut upstreams = action.value.upstreams().peekable();
+        let all_builtin =
+            upstreams.peek().is_some() && upstreams.all(|id| builtin.contains(id.value.as_str()));
+        let inside = all_builtin || matches!(action.value, ParsedAction::Static(_));
+        let inside = inside.then_some("this is answered inside the program");
+        let rewrite = route.rewrite.as_ref().filter(|_| own.is_some());
+        let rewrite = rewrite.map(|rewrite| ("rewrite", rewrite.span));
+        let passes_on = action.value.upstreams().next().is_some();
+        let mirror = route.mirror.as_ref().filter(|_| !passes_on);
+        let mirror = mirror.map(|mirror| ("mirror", mirror.span));
+        let Some(why) = own.or(inside) else { continue };
+        for (name, span) in settings(route).chain(rewrite).chain(mirror) {
             report.add(
                 Diagnostic::error(
                     code::CONTRADICTION,
@@ -77,7 +82,11 @@ pub(super) fn own_answer(action: &ParsedAction) -> Option<&'static str> {
     match action {
         ParsedAction::Redirect { .. } => Some("this redirects"),
         ParsedAction::Respond { .. } => Some("this answers at once"),
-        ParsedAction::Upstream(_) | ParsedAction::Broken => None,
+        // What agents inspect of responses they inspect of files too.
+        ParsedAction::Upstream(_)
+        | ParsedAction::Split(_)
+        | ParsedAction::Static(_)
+        | ParsedAction::Broken => None,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     diagnostic::{Diagnostic, Report, code},
-    kdl::{Parsed, ParsedAction, ParsedFilter},
+    kdl::{Parsed, ParsedFilter},
     source::Span,
 };
 use std::collections::HashSet;
@@ -28,14 +28,15 @@ pub(super) fn unused(parsed: &Parsed, report: &Report) {
             ParsedFilter::Own(_) | ParsedFilter::Broken => {}
         }
     }
-    let upstreams: HashSet<&str> = parsed
+    let actions = parsed.routes.iter().flat_map(|route| &route.actions);
+    let mirrors = parsed
         .routes
         .iter()
-        .flat_map(|route| &route.actions)
-        .filter_map(|action| match &action.value {
-            ParsedAction::Upstream(id) => Some(id.value.as_str()),
-            _ => None,
-        })
+        .filter_map(|route| route.mirror.as_ref());
+    let upstreams: HashSet<&str> = actions
+        .flat_map(|action| action.value.upstreams())
+        .chain(mirrors.map(|mirror| &mirror.upstream))
+        .map(|id| id.value.as_str())
         .collect();
     warn(
         "agent",

@@ -2,7 +2,7 @@
 
 use crate::{
     diagnostic::{Diagnostic, Report, code},
-    kdl::{Parsed, ParsedAction},
+    kdl::Parsed,
     model::UpstreamProtocol,
 };
 
@@ -44,10 +44,8 @@ pub(super) fn upgrades(parsed: &Parsed, report: &Report) {
         let ids = route
             .actions
             .iter()
-            .filter_map(|action| match &action.value {
-                ParsedAction::Upstream(id) => Some(&id.value),
-                _ => None,
-            });
+            .flat_map(|action| action.value.upstreams())
+            .map(|id| &id.value);
         for id in ids {
             let upstream = parsed.upstreams.iter().find(|it| it.id.value == *id);
             let protocol = upstream.and_then(|upstream| upstream.protocol);

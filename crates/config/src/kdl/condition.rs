@@ -219,7 +219,7 @@ fn refuse_second(node: &mut Node<'_>, what: &str) {
     }
 }
 
-fn regex(value: Value<'_>) -> Option<String> {
+pub(super) fn regex(value: Value<'_>) -> Option<String> {
     let text = value.text()?;
     let Err(error) = Regex::new(&text) else {
         return Some(text);

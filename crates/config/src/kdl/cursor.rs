@@ -444,7 +444,6 @@ impl<'a> Block<'a> {
     ) -> Vec<T> {
         let mut results = Vec::new();
         self.each(&[name], |node| results.extend(read(node)));
-        // Of ten thousand routes each has one or two of them.
         results.shrink_to_fit();
         results
     }

@@ -3,6 +3,7 @@
 //! What comes out is [`Parsed`]: the model with what the text alone can say. References are names with their places,
 //! what was not written is `None`. The checks look at it, and `resolve` makes the model of it.
 
+mod action;
 mod address;
 mod address_list;
 mod admin;
@@ -13,6 +14,7 @@ mod agent_pool;
 mod agent_reverse;
 mod agent_targets;
 mod authz;
+mod client_key;
 mod compress;
 mod condition;
 mod connect;
@@ -30,10 +32,14 @@ mod later;
 mod limit;
 mod listener;
 mod listener_tls;
+mod mirror;
 mod observability;
 mod reports;
+mod rewrite;
 mod route;
 mod shadow;
+mod split;
+mod static_files;
 mod system;
 mod target;
 mod unit;
@@ -43,6 +49,7 @@ mod verdict_cache;
 mod verdict_trace;
 mod websocket;
 
+pub(crate) use action::ParsedAction;
 pub(crate) use agent::ParsedAgent;
 pub(crate) use agent_pool::PartialPool;
 pub(crate) use condition::ParsedMatch;
@@ -55,8 +62,10 @@ pub(crate) use header::is_token;
 pub(crate) use inspect::ParsedInspect;
 pub(crate) use listener::ParsedListener;
 pub(crate) use listener_tls::{ParsedCertificate, ParsedListenerTls};
-pub(crate) use route::{ParsedAction, ParsedRoute};
+pub(crate) use mirror::ParsedMirror;
+pub(crate) use route::ParsedRoute;
 pub(crate) use shadow::ParsedShadow;
+pub(crate) use split::{ParsedMember, ParsedSplit};
 pub(crate) use upstream::{ParsedOrigin, ParsedUpstream};
 
 use crate::{

@@ -20,12 +20,16 @@ mod inspect;
 mod limit;
 mod listener;
 mod listener_tls;
+mod mirror;
 mod observability;
 mod place;
 mod reports;
+mod rewrite;
 mod route;
 mod secret;
 mod shadow;
+mod split;
+mod static_files;
 mod system;
 mod target;
 mod template;
@@ -60,15 +64,19 @@ pub use inspect::{BodyEncoding, BodyInspection, BodyMode, Completions, Inspect, 
 pub use limit::{ConcurrencyLimit, Enforcement, LimitKey, LimitLine, LimitOwner, RateLimit};
 pub use listener::{Listener, ListenerLimits, ListenerTimeouts};
 pub use listener_tls::{ClientAuth, ListenerCertificate, ListenerTls, TlsVersion};
+pub use mirror::Mirror;
 pub use observability::{
     AccessLog, AccessLogFormat, LogFormat, LogLevel, LogSettings, LogSink, Observability,
     RecentRequests, VerdictTrace,
 };
 pub use place::Place;
 pub use reports::Reports;
+pub use rewrite::{PathRewrite, ReplacementPart, Rewrite};
 pub use route::{Action, Route, RouteTimeouts};
 pub use secret::Secret;
 pub use shadow::{Fallback, Ramp, Shadow};
+pub use split::{ClientKey, Split, SplitMember};
+pub use static_files::{Precompressed, StaticFiles};
 pub use system::{DoubleSlash, EncodedSlash, PathPolicy, System};
 pub use target::{Target, TargetAddress};
 pub use template::{Template, TemplatePart, Variable};

@@ -1,7 +1,10 @@
 //! `routes { route "ID" { … } }`: which requests go where, through which filters.
 
-use super::{AgentUse, ErrorPages, Filter, Match, Place, RouteId, Template, UpstreamId, WebSocket};
-use std::time::Duration;
+use super::{
+    AgentUse, ErrorPages, Filter, Match, Mirror, Place, Rewrite, RouteId, Split, StaticFiles,
+    Template, UpstreamId, WebSocket,
+};
+use std::{sync::Arc, time::Duration};
 
 /// What happens to the requests that it matches.
 #[derive(Debug, Clone, PartialEq)]
@@ -9,7 +12,7 @@ pub struct Route {
     /// Its name in logs and metrics.
     pub id: RouteId,
     /// A request belongs to the route if any of these holds. Empty: every request does.
-    pub matches: Vec<Match>,
+    pub matches: Arc<[Match]>,
     /// Higher is looked at first. Default 0.
     pub priority: i64,
     /// In the order of the way in; chains are expanded in place.
@@ -21,7 +24,11 @@ pub struct Route {
     pub agent_budget: Duration,
     /// What answers.
     pub action: Action,
-    /// How a request may upgrade to WebSocket. Default None: it may not. Only with [`Action::Upstream`].
+    /// What is asked for instead. Default None. Only with an action that passes requests on.
+    pub rewrite: Option<Box<Rewrite>>,
+    /// Who else gets requests. Default None. Only with [`Action::Upstream`] and [`Action::Split`].
+    pub mirror: Option<Mirror>,
+    /// How a request may upgrade to WebSocket. Default None: it may not. Only with [`Action::Upstream`] and [`Action::Split`].
     pub websocket: Option<WebSocket>,
     /// Whether upgrades are meant although agents inspect the bodies of this route and none its frames: they see nothing
     /// of an upgraded connection. Default false; only with [`websocket`](Self::websocket) and such agents.
@@ -47,6 +54,10 @@ impl Route {
 pub enum Action {
     /// A server behind us.
     Upstream(UpstreamId),
+    /// One of several servers.
+    Split(Split),
+    /// Files.
+    Static(Box<StaticFiles>),
     /// A redirection.
     Redirect {
         /// The `location` header. May hold request variables.
@@ -58,8 +69,10 @@ pub enum Action {
     Respond {
         /// 200 to 599.
         status: u16,
-        /// Sent as `text/plain; charset=utf-8`. Empty for 204 and 304.
+        /// Empty for 204 and 304. At most 1 MiB when it comes from a file.
         body: String,
+        /// What the body is. Default None: `text/plain; charset=utf-8`. None without a body.
+        content_type: Option<String>,
     },
 }
 

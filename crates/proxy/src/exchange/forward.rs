@@ -3,8 +3,9 @@
 
 use crate::{
     hop,
+    mirror::{self, Copying},
     request::UpstreamRun,
-    snapshot::{Action, Route},
+    snapshot::Route,
     upstream::{self, connect},
 };
 use async_trait::async_trait;
@@ -39,6 +40,8 @@ pub(crate) struct Passage {
     pub(super) takes_trailers: bool,
     head: Mutex<Option<RequestHeader>>,
     upstream: Mutex<UpstreamRun>,
+    /// Somebody else gets a copy.
+    copying: Mutex<Option<Box<Copying>>>,
 }
 
 impl Passage {
@@ -57,7 +60,13 @@ impl Passage {
             takes_trailers,
             head: Mutex::new(Some(head)),
             upstream: Mutex::new(upstream),
+            copying: Mutex::default(),
         })
+    }
+
+    /// What passes is copied.
+    pub(super) fn copying(&self) -> MutexGuard<'_, Option<Box<Copying>>> {
+        self.copying.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What happened upstream so far.
@@ -145,6 +154,9 @@ impl ProxyHttp for Forward {
         let Some(passage) = context else {
             return Error::e_explain(InternalError, "an inner pass that is about nothing");
         };
+        if let Some(copying) = &mut *passage.copying() {
+            copying.start_again();
+        }
         let run = &mut passage.upstream();
         upstream::choose(&passage.route, passage.switches, passage.started, run)
     }
@@ -154,9 +166,12 @@ impl ProxyHttp for Forward {
         _session: &mut Session,
         body: &mut Option<Bytes>,
         end_of_stream: bool,
-        _context: &mut Self::CTX,
+        context: &mut Self::CTX,
     ) -> Result<()> {
         upstream::drop_empty_end(body, end_of_stream);
+        if let Some(passage) = context {
+            mirror::passes(&mut passage.copying(), body.as_ref(), end_of_stream);
+        }
         Ok(())
     }
 
@@ -170,7 +185,8 @@ impl ProxyHttp for Forward {
             return Ok(());
         };
         upstream::as_agreed(&passage.route, upstream)?;
-        let is_http2 = matches!(&passage.route.action, Action::Upstream(of) if of.is_http2());
+        let upstream_of = passage.route.upstream();
+        let is_http2 = upstream_of.is_some_and(|upstream| upstream.is_http2());
         if passage.takes_trailers && is_http2 {
             let te = HeaderName::from_static("te");
             upstream.insert_header(te, HeaderValue::from_static("trailers"))?;

@@ -15,12 +15,15 @@ pub(crate) mod memory;
 pub(crate) mod pipe;
 pub(crate) mod plan;
 pub(crate) mod sockets;
+mod source;
 mod stage;
 pub(crate) mod tunnel;
 mod upload;
 
 use crate::{
+    files::FileAnswer,
     filter::{self, Direction, Flow, Inspectors},
+    mirror::{self, Copying},
     reply,
     request::{Begun, Request, UpstreamRun},
     snapshot::{Action, Route},
@@ -41,9 +44,11 @@ use pingora::{
     ErrorType::{ConnectionClosed, HTTPStatus, ReadError, ReadTimedout, WriteError},
     Result,
     http::RequestHeader,
+    protocols::http::subrequest::server::SubrequestHandle,
     proxy::Session,
 };
 use pipe::{Agents, Body, End, Form, Pieces, Pipe, Released};
+use source::Source;
 use std::{
     pin::pin,
     sync::{
@@ -73,7 +78,9 @@ pub(crate) fn is_due(request: &Request, is_http2: bool) -> bool {
             inspects || shadows.is_some_and(|shadows| shadows.see_more(request.has_body))
         };
         let has_limits = is_http2 && request.has_body || route.timeouts.total.is_some();
-        matches!(route.action, Action::Upstream(_)) && (frames || has_limits || sees_more())
+        let is_answered = matches!(route.action, Action::Static(_));
+        is_answered && (frames || sees_more())
+            || route.upstream().is_some() && (frames || has_limits || sees_more())
     })
 }
 
@@ -86,7 +93,9 @@ pub(crate) async fn run(
     session: &mut Session,
     request: &mut Request,
     forwarder: &Forwarder,
+    file: Option<Box<FileAnswer>>,
 ) -> Result<Flow> {
+    let copying = request.copying.take();
     let Request {
         begun: Some(begun),
         route: Some(route),
@@ -100,6 +109,8 @@ pub(crate) async fn run(
         begun,
         route,
         forwarder,
+        file,
+        copying,
         upstream: UpstreamRun {
             ends: Some(begun.ends()),
             ..UpstreamRun::default()
@@ -133,6 +144,10 @@ struct Exchange<'a> {
     begun: &'a Begun,
     route: &'a Arc<Route>,
     forwarder: &'a Forwarder,
+    /// What takes the place of the upstream's response.
+    file: Option<Box<FileAnswer>>,
+    /// Somebody else gets a copy of the request, once.
+    copying: Option<Box<Copying>>,
     upstream: UpstreamRun,
     deadline: Deadline,
 }
@@ -257,8 +272,7 @@ impl Exchange<'_> {
         mut head: RequestHeader,
     ) -> Result<(), Halt> {
         let (switched, handed_over, offered) = self.hand_over(&mut head);
-        let passage = self.passage(session, head);
-        let (prepared, mut handle) = self.forwarder.prepare(&passage);
+        let (passage, source, mut handle) = self.source(session, head);
         let (uploads, received) = mpsc::channel(1);
         let (tasks, to_client) = mpsc::channel(RESPONSE_QUEUE);
         let (sent, is_sent) = oneshot::channel();
@@ -272,7 +286,7 @@ impl Exchange<'_> {
             switched: handed_over,
         };
         let outcome = {
-            let mut inner = pin!(prepared.run());
+            let mut inner = pin!(source.run());
             let mut upload = pin!(upload::pass(
                 through, start, received, handle.tx, sent, switched
             ));
@@ -321,6 +335,29 @@ impl Exchange<'_> {
             (Halt::Lost, Ok(error)) => Halt::Failed(error),
             (halt, _) => halt,
         })
+    }
+
+    /// Where the response comes from, and the other ends of its channels.
+    fn source(
+        &mut self,
+        session: &Session,
+        head: RequestHeader,
+    ) -> (Arc<Passage>, Source, SubrequestHandle) {
+        let copying = self.copying.take();
+        let mut copying = copying.map(|copying| copying.of(&head));
+        if !self.request.has_body {
+            mirror::end(&mut copying);
+        }
+        let passage = self.passage(session, head);
+        *passage.copying() = copying;
+        let (source, handle) = match self.file.take() {
+            Some(file) => Source::of_file(*file),
+            None => {
+                let (prepared, handle) = self.forwarder.prepare(&passage);
+                (Source::Upstream(prepared), handle)
+            }
+        };
+        (passage, source, handle)
     }
 
     fn download<'b>(

@@ -4,7 +4,7 @@ use super::{AgentOfRoute, Flow, head::Head};
 use crate::{
     reply::Reply,
     request::{AgentRun, Begun, Request},
-    snapshot::{Action, Route, Serving},
+    snapshot::{Route, Serving},
 };
 use http::{HeaderName, HeaderValue, Version, header};
 use pingora::{
@@ -39,7 +39,7 @@ pub(super) async fn on_request(
     let is_passed_on = request
         .route
         .as_deref()
-        .is_some_and(|route| matches!(route.action, Action::Upstream(_)));
+        .is_some_and(|route| route.upstream().is_some());
     let shows_body = request.has_body && is_passed_on;
     let asks: Asks<'_> = agents
         .iter()
@@ -262,10 +262,9 @@ fn request_event<'a>(
             tls_version: tls.map(|tls| tls.version),
             tls_cipher: tls.map(|tls| tls.cipher.as_str()),
             route_id: route.map(|route| route.id.as_str()),
-            upstream_id: route.and_then(|route| match &route.action {
-                Action::Upstream(upstream) => Some(upstream.id.as_str()),
-                Action::Redirect { .. } | Action::Respond(_) => None,
-            }),
+            upstream_id: route
+                .and_then(Route::upstream)
+                .map(|upstream| upstream.id.as_str()),
             timestamp: begun.started_at,
             traceparent: head
                 .headers

@@ -22,7 +22,7 @@ use crate::{
     admin::{self, Bounds, Health, Listeners as AdminListeners},
     exchange::{memory::BufferMemory, sockets::Sockets, tunnel::SOCKETS_CLOSE_WITHIN},
     recording::Recorder,
-    snapshot::{Parts, Snapshot},
+    snapshot::{Beside, Parts, Snapshot},
     telemetry::{Telemetry, access_log::AccessLog, logging, metrics::Metrics, notify},
     trace::{self, Recent},
     upstream::{echo, tls::write_authorities},
@@ -152,6 +152,7 @@ struct Process {
     snapshot: Arc<Snapshot>,
     buffer_memory: Arc<BufferMemory>,
     sockets: Arc<Sockets>,
+    beside: Beside,
     /// Told by agents that want the configuration to be read again and may have that.
     reload_asked: Arc<Notify>,
 }
@@ -180,25 +181,25 @@ impl Process {
         let mut doors = Doors::default();
         let (settings, doors_plan) = reached(&config, &executable, &mut supervisor, &doors).await?;
         doors.adopt(doors_plan);
-        let manager = manager(settings, None, &telemetry, &reload_asked);
         let buffer_memory = Arc::new(BufferMemory::new(bytes(config.system.buffer_memory)));
         let sockets = Arc::new(Sockets::new(telemetry.metrics.open_sockets()));
+        let authorities = write_authorities(private.path())?.display().to_string();
+        let beside = Beside::start(&authorities)?;
         let parts = Parts {
-            agents: manager,
+            agents: manager(settings, None, &telemetry, &reload_asked),
             metrics: &telemetry.metrics,
             buffer_memory: &buffer_memory,
             sockets: &sockets,
+            beside: &beside,
             echo_socket: &echo,
             previous: None,
         };
-        let snapshot = Snapshot::compile(&config, &parts).map_err(ServeError::Compile)?;
-        let snapshot = Arc::new(snapshot);
+        let snapshot = Arc::new(Snapshot::compile(&config, &parts).map_err(ServeError::Compile)?);
         snapshot.targets_are_found(TARGETS_FOUND_WITHIN).await;
         health.serves(snapshot.clone(), agents::needed(&config));
         admin.adopt(admin_plan, &health);
-        let authorities = write_authorities(private.path())?;
         let shared = Arc::new(Shared {
-            authorities: authorities.display().to_string(),
+            authorities,
             telemetry: telemetry.clone(),
             limits: limits.clone(),
         });
@@ -225,6 +226,7 @@ impl Process {
             snapshot,
             buffer_memory,
             sockets,
+            beside,
             reload_asked,
         })
     }

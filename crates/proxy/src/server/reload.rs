@@ -115,6 +115,7 @@ impl Process {
             metrics: &self.telemetry.metrics,
             buffer_memory: &self.buffer_memory,
             sockets: &self.sockets,
+            beside: &self.beside,
             echo_socket: &echo,
             previous: Some(old),
         };

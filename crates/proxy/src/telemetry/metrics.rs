@@ -8,6 +8,7 @@ mod config;
 mod connections;
 mod discovery;
 mod filters;
+mod mirror;
 mod pools;
 mod reported;
 mod shadow;
@@ -21,6 +22,8 @@ pub(crate) use connections::ConnectionMetrics;
 use discovery::Discoveries;
 pub(crate) use discovery::DiscoveryMetrics;
 use filters::FilterFamilies;
+use mirror::MirrorFamily;
+pub(crate) use mirror::MirrorMetrics;
 use pools::Pools;
 use reported::Reported;
 use shadow::ShadowFamilies;
@@ -38,7 +41,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 use std::sync::{
-    Arc, Mutex, PoisonError,
+    Arc, Mutex, OnceLock, PoisonError,
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 use tokio::sync::Notify;
@@ -103,6 +106,7 @@ pub(crate) struct Metrics {
     reported: Reported,
     buffer_memory: Gauge,
     socket_families: SocketFamilies,
+    mirrors: MirrorFamily,
     discoveries: Discoveries,
     pub(crate) access_log_dropped: Counter,
     pub(crate) config: ConfigMetrics,
@@ -143,6 +147,7 @@ impl Metrics {
             reported: Reported::default(),
             buffer_memory: Gauge::default(),
             socket_families: SocketFamilies::default(),
+            mirrors: MirrorFamily::default(),
             discoveries: Discoveries::default(),
             access_log_dropped: Counter::default(),
             config: ConfigMetrics::default(),
@@ -234,6 +239,7 @@ impl Metrics {
             metrics.access_log_dropped.clone(),
         );
         metrics.socket_families.register(&mut registry);
+        metrics.mirrors.register(&mut registry);
         metrics.discoveries.register(&mut registry);
         metrics.config.register(&mut registry);
         Self {
@@ -247,15 +253,18 @@ impl Metrics {
         RouteMetrics {
             route: route.to_owned(),
             requests: CounterCache::default(),
-            seconds: self.request_seconds.get_or_create_owned(&RouteLabel {
-                route: route.into(),
-            }),
+            seconds: OnceLock::new(),
         }
     }
 
     /// The handles of a route whose sockets agents look into.
     pub(crate) fn sockets(&self, route: &str) -> SocketMetrics {
         self.socket_families.of(route)
+    }
+
+    /// The handles of a route whose requests are copied.
+    pub(crate) fn mirror(&self, route: &str) -> MirrorMetrics {
+        self.mirrors.of(route)
     }
 
     /// Counts what a filter of a route refuses, or in the shadow would refuse.
@@ -310,7 +319,12 @@ impl Metrics {
         seconds: f64,
     ) {
         let method = known_method(method);
-        route.seconds.observe(seconds);
+        let of_route = route.seconds.get_or_init(|| {
+            self.request_seconds.get_or_create_owned(&RouteLabel {
+                route: route.route.clone(),
+            })
+        });
+        of_route.observe(seconds);
         route.requests.increment(
             (
                 listener.as_str().as_ptr() as usize,
@@ -423,7 +437,8 @@ fn known_method(method: &http::Method) -> &'static str {
 pub(crate) struct RouteMetrics {
     route: String,
     requests: CounterCache,
-    seconds: Histogram,
+    /// From the first request on: of many routes few may be in use.
+    seconds: OnceLock<Histogram>,
 }
 
 type CounterKey = (usize, usize, u16);

@@ -4,7 +4,7 @@
 use crate::{
     filter::{Filter, Own},
     request::{Begun, EndedBy, Request},
-    snapshot::Action,
+    snapshot::{Action, Route},
 };
 use chrono::{DateTime, SecondsFormat, Utc};
 use portcullis_agent_manager::{HeaderChange, Phase, Record, RecordedVerdict};
@@ -58,8 +58,12 @@ impl Explained<'_> {
         // A client that leaves has no page with an id to ask about, and a process that ends cannot be asked any more.
         let is_moot = matches!(self.reason, Some("client_gone" | "shutting_down"));
         let has_failed = !is_moot && (self.aborted || self.reason.is_some());
+        // That a file does not exist is nobody's doing.
+        let route = self.request.route.as_deref();
+        let is_static = route.is_some_and(|route| matches!(route.action, Action::Static(_)));
+        let least = if is_static { 500 } else { 400 };
         let is_our_error = self.request.upstream.status.is_none()
-            && self.status.is_some_and(|status| status >= 400);
+            && self.status.is_some_and(|status| status >= least);
         self.request.traced
             || self.ended_by.is_some()
             || is_our_error
@@ -208,10 +212,11 @@ impl Explained<'_> {
         if upstream.attempts == 0 {
             return None;
         }
-        let id = match self.request.route.as_deref().map(|route| &route.action) {
-            Some(Action::Upstream(known)) => Some(known.id.as_str()),
-            _ => None,
-        };
+        let route = self.request.route.as_deref();
+        let id = route
+            .and_then(Route::upstream)
+            .map(|known| known.id.as_str());
+        let rewritten = self.request.rewritten.as_deref();
         let answered = upstream.asked_after.zip(upstream.header_after);
         let took = answered.map(|(asked, answered)| answered.saturating_sub(asked));
         Some(UpstreamPart {
@@ -219,6 +224,8 @@ impl Explained<'_> {
             address: upstream.target().map(|address| &**address),
             status: upstream.status,
             attempts: upstream.attempts,
+            rewritten_path: rewritten.and_then(|to| to.target.as_deref()).map(shortened),
+            rewritten_host: rewritten.and_then(|to| to.host.as_deref()),
             duration_ms: took.map(milliseconds),
         })
     }
@@ -316,6 +323,8 @@ struct UpstreamPart<'a> {
     address: Option<&'a str>,
     status: Option<u16>,
     attempts: u32,
+    rewritten_path: Option<Cow<'a, str>>,
+    rewritten_host: Option<&'a str>,
     duration_ms: Option<f64>,
 }
 

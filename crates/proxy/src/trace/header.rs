@@ -70,9 +70,12 @@ fn of_request(request: &Request, begun: &Begun) -> Option<String> {
     let ended_by = request.agents.ended_by();
     let by = ended_by.as_ref().map(|by| &*by.name);
     let of_agent = ended_by.as_ref().and_then(|by| by.reason.as_deref());
+    let rewritten = request.rewritten.as_deref();
+    let rewritten = rewritten.and_then(|to| to.target.as_deref());
     let texts = [
         ("request-id", Some(begun.identity.request_id())),
         ("route", request.route.as_ref().map(|route| &*route.id)),
+        ("rewritten", rewritten),
         ("blocked-by", by),
         ("reason", of_agent.or(request.reason)),
     ];

@@ -11,7 +11,7 @@ pub(crate) mod tls;
 
 use crate::{
     request::UpstreamRun,
-    snapshot::{Action, Route, Timeouts},
+    snapshot::{Route, Timeouts},
 };
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -43,7 +43,7 @@ pub(crate) fn choose(
     started: Instant,
     run: &mut UpstreamRun,
 ) -> Result<Box<HttpPeer>> {
-    let Action::Upstream(upstream) = &route.action else {
+    let Some(upstream) = route.upstream() else {
         return Error::e_explain(InternalError, "the route has no upstream");
     };
     let now = Instant::now();
@@ -60,10 +60,8 @@ pub(crate) fn choose(
 /// # Errors
 /// The request is about to go out in another protocol than the upstream's.
 pub(crate) fn as_agreed(route: &Route, head: &RequestHeader) -> Result<()> {
-    match &route.action {
-        Action::Upstream(upstream)
-            if upstream.is_http2() && head.version != http::Version::HTTP_2 =>
-        {
+    match route.upstream() {
+        Some(upstream) if upstream.is_http2() && head.version != http::Version::HTTP_2 => {
             let error = Error::explain(TLSHandshakeFailure, "the target does not agree to HTTP/2");
             Err(error.into_up())
         }
@@ -87,13 +85,10 @@ pub(crate) fn after_failed_connect(
     run: &UpstreamRun,
     mut error: Box<Error>,
 ) -> Box<Error> {
-    let targets = match &route.action {
-        Action::Upstream(upstream) => {
-            upstream.complain(run, &error);
-            upstream.len()
-        }
-        Action::Redirect { .. } | Action::Respond(_) => 1,
-    };
+    let targets = route.upstream().map_or(1, |upstream| {
+        upstream.complain(run, &error);
+        upstream.len()
+    });
     error.set_retry((run.attempts as usize) < targets);
     error
 }
@@ -224,7 +219,7 @@ impl Upstream {
     }
 
     /// The next target, with these waits. A connection that was upgraded may be silent for as long as it likes.
-    fn pick(
+    pub(crate) fn pick(
         &self,
         timeouts: Timeouts,
         upgrade: bool,

@@ -151,7 +151,15 @@ fn upstream(text: &mut String, upstream: &Value) -> std::fmt::Result {
     if !upstream["duration_ms"].is_null() {
         write!(text, " after {} ms", field("duration_ms"))?;
     }
-    writeln!(text, ", attempts: {}", field("attempts"))
+    writeln!(text, ", attempts: {}", field("attempts"))?;
+    let rewritten = |name: &str| (!upstream[name].is_null()).then(|| field(name));
+    match (rewritten("rewritten_host"), rewritten("rewritten_path")) {
+        (None, None) => Ok(()),
+        (host, path) => {
+            let (host, path) = (host.unwrap_or_default(), path.unwrap_or_default());
+            writeln!(text, "          rewritten to {host}{path}")
+        }
+    }
 }
 
 fn socket(text: &mut String, socket: &Value) -> std::fmt::Result {
@@ -235,7 +243,8 @@ mod tests {
         });
         let lost = json!({
             "request_id": "id-2", "route": null, "agents": [], "headers": [],
-            "upstream": {"id": "app", "address": "127.0.0.1:1", "status": null, "attempts": 1, "duration_ms": null},
+            "upstream": {"id": "app", "address": "127.0.0.1:1", "status": null, "attempts": 1, "duration_ms": null,
+                         "rewritten_path": "/y", "rewritten_host": null},
             "websocket": {"frames_in": 3, "frames_out": 1, "close_code": 1002},
             "answer": {"status": 502, "reason": "upstream_unreachable", "duration_ms": 1, "agents_ms": 0},
         });
@@ -262,6 +271,7 @@ mod tests {
                 "agents    none",
                 "headers   none",
                 "upstream  app at 127.0.0.1:1: no answer, attempts: 1",
+                "          rewritten to /y",
                 "websocket 3 frames in, 1 out, close code 1002",
                 "answer    502, reason upstream_unreachable, after 1 ms (0 ms of them agents)",
             ],

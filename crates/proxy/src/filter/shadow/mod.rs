@@ -219,7 +219,7 @@ fn known(previous: &Snapshot, route: &str, agent: &AgentId) -> Option<Arc<Tally>
     let routes = previous.router.routes().iter();
     routes
         .filter(|known| known.id.as_str() == route)
-        .flat_map(|known| &known.shadows)
+        .flat_map(|known| known.shadows.iter())
         .find(|place| place.shadow.agent == *agent)
         .map(|place| place.shadow.tally.clone())
 }
@@ -230,7 +230,7 @@ pub(crate) fn report(snapshot: &Snapshot) -> report::Report {
         .router
         .routes()
         .iter()
-        .flat_map(|route| &route.shadows);
+        .flat_map(|route| route.shadows.iter());
     report::Report {
         shadows: places.map(|place| place.shadow.entry()).collect(),
     }
