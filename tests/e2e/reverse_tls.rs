@@ -242,3 +242,19 @@ fn those_who_come_and_say_nothing_have_a_limit() {
     wait_verdicts(&proxy);
     assert!(!agent.requests().is_empty());
 }
+
+#[test]
+fn files_that_cannot_be_used_are_named_before_anything_starts() {
+    let agent = agent(TlsClient::right());
+    let origin = Origin::start();
+    let with = || {
+        let way = "certificate-name=\"agent.test\"";
+        asking(&agent, &origin, way, "").file("agents.pem", "no certificate\n")
+    };
+    for (code, _, errors) in [with().check(), with().run_to_end()] {
+        assert_ne!(code, Some(0));
+        for named in ["remote", "agents.pem", "has no certificate in PEM"] {
+            assert!(errors.contains(named), "{named}: {errors}");
+        }
+    }
+}

@@ -1,7 +1,8 @@
 //! What TLS is made of that rustls speaks: authorities, and who we are. All
 //! of it reads files and blocks.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,6 +12,9 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::TlsFiles;
+
+/// More is in no file of certificates that anybody wrote.
+const MOST_BYTES: u64 = 4 << 20;
 
 /// How the other end is recognised, and what it is shown. Without TLS the
 /// configuration is never used; it trusts nobody.
@@ -52,8 +56,8 @@ pub(crate) fn identity(
     key: &Path,
 ) -> io::Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
     let chain = certificates(certificate)?;
-    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| about(key, error))?;
-    Ok((chain, private))
+    let private = PrivateKeyDer::from_pem_slice(&read(key)?);
+    Ok((chain, private.map_err(|error| about(key, error))?))
 }
 
 /// The authorities in a file.
@@ -92,11 +96,33 @@ fn system_roots() -> io::Result<RootCertStore> {
 }
 
 fn certificates(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
-    let read = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+    let text = read(path)?;
+    let found = CertificateDer::pem_slice_iter(&text);
+    let found: Vec<_> = found
+        .collect::<Result<_, _>>()
         .map_err(|error| about(path, error))?;
-    match read.is_empty() {
+    match found.is_empty() {
         true => Err(about(path, "has no certificate in PEM")),
-        false => Ok(read),
+        false => Ok(found),
+    }
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let named = |error: io::Error| {
+        let text = format!("{}: {error}", path.display());
+        io::Error::new(error.kind(), text)
+    };
+    // To open something else may take for ever.
+    if !path.metadata().map_err(named)?.is_file() {
+        return Err(about(path, "is not a regular file"));
+    }
+    let mut text = Vec::new();
+    let file = File::open(path).map_err(named)?;
+    file.take(MOST_BYTES + 1)
+        .read_to_end(&mut text)
+        .map_err(named)?;
+    match text.len() as u64 > MOST_BYTES {
+        true => Err(about(path, "is larger than 4 MiB")),
+        false => Ok(text),
     }
 }

@@ -27,6 +27,19 @@ use crate::transport::{Socket, tune};
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 /// Where a proxy takes registrations.
+///
+/// ```
+/// # use portcullis_agent_protocol::TlsFiles;
+/// # use portcullis_agent_protocol::server::DialTarget;
+/// let elsewhere = DialTarget::Tls {
+///     address: "proxy.example.com:9443".to_owned(),
+///     tls: TlsFiles {
+///         ca: Some("proxy-ca.pem".into()),
+///         server_name: None,
+///         identity: Some(("waf.pem".into(), "waf.key".into())),
+///     },
+/// };
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DialTarget {
     /// The path of its Unix socket.

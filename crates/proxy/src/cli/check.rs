@@ -2,7 +2,10 @@
 
 use super::ConfigArgs;
 use crate::{
-    server::tls::{self, TlsOfListeners},
+    server::{
+        reverse,
+        tls::{self, TlsOfListeners},
+    },
     upstream::connect::Connect,
 };
 use portcullis_config::Config;
@@ -53,7 +56,8 @@ pub(super) fn check(args: &ConfigArgs, strict: bool) -> ExitCode {
 /// What is wrong with files that the configuration names and that are read before anything is served.
 fn unusable_files(config: &Config) -> Vec<String> {
     let connects = config.upstreams.iter().map(Connect::read);
-    connects.filter_map(Result::err).collect()
+    let upstreams = connects.filter_map(Result::err);
+    upstreams.chain(reverse::problems(&config.agents)).collect()
 }
 
 #[expect(clippy::print_stdout, reason = "the result of the command")]

@@ -10,7 +10,7 @@ pub(crate) mod limits;
 mod listeners;
 mod private_dir;
 mod reload;
-mod reverse;
+pub(crate) mod reverse;
 mod signals;
 mod socket;
 mod stream;

@@ -83,7 +83,8 @@ impl Doors {
         agents: &[ReverseAgent],
     ) -> io::Result<Plan> {
         let mut plan = Plan(Vec::new());
-        for reverse in configured.iter().filter_map(reverse) {
+        let dialling = configured.iter().filter_map(|it| Some((it, reverse(it)?)));
+        for (agent, reverse) in dialling {
             let place = Place::of(reverse);
             if plan.0.iter().any(|it| it.place == place) {
                 continue;
@@ -98,7 +99,7 @@ impl Doors {
             });
             let setting = match &reverse.place {
                 ReversePlace::Socket { mode, .. } => Setting::Mode(*mode),
-                ReversePlace::Tls { files, .. } => Setting::Tls(read(files).await?),
+                ReversePlace::Tls { files, .. } => Setting::Tls(read(agent, files).await?),
             };
             let listener = match self.open.contains_key(&place) {
                 true => None,
@@ -240,14 +241,37 @@ fn settings(agent: &Agent, reverse: &AgentReverse) -> ReverseSettings {
     }
 }
 
-async fn read(files: &ReverseFiles) -> io::Result<ReverseTls> {
-    let files = ReverseTlsFiles {
+/// What is wrong with the files of agents that dial, where the agent is written.
+pub(crate) fn problems(agents: &[Agent]) -> Vec<String> {
+    let dialling = agents.iter().filter_map(|it| Some((it, reverse(it)?)));
+    let problem = |(agent, reverse): (&Agent, &AgentReverse)| match &reverse.place {
+        ReversePlace::Socket { .. } => None,
+        ReversePlace::Tls { files, .. } => {
+            let error = ReverseTls::read(&named(files)).err()?;
+            Some(of_agent(agent, &error))
+        }
+    };
+    dialling.filter_map(problem).collect()
+}
+
+async fn read(agent: &Agent, files: &ReverseFiles) -> io::Result<ReverseTls> {
+    let files = named(files);
+    // Files may be slow, and probes want their answers meanwhile.
+    let read = tokio::task::spawn_blocking(move || ReverseTls::read(&files)).await?;
+    read.map_err(|error| io::Error::new(error.kind(), of_agent(agent, &error)))
+}
+
+fn named(files: &ReverseFiles) -> ReverseTlsFiles {
+    ReverseTlsFiles {
         certificate: files.certificate.clone(),
         key: files.key.clone(),
         ca: files.ca.clone(),
-    };
-    // Files may be slow, and probes want their answers meanwhile.
-    tokio::task::spawn_blocking(move || ReverseTls::read(&files)).await?
+    }
+}
+
+/// As in `conf.kdl:3:9: agent "waf": certs/a.pem: has no certificate in PEM`.
+fn of_agent(agent: &Agent, problem: &io::Error) -> String {
+    format!("{}: agent \"{}\": {problem}", agent.place, agent.id)
 }
 
 fn bind(place: &Place, setting: &Setting) -> io::Result<Listener> {
