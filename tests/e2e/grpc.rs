@@ -218,7 +218,8 @@ fn it_fails_as_on_a_unix_socket() {
         .start();
     let origin = Origin::start();
     let proxy = asking(&agent, &origin)
-        .agent_with(&agent, "timeout \"300ms\"; circuit-breaker failures=100")
+        // An agent that panics takes a while to say where.
+        .agent_with(&agent, "timeout \"3s\"; circuit-breaker failures=100")
         .start();
     proxy.wait_ready();
     for (path, status, reason) in [
