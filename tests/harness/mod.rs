@@ -25,6 +25,7 @@ pub(crate) mod saboteur;
 pub(crate) mod tamper;
 pub(crate) mod tls;
 pub(crate) mod tls_front;
+pub(crate) mod tls_tail;
 
 pub(crate) use agent::TestAgent;
 pub(crate) use client::{RawClient, Response};

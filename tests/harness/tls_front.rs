@@ -96,6 +96,8 @@ async fn accept(
 ) {
     loop {
         let (socket, _) = listener.accept().await.unwrap();
+        // Windows of HTTP/2 are small, and the other side waits for them.
+        socket.set_nodelay(true).unwrap();
         let (acceptor, seen) = (acceptor.clone(), seen.clone());
         tokio::spawn(async move {
             let Ok(mut stream) = acceptor.accept(socket).await else {
@@ -110,6 +112,7 @@ async fn accept(
                 is_resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
             });
             let mut behind = TcpStream::connect(origin).await.unwrap();
+            behind.set_nodelay(true).unwrap();
             if manner.ends_silently {
                 let (mut reading, mut writing) = split(stream);
                 let (mut from_origin, mut to_origin) = behind.into_split();

@@ -6,6 +6,8 @@ use crate::harness::{
     DEADLINE, Proxy, TestAgent,
     agent::{Phase, When},
     parrot::{BLOB, NO, PREFIX, Parrot, Text, refusal},
+    tls_front::{Manner, TlsFront},
+    tls_tail::{self, TlsTail},
 };
 use bytes::Bytes;
 use futures::stream;
@@ -216,12 +218,17 @@ const CALLS: [(Kind, &[&str], &[&str], Code); 11] = [
 
 /// Makes all calls, without a proxy and through this one.
 fn all_calls(service: SocketAddr, proxy: &Proxy) {
+    all_calls_at(service, proxy.address_of("http"));
+}
+
+/// The same through whatever is at this address.
+fn all_calls_at(service: SocketAddr, address: SocketAddr) {
     for (kind, words, answers, code) in CALLS {
         let direct = call(service, kind, words);
         let what = format!("{kind:?} {words:?}");
         assert_eq!(direct.messages, answers, "{what}");
         assert_eq!(direct.code, code, "{what}");
-        let passed = call(proxy.address_of("http"), kind, words);
+        let passed = call(address, kind, words);
         assert_eq!(passed, direct, "{what}");
         if code == Code::Ok {
             assert!(
@@ -288,6 +295,38 @@ fn calls_pass_an_agent_that_sees_heads_alone() {
         .iter()
         .filter(|head| head["headers"]["grpc-status"][0] == "9");
     assert_eq!(refused.count(), 2, "{seen:?}");
+}
+
+/// Over TLS from the client, and to the service with and without it.
+#[test]
+fn calls_pass_from_tls_with_and_without_agents() {
+    let service = Parrot::start();
+    let manner = Manner {
+        protocols: &["h2"],
+        ..Manner::default()
+    };
+    let front = TlsFront::start(service, manner);
+    for upstream in [
+        format!("target \"{service}\"; protocol \"h2c\""),
+        format!("target \"{}\"; {}", front.address(), tls_tail::upstream()),
+    ] {
+        for inspect in [None, Some(HEADS), Some(BODIES)] {
+            let agent = TestAgent::named("waf").start();
+            let filters = inspect.map_or("", |_| "filters { agent \"waf\" };");
+            let routes = format!("routes {{ route \"all\" {{ {filters} upstream \"origin\" }} }}");
+            let mut proxy = Proxy::builder(routes)
+                .listener(&tls_tail::listener())
+                .upstream("origin", &upstream);
+            if let Some(inspect) = inspect {
+                let settings = format!("timeout \"5s\"; inspect {{ {inspect} }}");
+                proxy = proxy.agent_with(&agent, &settings);
+            }
+            let proxy = proxy.start();
+            proxy.wait_ready();
+            let tail = TlsTail::start(proxy.address_of("http"), "h2");
+            all_calls_at(service, tail.address());
+        }
+    }
 }
 
 /// A message that is many pieces, in both directions.

@@ -5,6 +5,8 @@ use crate::harness::{
     Answer, Http2Answer, Http2Origin, Origin, Proxy, TestAgent,
     agent::{Dialect, Phase, Reaction, When},
     eventually, http2,
+    tls_front::{Manner, TlsFront},
+    tls_tail::{self, TlsTail},
 };
 use bytes::Bytes;
 use portcullis_agent_protocol::Decision;
@@ -108,7 +110,37 @@ enum Teller {
     Http2,
 }
 
+/// What carries HTTP/2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Over {
+    Tcp,
+    Tls,
+}
+
 const TELLERS: [Teller; 4] = [Teller::Length, Teller::Chunks, Teller::Close, Teller::Http2];
+
+impl Over {
+    /// Who asks, and whether the origin speaks HTTP/2. Within TLS nothing else is spoken here.
+    fn ways_up(self) -> Vec<(Asker, bool)> {
+        if self == Self::Tls {
+            return vec![(Asker::Http2, true)];
+        }
+        let askers = [Asker::Length, Asker::Chunks, Asker::Http2];
+        let both = |asker| [false, true].map(|to_http2| (asker, to_http2));
+        askers.into_iter().flat_map(both).collect()
+    }
+
+    fn ways_down(self) -> Vec<(Asker, Teller)> {
+        if self == Self::Tls {
+            return vec![(Asker::Http2, Teller::Http2)];
+        }
+        let all = |asker| TELLERS.map(|teller| (asker, teller));
+        [Asker::Length, Asker::Http2]
+            .into_iter()
+            .flat_map(all)
+            .collect()
+    }
+}
 
 /// One proxy, one agent and both kinds of origins, for many cases.
 struct Ways {
@@ -117,12 +149,20 @@ struct Ways {
     http1: Origin,
     http2: Http2Origin,
     http2_client: http2::Client,
+    /// TLS on both sides of the proxy, where there is any.
+    _tls: Option<(TlsTail, TlsFront)>,
     /// Ends before the proxy does.
     _agent: TestAgent,
 }
 
 impl Ways {
-    fn new(dialect: Dialect, mode: &'static str, direction: &str, phase: Phase) -> Self {
+    fn new(
+        dialect: Dialect,
+        mode: &'static str,
+        direction: &str,
+        phase: Phase,
+        over: Over,
+    ) -> Self {
         let agent = TestAgent::named("waf")
             .speaking(dialect)
             .then(
@@ -145,7 +185,22 @@ impl Ways {
         let http1 = Origin::answering(|request| http1_answer(&request.target()));
         let http2 = Http2Origin::answering(|request| http2_answer(&request.target()));
         let inspect = format!("request-headers; {direction}-body \"{mode}\" limit=\"8MiB\"");
-        let upstream = format!("target \"{}\"; protocol \"h2c\"", http2.address());
+        let front = (over == Over::Tls).then(|| {
+            let protocols = &["h2"];
+            let manner = Manner {
+                protocols,
+                ..Manner::default()
+            };
+            TlsFront::start(http2.address(), manner)
+        });
+        let upstream = match &front {
+            Some(front) => format!("target \"{}\"; {}", front.address(), tls_tail::upstream()),
+            None => format!("target \"{}\"; protocol \"h2c\"", http2.address()),
+        };
+        let listener = match over {
+            Over::Tls => tls_tail::listener(),
+            Over::Tcp => String::new(),
+        };
         let proxy = Proxy::builder(
             r#"system { worker-threads 1 }
             routes {
@@ -153,18 +208,25 @@ impl Ways {
                 route "one" { filters { agent "waf" }; upstream "origin" }
             }"#,
         )
+        .listener(&listener)
         .origin(&http1)
         .upstream("two", &upstream)
         .agent_with(&agent, &format!("timeout \"10s\"; inspect {{ {inspect} }}"))
         .start();
         proxy.wait_ready();
-        let http2_client = http2::Client::connect(proxy.address_of("http")).unwrap();
+        let tls = front.map(|front| (TlsTail::start(proxy.address_of("http"), "h2"), front));
+        let address = match &tls {
+            Some((tail, _)) => tail.address(),
+            None => proxy.address_of("http"),
+        };
+        let http2_client = http2::Client::connect(address).unwrap();
         Self {
             mode,
             proxy,
             http1,
             http2,
             http2_client,
+            _tls: tls,
             _agent: agent,
         }
     }
@@ -275,22 +337,21 @@ fn http2_answer(target: &str) -> Http2Answer {
 }
 
 /// Sends bodies of these sizes on all ways.
-fn requests(dialect: Dialect, mode: &'static str, sizes: &[usize]) {
-    let ways = Ways::new(dialect, mode, "request", Phase::RequestBody);
+fn requests(dialect: Dialect, mode: &'static str, sizes: &[usize], over: Over) {
+    let ways = Ways::new(dialect, mode, "request", Phase::RequestBody, over);
     // Blocks first, to see that there is not even a connection.
     let blocks_first = DEEDS.into_iter().rev();
     for deed in blocks_first {
         for size in sizes {
-            for asker in [Asker::Length, Asker::Chunks, Asker::Http2] {
-                for to_http2 in [false, true] {
-                    request(&ways, deed, *size, asker, to_http2, dialect);
-                }
+            for (asker, to_http2) in over.ways_up() {
+                request(&ways, deed, *size, asker, to_http2, dialect);
             }
         }
         if deed == Deed::Blocks && ways.holds() {
             // A body without a byte has nothing that could be blocked, unless it comes in chunks.
             let unseen = usize::from(sizes.contains(&0));
-            assert_eq!(ways.http1.connections(), unseen, "{dialect:?}");
+            let unseen_over_tcp = if over == Over::Tcp { unseen } else { 0 };
+            assert_eq!(ways.http1.connections(), unseen_over_tcp, "{dialect:?}");
             assert_eq!(ways.http2.connections(), unseen, "{dialect:?}");
         }
     }
@@ -346,14 +407,12 @@ fn request(ways: &Ways, deed: Deed, size: usize, asker: Asker, to_http2: bool, d
 }
 
 /// Gets bodies of these sizes on all ways.
-fn responses(dialect: Dialect, mode: &'static str, sizes: &[usize]) {
-    let ways = Ways::new(dialect, mode, "response", Phase::ResponseBody);
+fn responses(dialect: Dialect, mode: &'static str, sizes: &[usize], over: Over) {
+    let ways = Ways::new(dialect, mode, "response", Phase::ResponseBody, over);
     for deed in DEEDS {
         for size in sizes {
-            for asker in [Asker::Length, Asker::Http2] {
-                for teller in TELLERS {
-                    response(&ways, deed, *size, asker, teller, dialect);
-                }
+            for (asker, teller) in over.ways_down() {
+                response(&ways, deed, *size, asker, teller, dialect);
             }
         }
     }
@@ -390,28 +449,42 @@ fn response(ways: &Ways, deed: Deed, size: usize, asker: Asker, teller: Teller, 
 
 #[test]
 fn buffered_requests_of_all_sizes_on_all_ways() {
-    requests(Dialect::Binary, "buffer", &SIZES);
+    requests(Dialect::Binary, "buffer", &SIZES, Over::Tcp);
 }
 
 #[test]
 fn streamed_requests_of_all_sizes_on_all_ways() {
-    requests(Dialect::Binary, "stream", &SIZES);
+    requests(Dialect::Binary, "stream", &SIZES, Over::Tcp);
 }
 
 #[test]
 fn buffered_responses_of_all_sizes_on_all_ways() {
-    responses(Dialect::Binary, "buffer", &SIZES);
+    responses(Dialect::Binary, "buffer", &SIZES, Over::Tcp);
 }
 
 #[test]
 fn streamed_responses_of_all_sizes_on_all_ways() {
-    responses(Dialect::Binary, "stream", &SIZES);
+    responses(Dialect::Binary, "stream", &SIZES, Over::Tcp);
 }
 
 #[test]
 fn bodies_on_all_ways_past_an_agent_without_the_library() {
     for mode in ["buffer", "stream"] {
-        requests(Dialect::Legacy, mode, &FEW_SIZES);
-        responses(Dialect::Legacy, mode, &FEW_SIZES);
+        requests(Dialect::Legacy, mode, &FEW_SIZES, Over::Tcp);
+        responses(Dialect::Legacy, mode, &FEW_SIZES, Over::Tcp);
+    }
+}
+
+#[test]
+fn requests_of_all_sizes_from_tls_to_tls() {
+    for mode in ["buffer", "stream"] {
+        requests(Dialect::Binary, mode, &SIZES, Over::Tls);
+    }
+}
+
+#[test]
+fn responses_of_all_sizes_from_tls_to_tls() {
+    for mode in ["buffer", "stream"] {
+        responses(Dialect::Binary, mode, &SIZES, Over::Tls);
     }
 }
