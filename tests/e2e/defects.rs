@@ -82,20 +82,11 @@ fn d20_what_is_unknown_is_an_error() {
 fn d20_what_is_not_built_is_an_error() {
     for (place, kdl) in [
         ("LISTENER", "proxy-protocol"),
-        ("LISTENER", "tls { certificate \"a.pem\" key=\"a.key\" }"),
-        ("FILTER", "rate-limit \"100/s\" burst=200 key=\"client-ip\""),
-        (
-            "FILTER",
-            "compress min-size=\"1KiB\" { algorithms \"gzip\" }",
-        ),
         ("ROUTE", "retry attempts=2 { on \"503\" }"),
         ("ROUTE", "timeouts { total \"5m\" }"),
-        ("TARGET", "resolve=\"30s\""),
         ("UPSTREAM", "balance \"least-requests\""),
-        ("UPSTREAM", "protocol \"h2\""),
         ("UPSTREAM", "health-check \"http\" path=\"/\""),
         ("UPSTREAM", "outlier failures=5"),
-        ("UPSTREAM", "tls server-name=\"a\""),
         ("AGENT", "user \"agents\""),
         ("LOGS", "tracing otlp=\"http://127.0.0.1:4317\""),
     ] {
