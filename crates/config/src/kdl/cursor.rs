@@ -5,7 +5,7 @@
 //! So a setting is either read by somebody or refused; there is no third way.
 
 pub(crate) use super::later::Later;
-use super::{asked, value::Value};
+use super::value::Value;
 use crate::{
     diagnostic::{Code, Diagnostic, Report, code, did_you_mean, list},
     source::{Span, Spanned},
@@ -182,7 +182,6 @@ impl<'a> Node<'a> {
 
     /// The value of a property. A second one of the same name is reported and not used.
     pub(crate) fn property(&mut self, name: &'static str) -> Option<Value<'a>> {
-        asked::note(self.node.name().value(), false, &[name]);
         self.properties.push(name);
         let mut found: Option<&'a KdlEntry> = None;
         for slot in &mut self.entries {
@@ -451,7 +450,6 @@ impl<'a> Block<'a> {
 
     /// All nodes of several names, in their order.
     pub(crate) fn each(&mut self, names: &[&'static str], mut read: impl FnMut(&mut Node<'a>)) {
-        asked::note(self.owner_name.unwrap_or_default(), true, names);
         self.known.extend_from_slice(names);
         for slot in &mut self.nodes {
             let Some(node) = *slot else { continue };

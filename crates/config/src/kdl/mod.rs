@@ -13,7 +13,6 @@ mod agent_policy;
 mod agent_pool;
 mod agent_reverse;
 mod agent_targets;
-pub(crate) mod asked;
 mod authz;
 mod client_key;
 mod compress;
