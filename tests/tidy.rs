@@ -349,6 +349,7 @@ fn the_documents_list_every_metric() {
         "metrics/reported.rs",
         "metrics/shadow.rs",
         "metrics/sockets.rs",
+        "metrics/upstreams.rs",
         "metrics/pools.rs",
         "metrics/verdict_cache.rs",
     ]
@@ -406,6 +407,7 @@ fn the_documents_list_every_reason_with_its_status() {
         "rewrite.rs",
         "router/target.rs",
         "telemetry/mod.rs",
+        "upstream/attempts.rs",
         "upstream/mod.rs",
     ] {
         let source = code_of(&read(format!("crates/proxy/src/{name}")));

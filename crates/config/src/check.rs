@@ -69,6 +69,10 @@ const ERRORS: &[Check] = &[
     http2::useless_settings,
     routes::actions,
     routes::useless_settings,
+    upstreams::only_backups,
+    upstreams::useless_slow_start,
+    upstreams::grpc_over_http1,
+    upstreams::useless_panic_threshold,
     conditions::impossible,
     paths::normal_form,
 ];

@@ -13,7 +13,8 @@ use crate::{
     model::{
         Action, Admin, Agent, AgentUse, ClientAuth, Config, Filter, GuardedBody, Guardrail,
         LimitLine, LimitOwner, Listener, ListenerCertificate, ListenerTls, Mirror, Origin,
-        OwnFilter, Probes, Route, Shadow, Split, SplitMember, System, Upstream, UpstreamTimeouts,
+        OwnFilter, Probes, Route, Shadow, Share, Split, SplitMember, System, Upstream,
+        UpstreamTimeouts,
     },
     source::{Sources, Spanned},
 };
@@ -25,6 +26,8 @@ const AGENT_TIMEOUT: Duration = Duration::from_millis(50);
 const AGENT_CALLS: usize = 100;
 /// Calls to an agent that may wait, when nobody says otherwise.
 const AGENT_QUEUE: usize = 200;
+/// Less than this part of the targets in order is as good as none, when nobody says otherwise.
+const PANIC_THRESHOLD: Share = Share::of_hundredths(1_000);
 /// The most that agents may take of a request, when nobody says otherwise.
 const MOST_DEFAULT_BUDGET: Duration = Duration::from_secs(10);
 
@@ -153,6 +156,16 @@ fn upstream(written: ParsedUpstream, defaults: &Defaults, sources: &Sources) -> 
         },
         keepalive: written.keepalive.unwrap_or_default(),
         send_proxy_protocol: written.send_proxy_protocol,
+        balance: written.balance,
+        sticky: written.sticky,
+        slow_start: written.slow_start.map(|written| written.value),
+        retry_budget: written.retry_budget,
+        limits: written.limits,
+        health_check: written.health_check.map(|written| written.value),
+        outlier: written.outlier.map(|written| written.value),
+        panic_threshold: written
+            .panic_threshold
+            .map_or(PANIC_THRESHOLD, |written| written.value),
         timeouts: UpstreamTimeouts {
             connect: own.connect.or(shared.connect).unwrap_or(program.connect),
             response_header: own
@@ -249,6 +262,7 @@ fn route(written: ParsedRoute, filters: &Filters<'_>, sources: &Sources) -> Opti
         uninspected_upgrade: written.uninspected_upgrade.is_some(),
         timeouts: written.timeouts,
         error_pages: written.error_pages,
+        retry: written.retry.map(|written| written.value),
         place: sources.place(written.span),
     })
 }

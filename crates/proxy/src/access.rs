@@ -304,6 +304,21 @@ impl Finished<'_> {
         if upstream.attempts > 1 {
             let _ = write!(line, ",\"upstream_attempts\":{}", upstream.attempts);
         }
+        for (position, tried) in upstream.tried.iter().enumerate() {
+            let before: &[u8] = match position {
+                0 => b",\"upstream_tried\":[{\"address\":",
+                _ => b",{\"address\":",
+            };
+            line.extend_from_slice(before);
+            let address = tried.address.as_deref().unwrap_or_default();
+            json_string(line, address.as_bytes());
+            line.extend_from_slice(b",\"result\":");
+            json_string(line, tried.why.name().as_bytes());
+            line.push(b'}');
+        }
+        if !upstream.tried.is_empty() {
+            line.push(b']');
+        }
     }
 
     /// The rest of a line in the combined format of Apache, behind the opening bracket and the time.

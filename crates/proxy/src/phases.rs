@@ -11,7 +11,9 @@ use crate::{
     rewrite,
     snapshot::{Action, Live},
     telemetry::Telemetry,
-    trace, upstream, watch,
+    trace,
+    upstream::{self, Ended},
+    watch,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -94,7 +96,7 @@ impl ProxyHttp for Edge {
 
     async fn upstream_peer(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         request: &mut Request,
     ) -> Result<Box<HttpPeer>> {
         let (Some(begun), Some(route)) = (&request.begun, &request.route) else {
@@ -105,7 +107,14 @@ impl ProxyHttp for Edge {
         }
         let run = &mut request.upstream;
         run.ends = Some(begun.ends());
-        upstream::choose(route, request.switches, begun.started, run)
+        // An attempt that was not the first brings what it has of the body once more.
+        request.body_received = 0;
+        upstream::consider(route, &session.req_header().headers, begun, run);
+        let admitted = match run.is_admitted() {
+            true => None,
+            false => upstream::admit(route).await?,
+        };
+        upstream::choose(route, request.switches, begun.started, admitted, run)
     }
 
     async fn request_body_filter(
@@ -143,6 +152,11 @@ impl ProxyHttp for Edge {
         if response.status.is_informational() && response.status != 101 {
             return hop::count_ahead(&mut request.upstream.heads_ahead);
         }
+        if let (Some(begun), Some(route)) = (&request.begun, &request.route) {
+            let may_repeat = upstream::may_repeat(session);
+            let run = &mut request.upstream;
+            upstream::answered(route, begun.started, run, may_repeat, response)?;
+        }
         reply::end_if_leaving(session, request);
         if session.req_header().version == Version::HTTP_10 {
             // Chunks are new in HTTP/1.1; before, a body of unknown length ends with the connection.
@@ -152,8 +166,6 @@ impl ProxyHttp for Edge {
             }
         }
         if let (Some(begun), Some(route)) = (&request.begun, &request.route) {
-            let status = response.status.as_u16();
-            upstream::answered(status, begun.started, &mut request.upstream);
             // A longer idle time is what the upstream's own limit is set to.
             let timeouts = route.timeouts;
             let shorter = timeouts.idle < timeouts.response_header && response.status != 101;
@@ -191,9 +203,29 @@ impl ProxyHttp for Edge {
         error: Box<Error>,
     ) -> Box<Error> {
         match &request.route {
-            Some(route) => upstream::after_failed_connect(route, &request.upstream, error),
+            Some(route) => upstream::after_failed_connect(route, &mut request.upstream, error),
             None => error,
         }
+    }
+
+    fn error_while_proxy(
+        &self,
+        _peer: &HttpPeer,
+        session: &mut Session,
+        error: Box<Error>,
+        request: &mut Request,
+        client_reused: bool,
+    ) -> Box<Error> {
+        let (Some(begun), Some(route)) = (&request.begun, &request.route) else {
+            return error;
+        };
+        let ended = Ended {
+            error,
+            was_kept: client_reused,
+            is_late: begun.connection.was_answer_late(),
+            is_decided_outside: false,
+        };
+        upstream::after_error(route, &mut request.upstream, session, ended)
     }
 
     async fn fail_to_proxy(

@@ -12,7 +12,7 @@ use crate::{
     rewrite::Rewritten,
     server::connection::Connection,
     snapshot::{Route, Serving, Snapshot},
-    upstream::{Attempt, Ends},
+    upstream::{Ends, UpstreamRun},
 };
 use pingora::http::Method;
 use portcullis_agent_manager::Conversation;
@@ -196,30 +196,6 @@ impl AgentRun {
     fn said(&self) -> MutexGuard<'_, Said> {
         // Every change is whole, so a poisoned lock loses nothing.
         self.said.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// What happened upstream.
-#[derive(Debug, Default)]
-pub(crate) struct UpstreamRun {
-    /// Between whom the client's connection is, for targets that are told.
-    pub(crate) ends: Option<Ends>,
-    /// The target that has the request, or had it last.
-    pub(crate) attempt: Option<Attempt>,
-    pub(crate) attempts: u32,
-    pub(crate) status: Option<u16>,
-    /// Heads that were sent ahead of the response.
-    pub(crate) heads_ahead: u32,
-    /// From the start of the request to the choice of the first target.
-    pub(crate) asked_after: Option<Duration>,
-    /// From the start of the request to the head of the response.
-    pub(crate) header_after: Option<Duration>,
-}
-
-impl UpstreamRun {
-    /// The address of the target that was chosen last.
-    pub(crate) fn target(&self) -> Option<&Arc<str>> {
-        self.attempt.as_ref()?.address()
     }
 }
 

@@ -25,7 +25,8 @@ use bytes::Bytes;
 use http::{HeaderValue, header};
 use portcullis_agent_manager::{AgentManager, Links};
 use portcullis_config::{
-    Action as ConfigAction, AgentId, Compress, Config, PathPolicy, RouteId, UpstreamId, WebSocket,
+    Action as ConfigAction, AgentId, Compress, Config, PathPolicy, Retry, RetryOn, RouteId,
+    UpstreamId, WebSocket,
 };
 use std::{collections::HashMap, fmt, path::Path, sync::Arc, time::Duration};
 
@@ -88,6 +89,8 @@ pub(crate) struct Route {
     /// How a request may upgrade; `None`: it may not.
     pub(crate) websocket: Option<WebSocket>,
     pub(crate) timeouts: Timeouts,
+    /// When a request is sent to another target.
+    pub(crate) retry: Option<Retry>,
     /// What all agents together may take of a request's time.
     pub(crate) agent_budget: Duration,
     /// What the proxy's own answers look like here, where that is not as for all.
@@ -106,6 +109,23 @@ impl Route {
                 None
             }
         }
+    }
+}
+
+impl Route {
+    /// Whether another target is tried when one does not answer in time. The client's stream, which bounds that wait otherwise, has
+    /// no way back.
+    pub(crate) fn gives_up_early(&self) -> bool {
+        let retry = self.retry.as_ref();
+        retry.is_some_and(|retry| retry.on.contains(&RetryOn::Timeout))
+    }
+
+    /// For the head of a response, in one attempt.
+    pub(crate) fn answer_within(&self) -> Duration {
+        let of_all = self.timeouts.response_header;
+        let retry = self.retry.as_ref();
+        let of_one = retry.and_then(|retry| retry.per_try_timeout);
+        of_one.map_or(of_all, |of_one| of_one.min(of_all))
     }
 }
 
@@ -249,6 +269,16 @@ impl Snapshot {
         }
     }
 
+    /// Nobody but requests that have begun needs `old` any longer.
+    pub(crate) fn takes_over_from(&self, old: &Self) {
+        let stays = |of_old: &Arc<Upstream>| {
+            let mut own = self.upstreams.iter();
+            own.any(|upstream| Arc::ptr_eq(upstream, of_old))
+        };
+        let gone = old.upstreams.iter().filter(|upstream| !stays(upstream));
+        gone.for_each(|upstream| upstream.retire(self.upstream(&upstream.id).map(Arc::as_ref)));
+    }
+
     /// The upstream of this name.
     fn upstream(&self, id: &UpstreamId) -> Option<&Arc<Upstream>> {
         self.upstreams.iter().find(|upstream| upstream.id == *id)
@@ -299,6 +329,7 @@ fn compile_route(
             idle: FILE_TIMEOUT,
             total: None,
         },
+        retry: route.retry.clone(),
         agent_budget: route.agent_budget,
         error_pages: route
             .error_pages

@@ -95,7 +95,8 @@ fn settings(route: &ParsedRoute) -> impl Iterator<Item = (&'static str, Span)> {
         .websocket
         .map(|websocket| ("websocket", websocket.span));
     let timeouts = route.timeouts_span.map(|span| ("timeouts", span));
-    websocket.into_iter().chain(timeouts)
+    let retry = route.retry.as_ref().map(|retry| ("retry", retry.span));
+    websocket.into_iter().chain(timeouts).chain(retry)
 }
 
 /// Warning: every request would be answered with 404.

@@ -1,9 +1,9 @@
-//! How upstreams are connected to.
+//! How upstreams are connected to, and how their targets are chosen and asked.
 
 use crate::{
     diagnostic::{Diagnostic, Report, code},
-    kdl::Parsed,
-    model::UpstreamProtocol,
+    kdl::{Parsed, ParsedOrigin},
+    model::{Balance, HealthCheckKind, UpstreamProtocol},
 };
 
 /// HTTP/2 is agreed upon within TLS, or known beforehand without it.
@@ -60,6 +60,88 @@ pub(super) fn upgrades(parsed: &Parsed, report: &Report) {
                 )
                 .also(protocol.span, "WebSockets begin in HTTP/1.1")
                 .help("remove `websocket`, or send the route to an upstream with `protocol \"http1\"`"),
+            );
+        }
+    }
+}
+
+/// Somebody has to be stood in for.
+pub(super) fn only_backups(parsed: &Parsed, report: &Report) {
+    for upstream in &parsed.upstreams {
+        let Some(ParsedOrigin::Targets(targets)) = &upstream.origin else {
+            continue;
+        };
+        let Some(first) = targets.first() else {
+            continue;
+        };
+        if targets.iter().all(|target| target.value.is_backup) {
+            report.add(
+                Diagnostic::error(
+                    code::CONTRADICTION,
+                    first.span,
+                    format!("all targets of `{}` are backups", upstream.id.value),
+                )
+                .label("a backup stands in for others")
+                .help("remove `backup` from those that requests go to as a rule"),
+            );
+        }
+    }
+}
+
+/// A key belongs to a target, whether that has just come or not.
+pub(super) fn useless_slow_start(parsed: &Parsed, report: &Report) {
+    for upstream in &parsed.upstreams {
+        if let (Balance::Hash(_), Some(slow_start)) = (&upstream.balance, &upstream.slow_start) {
+            report.add(
+                Diagnostic::error(
+                    code::CONTRADICTION,
+                    slow_start.span,
+                    "`slow-start` has no effect where a hash decides",
+                )
+                .also(upstream.span, "this has `balance \"hash\"`")
+                .help("remove it, or choose another `balance`"),
+            );
+        }
+    }
+}
+
+/// gRPC is spoken over HTTP/2 alone.
+pub(super) fn grpc_over_http1(parsed: &Parsed, report: &Report) {
+    for upstream in &parsed.upstreams {
+        let Some(check) = &upstream.health_check else {
+            continue;
+        };
+        let is_grpc = matches!(check.value.kind, HealthCheckKind::Grpc { .. });
+        let protocol = upstream
+            .protocol
+            .map_or(UpstreamProtocol::Http1, |it| it.value);
+        if is_grpc && protocol == UpstreamProtocol::Http1 {
+            report.add(
+                Diagnostic::error(
+                    code::CONTRADICTION,
+                    check.span,
+                    "gRPC is not spoken over HTTP/1.1",
+                )
+                .also(upstream.span, "this has `protocol \"http1\"`")
+                .help("write `protocol \"h2c\"`, or ask with \"http\" or \"tcp\""),
+            );
+        }
+    }
+}
+
+/// Nobody finds out that a target is not in order.
+pub(super) fn useless_panic_threshold(parsed: &Parsed, report: &Report) {
+    for upstream in &parsed.upstreams {
+        let is_watched = upstream.health_check.is_some() || upstream.outlier.is_some();
+        if let (Some(threshold), false) = (&upstream.panic_threshold, is_watched) {
+            report.add(
+                Diagnostic::error(
+                    code::CONTRADICTION,
+                    threshold.span,
+                    "`panic-threshold` has no effect here",
+                )
+                .also(upstream.span, "nobody finds out which targets are in order")
+                .help("remove it, or add `health-check` or `outlier`"),
             );
         }
     }

@@ -3,8 +3,9 @@
 use super::{
     address::{Use, socket_address},
     cursor::Node,
+    secret,
     value::Value,
-    verdict_trace,
+    verdict_trace::TOKEN,
 };
 use crate::{
     diagnostic::{Diagnostic, code},
@@ -22,7 +23,7 @@ pub(super) fn reverse(node: &mut Node<'_>, tls: Option<&(AgentTls, Span)>) -> Op
     if let Some(token) = &token {
         node.context().report.hide(token.span());
     }
-    let token = verdict_trace::one_of([token, node.property("token-file")]);
+    let token = secret::one_of([token, node.property("token-file")], TOKEN);
     let replicas = node
         .property("replicas")
         .and_then(|value| value.count(1..=64));

@@ -27,7 +27,6 @@ pub(super) fn defaults(node: &mut Node<'_>) -> Defaults {
         upstream: block
             .one("upstream", |node| {
                 Some(node.block(|block| {
-                    block.later(upstream::LATER);
                     block
                         .one("timeouts", |node| Some(upstream::timeouts(node)))
                         .unwrap_or_default()

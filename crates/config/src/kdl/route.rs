@@ -3,17 +3,17 @@
 use super::{
     action::{self, ParsedAction},
     condition::{self, ParsedMatch},
-    cursor::{Later, Node},
+    cursor::Node,
     error_pages,
     filter::{self, ParsedFilter},
     header_span,
     mirror::{self, ParsedMirror},
-    rewrite,
+    retry, rewrite,
     value::SHORTEST,
     websocket::{self, ParsedWebSocket},
 };
 use crate::{
-    model::{ErrorPages, Rewrite, RouteId, RouteTimeouts},
+    model::{ErrorPages, Retry, Rewrite, RouteId, RouteTimeouts},
     source::{Span, Spanned},
 };
 use std::time::Duration;
@@ -36,10 +36,9 @@ pub(crate) struct ParsedRoute {
     pub(crate) timeouts: RouteTimeouts,
     pub(crate) timeouts_span: Option<Span>,
     pub(crate) error_pages: Option<ErrorPages>,
+    pub(crate) retry: Option<Spanned<Retry>>,
     pub(crate) span: Span,
 }
-
-const LATER: &[Later] = &[Later::new("retry")];
 
 /// The most that can be written as a budget. Who waits longer for agents than this waits for ever.
 const MOST_BUDGET: Duration = Duration::from_secs(60);
@@ -48,7 +47,6 @@ pub(super) fn route(node: &mut Node<'_>) -> Option<ParsedRoute> {
     let id = node.id();
     let span = header_span(node);
     node.block(|block| {
-        block.later(LATER);
         let timeouts = block.one("timeouts", |node| Some((timeouts(node), node.span())));
         Some(ParsedRoute {
             matches: block.many("match", |node| Some(condition::conditions(node))),
@@ -76,6 +74,7 @@ pub(super) fn route(node: &mut Node<'_>) -> Option<ParsedRoute> {
             timeouts_span: timeouts.map(|(_, span)| span),
             error_pages: block.one("error-pages", |node| Some(error_pages::error_pages(node))),
             timeouts: timeouts.map(|(timeouts, _)| timeouts).unwrap_or_default(),
+            retry: block.one("retry", retry::retry),
             id: id?,
             span,
         })

@@ -24,6 +24,10 @@ pub(super) fn target(node: &mut Node<'_>) -> Option<Spanned<Target>> {
     let unix = node.property("unix-socket");
     let weight = node.property("weight");
     let resolve_value = node.property("resolve");
+    let is_backup = match node.property("backup") {
+        Some(value) => value.boolean(),
+        None => Some(false),
+    };
     let weight = weight.map_or(Some(1), |value| value.integer(1..=1000_u32));
     let resolve = resolve_value.map(|value| value.duration(INTERVALS));
     let places: Vec<Value<'_>> = [written, srv, unix].into_iter().flatten().collect();
@@ -40,6 +44,7 @@ pub(super) fn target(node: &mut Node<'_>) -> Option<Spanned<Target>> {
     Some(place.spanned(Target {
         address,
         weight: weight?,
+        is_backup: is_backup?,
     }))
 }
 
@@ -137,5 +142,6 @@ pub(super) fn targets_file(node: &mut Node<'_>) -> Option<Spanned<Target>> {
             interval: interval?,
         },
         weight: 1,
+        is_backup: false,
     }))
 }

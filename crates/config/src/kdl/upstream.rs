@@ -1,14 +1,17 @@
 //! `upstreams { upstream "ID" { … } }`.
 
 use super::{
-    connect,
-    cursor::{Block, Later, Node},
-    header_span,
+    balance, connect,
+    cursor::{Block, Node},
+    header_span, health, retry,
     target::{target, targets_file},
 };
 use crate::{
     diagnostic::{Diagnostic, code},
-    model::{Keepalive, ProxyProtocol, Target, UpstreamId, UpstreamProtocol, UpstreamTls},
+    model::{
+        Balance, HealthCheck, Keepalive, Outlier, ProxyProtocol, RetryBudget, Share, Sticky,
+        Target, UpstreamId, UpstreamLimits, UpstreamProtocol, UpstreamTls,
+    },
     source::{Span, Spanned},
 };
 use std::time::Duration;
@@ -24,6 +27,14 @@ pub(crate) struct ParsedUpstream {
     pub(crate) keepalive: Option<Keepalive>,
     pub(crate) send_proxy_protocol: Option<ProxyProtocol>,
     pub(crate) timeouts: PartialTimeouts,
+    pub(crate) balance: Balance,
+    pub(crate) sticky: Option<Sticky>,
+    pub(crate) slow_start: Option<Spanned<Duration>>,
+    pub(crate) health_check: Option<Spanned<HealthCheck>>,
+    pub(crate) outlier: Option<Spanned<Outlier>>,
+    pub(crate) panic_threshold: Option<Spanned<Share>>,
+    pub(crate) retry_budget: RetryBudget,
+    pub(crate) limits: UpstreamLimits,
     pub(crate) span: Span,
 }
 
@@ -42,11 +53,16 @@ pub(crate) struct PartialTimeouts {
     pub(crate) total: Option<Duration>,
 }
 
-pub(super) const LATER: &[Later] = &[Later::new("health-check"), Later::new("outlier")];
-
 /// Settings that mean something only with targets.
-const FOR_TARGETS: [&str; 6] = [
+const FOR_TARGETS: [&str; 13] = [
     "balance",
+    "sticky",
+    "slow-start",
+    "health-check",
+    "outlier",
+    "panic-threshold",
+    "retry-budget",
+    "limits",
     "protocol",
     "timeouts",
     "tls",
@@ -58,10 +74,12 @@ pub(super) fn upstream(node: &mut Node<'_>) -> Option<ParsedUpstream> {
     let id = node.id();
     let span = header_span(node);
     node.block(|block| {
-        block.later(LATER);
         let mut settings = Vec::new();
         let (mut protocol, mut timeouts_written) = (None, None);
         let (mut tls, mut keepalive, mut send_proxy_protocol) = (None, None, None);
+        let (mut balance, mut sticky, mut slow_start) = (None, None, None);
+        let (mut retry_budget, mut limits) = (None, None);
+        let (mut health_check, mut outlier, mut panic_threshold) = (None, None, None);
         for name in FOR_TARGETS {
             block.one(name, |node| {
                 settings.push(Spanned {
@@ -70,7 +88,14 @@ pub(super) fn upstream(node: &mut Node<'_>) -> Option<ParsedUpstream> {
                 });
                 let span = node.span();
                 match name {
-                    "balance" => balance(node),
+                    "balance" => balance = balance::balance(node),
+                    "sticky" => sticky = balance::sticky(node),
+                    "health-check" => health_check = health::health_check(node),
+                    "outlier" => outlier = health::outlier(node),
+                    "panic-threshold" => panic_threshold = health::panic_threshold(node),
+                    "retry-budget" => retry_budget = retry::budget(node),
+                    "limits" => limits = retry::limits(node),
+                    "slow-start" => slow_start = self::slow_start(node),
                     "protocol" => {
                         let read = self::protocol(node);
                         protocol = read.map(|value| Spanned { value, span });
@@ -97,27 +122,22 @@ pub(super) fn upstream(node: &mut Node<'_>) -> Option<ParsedUpstream> {
             keepalive,
             send_proxy_protocol,
             timeouts: timeouts_written.unwrap_or_default(),
+            balance: balance.unwrap_or_default(),
+            sticky,
+            slow_start,
+            health_check,
+            outlier,
+            panic_threshold,
+            retry_budget: retry_budget.unwrap_or_default(),
+            limits: limits.unwrap_or_default(),
             span,
         })
     })
 }
 
-fn balance(node: &mut Node<'_>) {
-    const LATER: &[&str] = &[
-        "least-requests",
-        "p2c-ewma",
-        "random",
-        "hash",
-        "weighted",
-        "sticky",
-    ];
-    let Some(value) = node.argument("\"round-robin\"") else {
-        return;
-    };
-    if value.choice(&[("round-robin", ())], LATER).is_none() {
-        // The properties of other balancers would only repeat what was just said.
-        node.ignore_rest();
-    }
+fn slow_start(node: &mut Node<'_>) -> Option<Spanned<Duration>> {
+    let value = node.argument("a duration, such as \"30s\"")?;
+    Some(value.spanned(value.timeout()?))
 }
 
 fn protocol(node: &mut Node<'_>) -> Option<UpstreamProtocol> {

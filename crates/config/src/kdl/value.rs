@@ -57,6 +57,11 @@ impl<'a> Value<'a> {
         self.context.report.add(diagnostic);
     }
 
+    /// What is written here is never shown, whatever is wrong with it.
+    pub(crate) fn hide(&self) {
+        self.context.report.hide(self.span());
+    }
+
     pub(crate) fn error(&self, code: Code, message: impl Into<String>) -> Diagnostic {
         Diagnostic::error(code, self.span(), message)
     }

@@ -7,6 +7,7 @@ mod agent_endpoint;
 mod agent_pool;
 mod agent_reverse;
 mod authz;
+mod balance;
 mod compress;
 mod condition;
 mod connect;
@@ -14,6 +15,7 @@ mod error_pages;
 mod ext_proc;
 mod filter;
 mod guardrail;
+mod health;
 mod http2;
 mod id;
 mod inspect;
@@ -24,6 +26,7 @@ mod mirror;
 mod observability;
 mod place;
 mod reports;
+mod retry;
 mod rewrite;
 mod route;
 mod secret;
@@ -47,6 +50,7 @@ pub use agent_endpoint::{AgentEndpoint, AgentTls, AgentUrl, Dialect};
 pub use agent_pool::{Pool, PoolBalance};
 pub use agent_reverse::{AgentReverse, ReverseFiles, ReversePlace};
 pub use authz::Authz;
+pub use balance::{Balance, Hash, HashAlgorithm, HashKey, Sticky};
 pub use compress::{Algorithm, Compress, CompressLevels};
 pub use condition::{
     HeaderCondition, HeaderConditionKind, HostPattern, Match, PathPattern, QueryCondition,
@@ -58,6 +62,7 @@ pub use filter::{AgentUse, Filter, HeaderEdit, OwnFilter};
 pub use guardrail::{
     GuardedBody, Guardrail, Inspection, JsonPointer, OnDetect, Otherwise, PointerToken,
 };
+pub use health::{FailureStatuses, HealthCheck, HealthCheckKind, Outlier};
 pub use http2::Http2;
 pub use id::{AgentId, ListenerId, RouteId, UpstreamId};
 pub use inspect::{BodyEncoding, BodyInspection, BodyMode, Completions, Inspect, OnOversize};
@@ -71,6 +76,7 @@ pub use observability::{
 };
 pub use place::Place;
 pub use reports::Reports;
+pub use retry::{Retry, RetryBudget, RetryOn, UpstreamLimits};
 pub use rewrite::{PathRewrite, ReplacementPart, Rewrite};
 pub use route::{Action, Route, RouteTimeouts};
 pub use secret::Secret;

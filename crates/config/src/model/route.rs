@@ -1,8 +1,8 @@
 //! `routes { route "ID" { … } }`: which requests go where, through which filters.
 
 use super::{
-    AgentUse, ErrorPages, Filter, Match, Mirror, Place, Rewrite, RouteId, Split, StaticFiles,
-    Template, UpstreamId, WebSocket,
+    AgentUse, ErrorPages, Filter, Match, Mirror, Place, Retry, Rewrite, RouteId, Split,
+    StaticFiles, Template, UpstreamId, WebSocket,
 };
 use std::{sync::Arc, time::Duration};
 
@@ -37,6 +37,9 @@ pub struct Route {
     pub timeouts: RouteTimeouts,
     /// What the proxy's own answers look like here when something is wrong, before what holds for all. None: as for all.
     pub error_pages: Option<ErrorPages>,
+    /// When a request is sent to another target. Default None: only when there was no connection, and to each target once. Only with
+    /// [`Action::Upstream`].
+    pub retry: Option<Retry>,
     /// Where it is written.
     pub place: Place,
 }

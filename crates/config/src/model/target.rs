@@ -9,6 +9,8 @@ pub struct Target {
     pub address: TargetAddress,
     /// Its share against the other targets; of a name that of each of its addresses. Default 1, 1 to 1000.
     pub weight: u32,
+    /// Whether it only stands in for those that are none: it gets requests when none of those is in order. Default false.
+    pub is_backup: bool,
 }
 
 /// Where a target is, or how targets are found.

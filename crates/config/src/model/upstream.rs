@@ -1,6 +1,9 @@
 //! `upstreams { upstream "ID" { … } }`: the servers behind us.
 
-use super::{Keepalive, Place, ProxyProtocol, Target, UpstreamId, UpstreamTls};
+use super::{
+    Balance, HealthCheck, Keepalive, Outlier, Place, ProxyProtocol, RetryBudget, Share, Sticky,
+    Target, UpstreamId, UpstreamLimits, UpstreamTls,
+};
 use std::time::Duration;
 
 /// Servers that answer alike.
@@ -20,6 +23,22 @@ pub struct Upstream {
     pub send_proxy_protocol: Option<ProxyProtocol>,
     /// How long a target may take.
     pub timeouts: UpstreamTimeouts,
+    /// Who among the targets is taken.
+    pub balance: Balance,
+    /// Whether clients stay with their target. Default None.
+    pub sticky: Option<Sticky>,
+    /// For so long a target that has come gets less than its share, more and more of it. Default None: not at all.
+    pub slow_start: Option<Duration>,
+    /// How targets are asked whether they are in order. Default None: not at all.
+    pub health_check: Option<HealthCheck>,
+    /// What becomes of a target whose answers are failures. Default None: nothing.
+    pub outlier: Option<Outlier>,
+    /// When less than this part of the targets is in order, and no backup is, all of them get requests. Default 10 %.
+    pub panic_threshold: Share,
+    /// How many requests may be on their second try.
+    pub retry_budget: RetryBudget,
+    /// How many requests there may be.
+    pub limits: UpstreamLimits,
     /// Where it is written.
     pub place: Place,
 }
@@ -27,7 +46,7 @@ pub struct Upstream {
 /// Who answers the requests of an upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// Servers, taken in turn by weight. At least one, no address twice.
+    /// Servers. At least one that is no backup, no address twice.
     Targets(Vec<Target>),
     /// An origin inside this program that answers with what it was asked.
     BuiltinEcho,

@@ -10,7 +10,7 @@ use crate::{
     server::limits::ConnectionLimits,
     snapshot::Snapshot,
     telemetry::Telemetry,
-    upstream::Upstream,
+    upstream::{TargetStatus, UpstreamStatus},
 };
 use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
@@ -139,6 +139,7 @@ impl Health {
         self.telemetry
             .metrics
             .show_reported(reported.unwrap_or_default());
+        self.telemetry.metrics.show_upstreams(&self.upstreams());
         self.telemetry.metrics.encode(&self.agents(), held)
     }
 
@@ -231,26 +232,50 @@ impl Health {
             .collect()
     }
 
-    fn upstreams_status(&self) -> Vec<serde_json::Value> {
+    /// By name.
+    fn upstreams(&self) -> Vec<UpstreamStatus> {
         let serving = self.serving.load();
         let Some(serving) = serving.as_ref() else {
             return Vec::new();
         };
-        let mut upstreams: Vec<_> = serving.snapshot.upstreams.iter().collect();
+        let upstreams = serving.snapshot.upstreams.iter();
+        let mut upstreams: Vec<_> = upstreams.map(|upstream| upstream.status()).collect();
         upstreams.sort_by(|one, other| one.id.cmp(&other.id));
-        let status = |upstream: &Arc<Upstream>| {
-            let targets = upstream.status().into_iter().map(|target| {
-                json!({
-                    "address": target.address.as_deref(),
-                    "weight": target.weight,
-                    "in_flight": target.in_flight,
-                })
-            });
-            let targets: Vec<_> = targets.collect();
-            json!({"name": upstream.id.as_str(), "targets": targets})
-        };
-        upstreams.into_iter().map(status).collect()
+        upstreams
     }
+
+    fn upstreams_status(&self) -> Vec<serde_json::Value> {
+        self.upstreams().iter().map(upstream_status).collect()
+    }
+}
+
+fn upstream_status(status: &UpstreamStatus) -> serde_json::Value {
+    let target = |target: &TargetStatus| {
+        json!({
+            "address": target.address.as_deref(),
+            "weight": target.weight,
+            "backup": target.is_backup,
+            "state": target.state,
+            "in_flight": target.in_flight,
+            "average_answer_seconds": target.latency.map(|latency| latency.as_secs_f64()),
+            "ejections": target.ejections,
+            "checks_passed": target.checks.0,
+            "checks_failed": target.checks.1,
+            "last_problem": target.problem,
+        })
+    };
+    let targets: Vec<_> = status.targets.iter().map(target).collect();
+    json!({
+        "name": status.id.as_str(),
+        "in_flight": status.gate.in_flight,
+        "pending": status.gate.pending,
+        "saturated": status.gate.saturated,
+        "retries": status.gate.retries,
+        "retries_over_budget": status.gate.over_budget,
+        "in_panic": status.is_in_panic,
+        "panic_requests": status.panics,
+        "targets": targets,
+    })
 }
 
 fn agent_status(status: &AgentStatus, process: Option<&ProcessStatus>) -> serde_json::Value {

@@ -4,9 +4,8 @@
 use crate::{
     hop,
     mirror::{self, Copying},
-    request::UpstreamRun,
     snapshot::Route,
-    upstream::{self, connect},
+    upstream::{self, Ended, UpstreamRun, connect},
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -38,6 +37,8 @@ pub(crate) struct Passage {
     pub(super) switches: bool,
     /// The client takes trailers, which an inner request of HTTP/1.1 cannot say to an upstream of HTTP/2.
     pub(super) takes_trailers: bool,
+    /// Who makes it has the whole request, and may make another pass.
+    pub(super) is_whole: bool,
     head: Mutex<Option<RequestHeader>>,
     upstream: Mutex<UpstreamRun>,
     /// Somebody else gets a copy.
@@ -49,7 +50,7 @@ impl Passage {
         route: Arc<Route>,
         started: Instant,
         switches: bool,
-        takes_trailers: bool,
+        (takes_trailers, is_whole): (bool, bool),
         head: RequestHeader,
         upstream: UpstreamRun,
     ) -> Arc<Self> {
@@ -58,6 +59,7 @@ impl Passage {
             started,
             switches,
             takes_trailers,
+            is_whole,
             head: Mutex::new(Some(head)),
             upstream: Mutex::new(upstream),
             copying: Mutex::default(),
@@ -157,8 +159,13 @@ impl ProxyHttp for Forward {
         if let Some(copying) = &mut *passage.copying() {
             copying.start_again();
         }
-        let run = &mut passage.upstream();
-        upstream::choose(&passage.route, passage.switches, passage.started, run)
+        let is_admitted = passage.upstream().is_admitted();
+        let admitted = match is_admitted {
+            true => None,
+            false => upstream::admit(&passage.route).await?,
+        };
+        let (route, run) = (&passage.route, &mut passage.upstream());
+        upstream::choose(route, passage.switches, passage.started, admitted, run)
     }
 
     async fn request_body_filter(
@@ -196,18 +203,22 @@ impl ProxyHttp for Forward {
 
     async fn response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         context: &mut Self::CTX,
     ) -> Result<()> {
         hop::check_coding(response)?;
         if let Some(passage) = context {
-            let mut upstream = passage.upstream();
+            let run = &mut passage.upstream();
             if response.status.is_informational() && response.status != 101 {
-                return hop::count_ahead(&mut upstream.heads_ahead);
+                return hop::count_ahead(&mut run.heads_ahead);
             }
-            let status = response.status.as_u16();
-            upstream::answered(status, passage.started, &mut upstream);
+            let may_repeat = match passage.is_whole {
+                true => session.req_header().method.is_idempotent(),
+                false => upstream::may_repeat(session),
+            };
+            let route = &passage.route;
+            upstream::answered(route, passage.started, run, may_repeat, response)?;
         }
         Ok(())
     }
@@ -221,10 +232,30 @@ impl ProxyHttp for Forward {
     ) -> Box<Error> {
         match context {
             Some(passage) => {
-                upstream::after_failed_connect(&passage.route, &passage.upstream(), error)
+                upstream::after_failed_connect(&passage.route, &mut passage.upstream(), error)
             }
             None => error,
         }
+    }
+
+    fn error_while_proxy(
+        &self,
+        _peer: &HttpPeer,
+        session: &mut Session,
+        error: Box<Error>,
+        context: &mut Self::CTX,
+        client_reused: bool,
+    ) -> Box<Error> {
+        let Some(passage) = context else {
+            return error;
+        };
+        let ended = Ended {
+            error,
+            was_kept: client_reused,
+            is_late: false,
+            is_decided_outside: passage.is_whole,
+        };
+        upstream::after_error(&passage.route, &mut passage.upstream(), session, ended)
     }
 
     async fn fail_to_proxy(

@@ -25,8 +25,9 @@ use crate::{
     filter::{self, Direction, Flow, Inspectors},
     mirror::{self, Copying},
     reply,
-    request::{Begun, Request, UpstreamRun},
+    request::{Begun, Request},
     snapshot::{Action, Route},
+    upstream::{self, UpstreamRun},
     watch,
     websocket::extension,
 };
@@ -68,7 +69,7 @@ type Through<'a, 's, 'p> = (
 );
 
 /// Whether agents want to see more of the request than its head, or there is a limit that Pingora does not keep: that of the
-/// whole exchange, and over HTTP/2, where it waits for a body for as long as the client likes, that between two pieces.
+/// whole exchange or of one attempt, and over HTTP/2, where it waits for a body for as long as the client likes, that between two pieces.
 pub(crate) fn is_due(request: &Request, is_http2: bool) -> bool {
     request.route.as_deref().is_some_and(|route| {
         let frames = request.switches && !route.plan.frames.is_empty();
@@ -77,7 +78,9 @@ pub(crate) fn is_due(request: &Request, is_http2: bool) -> bool {
             let inspects = request.plan(route).inspects(request.has_body);
             inspects || shadows.is_some_and(|shadows| shadows.see_more(request.has_body))
         };
-        let has_limits = is_http2 && request.has_body || route.timeouts.total.is_some();
+        let gives_up_early = route.gives_up_early() && !request.switches;
+        let has_limits =
+            is_http2 && request.has_body || route.timeouts.total.is_some() || gives_up_early;
         let is_answered = matches!(route.action, Action::Static(_));
         is_answered && (frames || sees_more())
             || route.upstream().is_some() && (frames || has_limits || sees_more())
@@ -111,12 +114,11 @@ pub(crate) async fn run(
         forwarder,
         file,
         copying,
-        upstream: UpstreamRun {
-            ends: Some(begun.ends()),
-            ..UpstreamRun::default()
-        },
+        upstream: UpstreamRun::between(begun.ends()),
         deadline: Deadline::new(begun.started, route.timeouts.total),
     };
+    let headers = &session.req_header().headers;
+    upstream::consider(route, headers, begun, &mut exchange.upstream);
     let outcome = exchange.carry_out(session).await;
     request.upstream = exchange.upstream;
     match outcome {
@@ -252,7 +254,13 @@ impl Exchange<'_> {
     }
 
     /// Whether the whole request may go to the upstream once more. Nothing of a response has come, and the body is still here.
-    fn may_repeat(&self, session: &Session, error: &Error) -> bool {
+    fn may_repeat(&mut self, session: &Session, error: &Error) -> bool {
+        if self.route.retry.is_some() {
+            let is_idempotent = session.req_header().method.is_idempotent();
+            return is_idempotent
+                && self.upstream.status.is_none()
+                && upstream::is_passed_again(self.route, &mut self.upstream, error);
+        }
         let is_idempotent = session.req_header().method.is_idempotent();
         let is_lost = matches!(error.etype(), ConnectionClosed | ReadError | WriteError)
             && *error.esource() == pingora::ErrorSource::Upstream;
@@ -272,7 +280,7 @@ impl Exchange<'_> {
         mut head: RequestHeader,
     ) -> Result<(), Halt> {
         let (switched, handed_over, offered) = self.hand_over(&mut head);
-        let (passage, source, mut handle) = self.source(session, head);
+        let (passage, source, mut handle) = self.source(session, start.ends, head);
         let (uploads, received) = mpsc::channel(1);
         let (tasks, to_client) = mpsc::channel(RESPONSE_QUEUE);
         let (sent, is_sent) = oneshot::channel();
@@ -298,7 +306,7 @@ impl Exchange<'_> {
                 uploads,
                 to_client
             ));
-            let limit = self.route.timeouts.response_header;
+            let limit = self.route.answer_within();
             let mut late = pin!(late(is_sent, &head_seen, limit));
             let mut overdue = pin!(self.deadline.passed());
             let mut is_running = true;
@@ -324,7 +332,10 @@ impl Exchange<'_> {
                         Ended::Cut => Err(Halt::Lost),
                         Ended::Failed(error) => Err(Halt::Failed(error)),
                     },
-                    error = &mut late => break Err(Halt::Failed(error)),
+                    error = &mut late => {
+                        upstream::failed(self.route, &mut passage.upstream());
+                        break Err(Halt::Failed(error));
+                    }
                     error = &mut overdue => break Err(Halt::Failed(error)),
                 }
             }
@@ -341,6 +352,7 @@ impl Exchange<'_> {
     fn source(
         &mut self,
         session: &Session,
+        is_whole: bool,
         head: RequestHeader,
     ) -> (Arc<Passage>, Source, SubrequestHandle) {
         let copying = self.copying.take();
@@ -348,7 +360,7 @@ impl Exchange<'_> {
         if !self.request.has_body {
             mirror::end(&mut copying);
         }
-        let passage = self.passage(session, head);
+        let passage = self.passage(session, is_whole, head);
         *passage.copying() = copying;
         let (source, handle) = match self.file.take() {
             Some(file) => Source::of_file(*file),
@@ -391,7 +403,7 @@ impl Exchange<'_> {
         }
     }
 
-    fn passage(&mut self, session: &Session, head: RequestHeader) -> Arc<Passage> {
+    fn passage(&mut self, session: &Session, is_whole: bool, head: RequestHeader) -> Arc<Passage> {
         let takes_trailers = session.is_http2()
             && session
                 .req_header()
@@ -402,7 +414,7 @@ impl Exchange<'_> {
             self.route.clone(),
             self.begun.started,
             self.request.switches,
-            takes_trailers,
+            (takes_trailers, is_whole),
             head,
             std::mem::take(&mut self.upstream),
         )

@@ -2,7 +2,7 @@
 //! from a bounded queue.
 
 use super::{Job, Outcome};
-use crate::upstream::connect;
+use crate::upstream::{UpstreamRun, connect};
 use bytes::{Bytes, BytesMut};
 use http::{Version, header, uri::Uri};
 use pingora::{
@@ -98,7 +98,8 @@ async fn send(connector: &Connector, job: &Job) -> Result<()> {
     let timeouts = job.mirror.upstream.timeouts;
     let upstream = &job.mirror.upstream;
     // It counts as a request of its target until it is over.
-    let (_attempt, peer) = upstream.pick(timeouts, false, Some(job.copy.ends), Instant::now())?;
+    let run = UpstreamRun::between(job.copy.ends);
+    let (_attempt, peer) = upstream.pick(timeouts, false, Instant::now(), &run)?;
     let (mut session, _) = connector.get_http_session(&*peer).await?;
     session.set_read_timeout(Some(timeouts.response_header));
     session.set_write_timeout(Some(timeouts.idle));

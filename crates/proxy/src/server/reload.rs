@@ -160,6 +160,7 @@ impl Process {
         let kept = trace::kept(&config.observability, config.admin.is_some());
         self.telemetry.recent.limit(kept);
         let committed = self.workers.commit(assignments).await;
+        self.snapshot.takes_over_from(&old);
         let metrics = &self.telemetry.metrics.connections;
         self.listeners.adopt(adopted, metrics);
         self.health

@@ -13,6 +13,7 @@ mod pools;
 mod reported;
 mod shadow;
 mod sockets;
+mod upstreams;
 mod verdict_cache;
 
 pub(crate) use agents::AgentMetrics;
@@ -30,8 +31,10 @@ use shadow::ShadowFamilies;
 pub(crate) use shadow::ShadowMetrics;
 use sockets::SocketFamilies;
 pub(crate) use sockets::SocketMetrics;
+use upstreams::Upstreams;
 use verdict_cache::VerdictCaches;
 
+use crate::upstream::UpstreamStatus;
 use portcullis_agent_manager::{AgentObserver, AgentStatus, BreakerState};
 use portcullis_agent_protocol::Metric;
 use portcullis_config::{AgentId, Enforcement, ListenerId};
@@ -104,6 +107,7 @@ pub(crate) struct Metrics {
     completions_dropped: Family<AgentLabel, Counter>,
     verdict_caches: VerdictCaches,
     reported: Reported,
+    upstreams: Upstreams,
     buffer_memory: Gauge,
     socket_families: SocketFamilies,
     mirrors: MirrorFamily,
@@ -145,6 +149,7 @@ impl Metrics {
             completions_dropped: Family::default(),
             verdict_caches: VerdictCaches::default(),
             reported: Reported::default(),
+            upstreams: Upstreams::default(),
             buffer_memory: Gauge::default(),
             socket_families: SocketFamilies::default(),
             mirrors: MirrorFamily::default(),
@@ -227,6 +232,7 @@ impl Metrics {
         );
         metrics.verdict_caches.register(&mut registry);
         metrics.reported.register(&mut registry);
+        metrics.upstreams.register(&mut registry);
         registry.register_with_unit(
             "buffer_memory_used",
             "Bodies that are held for agents",
@@ -345,6 +351,11 @@ impl Metrics {
     /// What agents report of themselves now, for the next text.
     pub(crate) fn show_reported(&self, reported: Vec<(AgentId, Vec<Metric>)>) {
         self.reported.show(reported);
+    }
+
+    /// How upstreams are doing now, for the next text.
+    pub(crate) fn show_upstreams(&self, upstreams: &[UpstreamStatus]) {
+        self.upstreams.show(upstreams);
     }
 
     /// The text that Prometheus reads, with gauges of agents as they are now, and of the bytes that are held for them.

@@ -1,7 +1,10 @@
 //! The headers of a traced response: `X-Agent-Trace`, a list of structured fields (RFC 9651, which RFC 8941 can read), and
 //! `Server-Timing`.
 
-use crate::request::{Begun, Request, UpstreamRun};
+use crate::{
+    request::{Begun, Request},
+    upstream::UpstreamRun,
+};
 use http::HeaderValue;
 use portcullis_agent_manager::Record;
 use sfv::{Decimal, RefBareItem, RefItemSerializer};

@@ -8,7 +8,7 @@ mod recent;
 pub(crate) use explain::Explained;
 pub(crate) use recent::Recent;
 
-use crate::request::{Request, UpstreamRun};
+use crate::{request::Request, upstream::UpstreamRun};
 use http::{
     HeaderName, HeaderValue,
     header::{CACHE_CONTROL, VARY},

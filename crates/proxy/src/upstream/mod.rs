@@ -1,97 +1,48 @@
 //! Where requests go: the targets of an upstream and which of them is next.
 
+mod attempts;
+mod balance;
 pub(crate) mod connect;
 pub(crate) mod echo;
+mod gate;
+mod health;
+mod outlier;
 mod places;
 mod proxy_header;
-mod schedule;
+mod retry;
 mod set;
+mod sticky;
 mod target;
 pub(crate) mod tls;
+mod wish;
 
-use crate::{
-    request::UpstreamRun,
-    snapshot::{Route, Timeouts},
-};
+use crate::snapshot::Timeouts;
 use arc_swap::ArcSwap;
+pub(crate) use attempts::{
+    Ended, UpstreamRun, admit, after_error, after_failed_connect, answered, as_agreed, choose,
+    consider, failed, is_passed_again, may_repeat,
+};
 use bytes::Bytes;
 use connect::Connect;
-use pingora::{
-    Error,
-    ErrorType::{CustomCode, InternalError, TLSHandshakeFailure},
-    Result,
-    http::RequestHeader,
-    upstreams::peer::HttpPeer,
-};
+use gate::{Gate, GateStatus};
+use health::Probers;
+use http::HeaderValue;
+use pingora::{Error, ErrorType::CustomCode, Result, upstreams::peer::HttpPeer};
 pub(crate) use places::Places;
-use portcullis_config::UpstreamId;
+use portcullis_config::{Balance, Hash, HashKey, Outlier, UpstreamId};
 pub(crate) use proxy_header::Ends;
-use set::TargetSet;
+use set::{Choice, Making, TargetSet};
 use std::{
-    sync::{Arc, LazyLock},
-    time::Instant,
+    sync::{
+        Arc, LazyLock, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant, SystemTime},
 };
-pub(crate) use target::{Attempt, FoundTarget};
-
-/// The next target of the route's upstream.
-///
-/// # Errors
-/// The upstream has no targets at present.
-pub(crate) fn choose(
-    route: &Route,
-    switches: bool,
-    started: Instant,
-    run: &mut UpstreamRun,
-) -> Result<Box<HttpPeer>> {
-    let Some(upstream) = route.upstream() else {
-        return Error::e_explain(InternalError, "the route has no upstream");
-    };
-    let now = Instant::now();
-    let (attempt, peer) = upstream.pick(route.timeouts, switches, run.ends, now)?;
-    // The attempt before it is over.
-    run.attempt = Some(attempt);
-    run.attempts += 1;
-    run.asked_after.get_or_insert_with(|| now - started);
-    Ok(peer)
-}
-
-/// A target that shows a certificate and does not agree to HTTP/2 would be asked over HTTP/1.1 by Pingora.
-///
-/// # Errors
-/// The request is about to go out in another protocol than the upstream's.
-pub(crate) fn as_agreed(route: &Route, head: &RequestHeader) -> Result<()> {
-    match route.upstream() {
-        Some(upstream) if upstream.is_http2() && head.version != http::Version::HTTP_2 => {
-            let error = Error::explain(TLSHandshakeFailure, "the target does not agree to HTTP/2");
-            Err(error.into_up())
-        }
-        _ => Ok(()),
-    }
-}
-
-/// The head of the response has come.
-pub(crate) fn answered(status: u16, started: Instant, run: &mut UpstreamRun) {
-    let now = Instant::now();
-    run.status = Some(status);
-    run.header_after = Some(now - started);
-    if let Some(attempt) = &mut run.attempt {
-        attempt.answered(now);
-    }
-}
-
-/// Nothing was sent, so another target may be tried, as often as there are some.
-pub(crate) fn after_failed_connect(
-    route: &Route,
-    run: &UpstreamRun,
-    mut error: Box<Error>,
-) -> Box<Error> {
-    let targets = route.upstream().map_or(1, |upstream| {
-        upstream.complain(run, &error);
-        upstream.len()
-    });
-    error.set_retry((run.attempts as usize) < targets);
-    error
-}
+use sticky::Sticky;
+pub(crate) use target::FoundTarget;
+use target::{Attempt, Target};
+use wish::Wish;
 
 /// Clients of HTTP/2 often end a body with an empty frame. Pingora would write that to an HTTP/1.1 upstream as a last chunk,
 /// and then the last chunk once more, which the upstream takes for the start of the next request.
@@ -109,8 +60,23 @@ pub(crate) struct Upstream {
     pub(crate) timeouts: Timeouts,
     connect: Connect,
     places: Places,
+    counts: Arc<Counts>,
+    gate: Arc<Gate>,
+    probers: Option<Probers>,
+    /// Held while it is decided whether a target is ejected.
+    ejecting: Mutex<()>,
+    /// What a hash is made of, where one decides.
+    key: Option<HashKey>,
+    sticky: Option<Sticky>,
     /// Those that there are now.
     targets: ArcSwap<TargetSet>,
+}
+
+/// What is counted of an upstream, for the process and over reloads.
+#[derive(Debug, Default)]
+struct Counts {
+    /// Requests that went to whoever there was.
+    panics: AtomicU64,
 }
 
 impl Upstream {
@@ -121,15 +87,12 @@ impl Upstream {
         places: Places,
         previous: Option<&Self>,
     ) -> Self {
-        let known = previous.map(|previous| previous.targets.load_full());
-        let set = TargetSet::new(
-            places.targets(),
-            |peer| connect.configured(peer),
-            |address| known.as_ref().and_then(|known| known.state(address)),
-        );
-        Self {
+        let key = match &upstream.balance {
+            Balance::Hash(Hash { key, .. }) => Some(key.clone()),
+            _ => None,
+        };
+        let compiled = Self {
             id: upstream.id.clone(),
-            config: upstream.clone(),
             timeouts: Timeouts {
                 response_header: upstream.timeouts.response_header,
                 idle: upstream.timeouts.idle,
@@ -137,8 +100,25 @@ impl Upstream {
             },
             connect,
             places,
-            targets: ArcSwap::from_pointee(set),
-        }
+            counts: previous.map_or_else(Arc::default, |previous| previous.counts.clone()),
+            gate: previous.map_or_else(Arc::default, |previous| previous.gate.clone()),
+            probers: upstream
+                .health_check
+                .as_ref()
+                .map(|check| Probers::new(check, &upstream.id)),
+            ejecting: Mutex::default(),
+            key,
+            sticky: upstream
+                .sticky
+                .as_ref()
+                .map(|sticky| Sticky::new(sticky, &upstream.id)),
+            config: upstream.clone(),
+            targets: ArcSwap::from_pointee(TargetSet::empty()),
+        };
+        let known = previous.map(|previous| previous.targets.load_full());
+        let set = compiled.set(compiled.places.targets(), known.as_deref());
+        compiled.put(set);
+        compiled
     }
 
     /// Takes up what the upstream's sources find, for as long as there is the upstream.
@@ -167,26 +147,72 @@ impl Upstream {
         }
     }
 
+    /// Another configuration has taken over, and requests that still have this one need nobody to look after its targets.
+    pub(crate) fn retire(&self, next: Option<&Self>) {
+        if let Some(probers) = &self.probers {
+            probers.retire();
+        }
+        if next.is_some_and(|next| next.probers.is_none()) {
+            // What the last check said would hold for ever.
+            let set = self.targets.load();
+            set.targets()
+                .for_each(|target| target.state.forget_health());
+        }
+    }
+
+    fn put(&self, set: TargetSet) {
+        if let Some(probers) = &self.probers {
+            probers.watch(&set);
+        }
+        self.targets.store(Arc::new(set));
+    }
+
+    fn set(&self, found: Vec<FoundTarget>, previous: Option<&TargetSet>) -> TargetSet {
+        let making = Making {
+            balance: &self.config.balance,
+            slow_start: self.config.slow_start,
+            is_watched: self.config.health_check.is_some() || self.config.outlier.is_some(),
+            panic_threshold: self.config.panic_threshold,
+            configured: &|peer| self.connect.configured(peer),
+            tag: &|address| Some(self.sticky.as_ref()?.tag(address)),
+            previous,
+            now: Instant::now(),
+        };
+        TargetSet::new(found, &making)
+    }
+
     /// From now on these are the targets. Those that were there before keep their state; requests that others have come to
     /// their end. Called from one thread at a time.
     fn replace(&self, found: Vec<FoundTarget>) {
         let old = self.targets.load_full();
-        self.targets.store(Arc::new(TargetSet::new(
-            found,
-            |peer| self.connect.configured(peer),
-            |address| old.state(address),
-        )));
+        self.put(self.set(found, Some(&old)));
     }
 
-    /// The targets as they are now, for whoever wants to know.
-    pub(crate) fn status(&self) -> Vec<TargetStatus> {
+    /// How it is doing now, for whoever wants to know.
+    pub(crate) fn status(&self) -> UpstreamStatus {
+        let now = Instant::now();
         let set = self.targets.load();
-        let status = set.targets().iter().map(|target| TargetStatus {
+        let targets = set.targets().map(|target| TargetStatus {
             address: target.address.clone(),
             weight: target.weight,
+            is_backup: target.is_backup,
             in_flight: target.state.in_flight(),
+            is_in_order: target.state.is_in_order(now),
+            state: target.state.word(now),
+            latency: target
+                .decay
+                .and_then(|decay| target.state.latency(decay, now)),
+            ejections: target.state.ejection.total(),
+            checks: target.state.checks(),
+            problem: target.state.problem(),
         });
-        status.collect()
+        UpstreamStatus {
+            id: self.id.clone(),
+            is_in_panic: set.is_in_panic(now),
+            panics: self.counts.panics.load(Relaxed),
+            gate: self.gate.status(),
+            targets: targets.collect(),
+        }
     }
 
     pub(crate) fn is_http2(&self) -> bool {
@@ -207,7 +233,7 @@ impl Upstream {
     fn complain(&self, run: &UpstreamRun, error: &Error) {
         static START: LazyLock<Instant> = LazyLock::new(Instant::now);
         if connect::is_about_tls(error.etype()) && self.connect.may_complain(START.elapsed()) {
-            let address = run.attempt.as_ref().and_then(Attempt::address);
+            let address = run.attempt().and_then(Attempt::address);
             let address = address.map_or("", |address| address);
             tracing::warn!(upstream = %self.id, address, %error, "TLS to a target does not come about");
         }
@@ -215,7 +241,7 @@ impl Upstream {
 
     /// How many targets there are now.
     fn len(&self) -> usize {
-        self.targets.load().targets().len()
+        self.targets.load().len()
     }
 
     /// The next target, with these waits. A connection that was upgraded may be silent for as long as it likes.
@@ -223,22 +249,89 @@ impl Upstream {
         &self,
         timeouts: Timeouts,
         upgrade: bool,
-        ends: Option<Ends>,
         now: Instant,
+        run: &UpstreamRun,
     ) -> Result<(Attempt, Box<HttpPeer>)> {
+        let wish = run.wish();
+        let choice = Choice {
+            key: wish.and_then(|wish| wish.key),
+            tag: wish.and_then(|wish| Some(wish.kept?.tag)),
+            tried: &run.tried,
+        };
         let set = self.targets.load();
-        let Some(target) = set.pick() else {
+        let draw = &mut |below| rand::random_range(0..below);
+        let Some(picked) = set.pick(&choice, now, draw) else {
             return Error::e_explain(CustomCode("upstream_no_targets", 503), "no targets");
         };
+        if picked.in_panic {
+            self.counts.panics.fetch_add(1, Relaxed);
+        }
+        let target = picked.target;
         let mut peer = Box::new(target.peer.clone());
         // Pingora has one limit for all reads; where it can, the client's stream keeps the two apart.
         let longest = timeouts.response_header.max(timeouts.idle);
         peer.options.read_timeout = (!upgrade).then_some(longest);
         let attempt = Attempt::begin(target.clone(), now);
         self.connect
-            .adapt(&mut peer, target.state.in_flight(), ends);
+            .adapt(&mut peer, target.state.in_flight(), run.ends);
         Ok((attempt, peer))
     }
+
+    /// Whether this status is a failure of the target that answered with it.
+    fn is_failure(&self, status: u16) -> bool {
+        let outlier = self.config.outlier.as_ref();
+        outlier.is_some_and(|outlier| outlier::is_failure(outlier.statuses, status))
+    }
+
+    fn failed(&self, attempt: &mut Attempt, now: Instant) {
+        if !attempt.failed(now) {
+            return;
+        }
+        let state = &attempt.target().state;
+        if let Some(settings) = &self.config.outlier
+            && state.ejection.failed(settings)
+        {
+            self.eject(attempt.target(), settings, now);
+        }
+    }
+
+    /// Ejects a target, unless too many are.
+    fn eject(&self, target: &Target, settings: &Outlier, now: Instant) {
+        let _one_at_a_time = self.ejecting.lock().unwrap_or_else(PoisonError::into_inner);
+        let set = self.targets.load();
+        let out = set.targets().filter(|target| target.state.is_ejected(now));
+        let out = out.count();
+        if target.state.is_ejected(now) || !outlier::may_eject(settings.max_ejected, set.len(), out)
+        {
+            return;
+        }
+        let lasts = target.state.eject(settings, now);
+        let address = target.address.as_deref().unwrap_or_default();
+        let seconds = lasts.as_secs_f64();
+        tracing::warn!(upstream = %self.id, address, seconds, "target is ejected because of its answers");
+    }
+
+    /// What a client keeps that was with this target, unless it has that already.
+    fn cookie(&self, attempt: &Attempt, wish: &Wish) -> Option<HeaderValue> {
+        let (sticky, tag) = (self.sticky.as_ref()?, attempt.target().tag?);
+        let kept = wish.kept.filter(|kept| !kept.is_old && kept.tag == tag);
+        match kept {
+            Some(_) => None,
+            None => sticky.cookie(tag, wish.is_secure, SystemTime::now()),
+        }
+    }
+}
+
+/// How an upstream is doing, for people.
+#[derive(Debug)]
+pub(crate) struct UpstreamStatus {
+    pub(crate) id: UpstreamId,
+    /// Too few targets are in order.
+    pub(crate) is_in_panic: bool,
+    /// Requests that went to whoever there was because of that.
+    pub(crate) panics: u64,
+    pub(crate) gate: GateStatus,
+    pub(crate) targets: Vec<TargetStatus>,
 }
 
 /// How a target is doing, for people.
@@ -247,14 +340,25 @@ pub(crate) struct TargetStatus {
     /// The echo origin has none.
     pub(crate) address: Option<Arc<str>>,
     pub(crate) weight: u32,
+    pub(crate) is_backup: bool,
     pub(crate) in_flight: u32,
+    pub(crate) is_in_order: bool,
+    /// The same in a word.
+    pub(crate) state: &'static str,
+    /// How long answers took of late, where that decides something.
+    pub(crate) latency: Option<Duration>,
+    pub(crate) ejections: u64,
+    /// Health checks that it passed and that it failed.
+    pub(crate) checks: (u64, u64),
+    /// What was wrong the last time that something was.
+    pub(crate) problem: Option<Box<str>>,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::discovery::Discovery;
-    use std::{path::Path, time::Duration};
+    use std::path::Path;
 
     const TIMEOUTS: Timeouts = Timeouts {
         response_header: Duration::from_secs(1),
@@ -278,7 +382,7 @@ mod tests {
 
     /// Addresses of all targets, with the requests that they have.
     fn in_flight(upstream: &Upstream) -> Vec<(String, u32)> {
-        let status = upstream.status().into_iter();
+        let status = upstream.status().targets.into_iter();
         let text = |target: TargetStatus| (target.address.unwrap().to_string(), target.in_flight);
         status.map(text).collect()
     }
@@ -288,12 +392,13 @@ mod tests {
             address: Some(address.into()),
             peer: HttpPeer::new(address, false, String::new()),
             weight: 1,
+            is_backup: false,
         }
     }
 
     #[test]
     fn requests_are_counted_over_reloads_and_replaced_targets() {
-        let now = Instant::now();
+        let (now, run) = (Instant::now(), UpstreamRun::default());
         let (one, two) = ("127.0.0.1:1", "127.0.0.1:2");
         let named = |counts: &[(&str, u32)]| -> Vec<_> {
             let named = counts
@@ -302,14 +407,14 @@ mod tests {
             named.collect()
         };
         let old = upstream(&format!("target \"{one}\""), None);
-        let (first, _) = old.pick(TIMEOUTS, false, None, now).unwrap();
+        let (first, _) = old.pick(TIMEOUTS, false, now, &run).unwrap();
         let both = format!("target \"{one}\"; target \"{two}\"");
         let new = upstream(&both, Some(&old));
         drop(old);
         assert_eq!(in_flight(&new), named(&[(one, 1), (two, 0)]));
         new.replace(vec![found(two)]);
         assert_eq!(in_flight(&new), named(&[(two, 0)]));
-        let (second, _) = new.pick(TIMEOUTS, false, None, now).unwrap();
+        let (second, _) = new.pick(TIMEOUTS, false, now, &run).unwrap();
         new.replace(vec![found(two), found(one)]);
         // The first was gone for a while: it begins anew.
         assert_eq!(in_flight(&new), named(&[(two, 1), (one, 0)]));
@@ -322,7 +427,7 @@ mod tests {
         let upstream = upstream("target \"127.0.0.1:1\"", None);
         upstream.replace(Vec::new());
         let error = upstream
-            .pick(TIMEOUTS, false, None, Instant::now())
+            .pick(TIMEOUTS, false, Instant::now(), &UpstreamRun::default())
             .unwrap_err();
         assert_eq!(
             crate::reply::from_error(&error),

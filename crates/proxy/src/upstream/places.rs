@@ -16,6 +16,7 @@ pub(super) enum Place {
         source: Arc<Source>,
         /// What the share of each of them is multiplied by.
         weight: u32,
+        is_backup: bool,
     },
 }
 
@@ -46,6 +47,7 @@ impl Places {
                     address: Some(address.to_string().into()),
                     peer: HttpPeer::new(address, false, String::new()),
                     weight: 1,
+                    is_backup: false,
                 },
                 TargetAddress::Unix(path) => socket(path, Some(target.address.to_string()))?,
                 found => {
@@ -54,10 +56,12 @@ impl Places {
                     return Ok(Place::Found {
                         source: source.clone(),
                         weight: target.weight,
+                        is_backup: target.is_backup,
                     });
                 }
             };
             fixed.weight = target.weight;
+            fixed.is_backup = target.is_backup;
             Ok(Place::Fixed(Box::new(fixed)))
         });
         places.collect::<Result<_, _>>().map(Self)
@@ -69,7 +73,11 @@ impl Places {
         for place in &self.0 {
             match place {
                 Place::Fixed(target) => targets.push((**target).clone()),
-                Place::Found { source, weight } => {
+                Place::Found {
+                    source,
+                    weight,
+                    is_backup,
+                } => {
                     let found = source.found().unwrap_or_default();
                     let first = found.iter().map(|found| found.priority).min();
                     let found = found.iter().filter(|found| Some(found.priority) == first);
@@ -77,6 +85,7 @@ impl Places {
                         address: Some(found.address.to_string().into()),
                         peer: HttpPeer::new(found.address, false, String::new()),
                         weight: found.weight.saturating_mul(*weight),
+                        is_backup: *is_backup,
                     }));
                 }
             }
@@ -120,5 +129,6 @@ fn socket(path: &Path, address: Option<String>) -> Result<FoundTarget, String> {
         address: address.map(Into::into),
         peer,
         weight: 1,
+        is_backup: false,
     })
 }

@@ -1,5 +1,6 @@
 //! Weighted round robin, smooth: a target of weight 2 among two of weight 1 comes every second time, not twice in a row.
 
+use super::scaled;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// Weights are scaled down so that one round has at most about this many turns.
@@ -21,6 +22,11 @@ impl Schedule {
         }
     }
 
+    /// The number of turns of a round.
+    pub(super) const fn round(&self) -> usize {
+        self.turns.len()
+    }
+
     /// The position of the target whose turn it is.
     pub(super) fn next(&self) -> usize {
         self.turns[self.next.fetch_add(1, Relaxed) % self.turns.len()]
@@ -29,7 +35,8 @@ impl Schedule {
 
 /// One round. In each turn every target gains its weight, the one that has most takes the turn and pays the sum of all.
 fn turns(weights: &[u32]) -> Box<[usize]> {
-    let weights = scaled(weights);
+    let weights = scaled(weights, LONGEST_ROUND).into_iter();
+    let weights: Vec<i64> = weights.map(u64::cast_signed).collect();
     let total: i64 = weights.iter().sum();
     let mut credit = vec![0i64; weights.len()];
     (0..total)
@@ -47,33 +54,9 @@ fn turns(weights: &[u32]) -> Box<[usize]> {
         .collect()
 }
 
-fn scaled(weights: &[u32]) -> Vec<i64> {
-    let divisor = weights.iter().fold(0, |divisor, &weight| {
-        greatest_common_divisor(divisor, weight.max(1))
-    });
-    let weights: Vec<u64> = weights
-        .iter()
-        .map(|&weight| u64::from(weight.max(1) / divisor.max(1)))
-        .collect();
-    let total: u64 = weights.iter().sum();
-    let shrink = total.div_ceil(LONGEST_ROUND).max(1);
-    weights
-        .iter()
-        .map(|weight| (weight / shrink).max(1).cast_signed())
-        .collect()
-}
-
-const fn greatest_common_divisor(a: u32, b: u32) -> u32 {
-    if b == 0 {
-        a
-    } else {
-        greatest_common_divisor(b, a % b)
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::greatest_common_divisor, *};
     use proptest::prelude::*;
 
     #[test]
