@@ -37,6 +37,7 @@ mod mirror;
 mod observability;
 mod paths;
 mod policy;
+mod proxy_protocol;
 mod quickstart;
 mod refusals;
 mod reload;

@@ -67,6 +67,7 @@ const ERRORS: &[Check] = &[
     upstreams::protocols,
     upstreams::upgrades,
     http2::useless_settings,
+    listeners::proxies,
     routes::actions,
     routes::useless_settings,
     upstreams::only_backups,

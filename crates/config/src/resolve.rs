@@ -103,6 +103,7 @@ fn listener(written: ParsedListener, system: &System, sources: &Sources) -> Opti
         id: written.id.value,
         address: written.address?.value,
         h2c: written.h2c.is_some_and(|h2c| h2c.value),
+        proxy_protocol: written.proxy_protocol.map(|it| it.value),
         tls: written.tls.map(|tls| listener_tls(tls, sources)),
         http2: written.http2.map(|http2| http2.value).unwrap_or_default(),
         half_close: written.half_close,

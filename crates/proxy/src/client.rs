@@ -45,7 +45,7 @@ impl Identity {
         now: SystemTime,
     ) -> Self {
         let peer = connection.peer;
-        let trusted = connection.listener.trusts(peer.ip());
+        let trusted = connection.is_trusted;
         let forwarded = trusted.then(|| walk(head, connection)).flatten();
         let given = trusted
             .then(|| head.headers.get(X_REQUEST_ID))
@@ -94,7 +94,7 @@ impl Identity {
         version: Version,
     ) -> Result<()> {
         let peer = connection.peer;
-        let trusted = connection.listener.trusts(peer.ip());
+        let trusted = connection.is_trusted;
         let chain = trusted
             .then(|| forwarded_for(headers))
             .filter(|chain| !chain.is_empty());

@@ -60,3 +60,27 @@ pub(super) fn certificates(parsed: &Parsed, report: &Report) {
         }
     }
 }
+
+/// A header that nobody may send.
+pub(super) fn proxies(parsed: &Parsed, report: &Report) {
+    let system = parsed.system.as_ref().map(|system| &system.value);
+    let of_all = system.map_or(&[][..], |system| &system.trusted_proxies);
+    for listener in &parsed.listeners {
+        let Some(wanted) = &listener.proxy_protocol else {
+            continue;
+        };
+        let trusted = listener.trusted_proxies.as_deref().unwrap_or(of_all);
+        if trusted.is_empty() {
+            report.add(
+                Diagnostic::error(
+                    code::CONTRADICTION,
+                    wanted.span,
+                    "there are no trusted proxies, so nobody could connect here",
+                )
+                .help(
+                    "say who is in front of this listener, such as `trusted-proxies \"10.0.0.0/8\"`, here or in `system`",
+                ),
+            );
+        }
+    }
+}

@@ -2,13 +2,13 @@
 
 use super::{
     address::{self, Use},
-    cursor::{Block, Later, Node},
+    cursor::{Block, Node},
     header_span, http2,
     listener_tls::{self, ParsedListenerTls},
 };
 use crate::{
     diagnostic::{Diagnostic, code},
-    model::{ByteSize, Http2, ListenerId, ListenerLimits, ListenerTimeouts},
+    model::{ByteSize, Http2, ListenerId, ListenerLimits, ListenerTimeouts, ProxyProtocol},
     source::{Span, Spanned},
 };
 use ipnet::IpNet;
@@ -19,6 +19,7 @@ pub(crate) struct ParsedListener {
     pub(crate) id: Spanned<ListenerId>,
     pub(crate) address: Option<Spanned<SocketAddr>>,
     pub(crate) h2c: Option<Spanned<bool>>,
+    pub(crate) proxy_protocol: Option<Spanned<ProxyProtocol>>,
     pub(crate) tls: Option<ParsedListenerTls>,
     /// Where its deadline is written.
     pub(crate) tls_handshake: Option<Span>,
@@ -34,13 +35,10 @@ pub(crate) struct ParsedListener {
 /// More than any disk behind us would take in one piece.
 const MOST_BODY_BYTES: ByteSize = ByteSize::mib(1 << 20);
 
-const LATER: &[Later] = &[Later::new("proxy-protocol")];
-
 pub(super) fn listener(node: &mut Node<'_>) -> Option<ParsedListener> {
     let id = node.id();
     let span = header_span(node);
     node.block(|block| {
-        block.later(LATER);
         let mut tls_handshake = None;
         Some(ParsedListener {
             address: block.required("address", "address \"0.0.0.0:8080\"", |node| {
@@ -54,6 +52,7 @@ pub(super) fn listener(node: &mut Node<'_>) -> Option<ParsedListener> {
                 let span = node.span();
                 Some(Spanned { value, span })
             }),
+            proxy_protocol: block.one("proxy-protocol", proxy_protocol).flatten(),
             tls: block.one("tls", listener_tls::tls),
             http2: block.one("http2", |node| Some(http2::http2(node))),
             half_close: block.one("half-close", Node::flag).unwrap_or(false),
@@ -71,6 +70,20 @@ pub(super) fn listener(node: &mut Node<'_>) -> Option<ParsedListener> {
             span,
         })
     })
+}
+
+/// `None` in it: it is switched off.
+fn proxy_protocol(node: &mut Node<'_>) -> Option<Option<Spanned<ProxyProtocol>>> {
+    let is_on = node.flag()?;
+    let forwarded = node.property("forwarded-headers");
+    let choices = [("ignore", false), ("believe", true)];
+    let value = ProxyProtocol {
+        believes_forwarded: forwarded
+            .and_then(|value| value.choice(&choices, &[]))
+            .unwrap_or_default(),
+    };
+    let span = node.span();
+    Some(is_on.then_some(Spanned { value, span }))
 }
 
 fn timeouts(block: &mut Block<'_>, tls_handshake: &mut Option<Span>) -> ListenerTimeouts {

@@ -2,9 +2,10 @@
 //! and with TLS over them where the listener speaks it.
 
 use super::{
-    connection::{Connection, Listener},
-    limits::{ConnectionLimits, Permit},
+    connection::{Connection, Ends, Listener},
+    limits::{ConnectionLimits, Permit, Rejection},
     listeners::BACKLOG,
+    proxy_protocol::Said,
     socket::{Socket, Transport},
     stream::EdgeStream,
     tls::{self, Failure, TlsSession},
@@ -17,6 +18,7 @@ use crate::{
 };
 use arc_swap::ArcSwap;
 use pingora::{proxy::HttpProxy, server::ShutdownWatch};
+use portcullis_config::ProxyProtocol;
 use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -24,8 +26,8 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-/// How long a handshake may go on whose listener takes its leave.
-const HANDSHAKE_ENDS_WITHIN: Duration = Duration::from_secs(1);
+/// How long what a connection begins with may go on once its listener takes its leave.
+const BEGINS_WITHIN: Duration = Duration::from_secs(1);
 
 /// Accepts the connections of one listener on one worker.
 pub(super) struct Acceptor {
@@ -106,10 +108,14 @@ impl Acceptor {
             return;
         }
         let local = socket.local_addr().unwrap_or(self.local);
-        let arrival = Arrival {
-            listener,
+        let ends = Ends {
             peer,
             local: SocketAddr::new(local.ip().to_canonical(), local.port()),
+            is_trusted: listener.trusts(peer.ip()),
+        };
+        let arrival = Arrival {
+            listener,
+            ends,
             proxy: self.proxy.clone(),
             telemetry: self.telemetry.clone(),
             shutdown: self.shutdown.subscribe(),
@@ -131,8 +137,7 @@ fn is_clients_fault(error: &io::Error) -> bool {
 /// A connection that has been let in, and of which nothing is known yet but where it comes from.
 struct Arrival {
     listener: Arc<Listener>,
-    peer: SocketAddr,
-    local: SocketAddr,
+    ends: Ends,
     proxy: Arc<HttpProxy<Edge>>,
     telemetry: Arc<Telemetry>,
     shutdown: ShutdownWatch,
@@ -141,14 +146,19 @@ struct Arrival {
 
 impl Arrival {
     /// Serves the connection to its end.
-    async fn serve(self, transport: Transport) {
+    async fn serve(mut self, mut transport: Transport) {
+        if let Some(proxy_protocol) = self.listener.proxy_protocol
+            && let Err(why) = self.introduce(proxy_protocol, &mut transport).await
+        {
+            let (listener, peer) = (&self.listener.id, self.ends.peer);
+            return self.telemetry.rejected(listener, peer, why);
+        }
         let Some((socket, tls)) = self.with_tls(transport).await else {
             return;
         };
         let connection = Connection::new(
             self.listener,
-            self.peer,
-            self.local,
+            self.ends,
             tls,
             self.telemetry,
             self.shutdown.clone(),
@@ -158,20 +168,46 @@ impl Arrival {
         worker::drive(self.proxy, stream, self.shutdown).await;
     }
 
+    /// Lets the proxy in front say who connects.
+    async fn introduce(
+        &mut self,
+        settings: ProxyProtocol,
+        transport: &mut Transport,
+    ) -> Result<(), Rejection> {
+        if !self.ends.is_trusted {
+            return Err(Rejection::UntrustedProxy);
+        }
+        let within = self.listener.timeouts.request_header;
+        let header = timeout(within, transport.proxy_header());
+        let said = unless_it_ends(&self.shutdown, header).await;
+        let Some(Ok(Ok(said))) = said else {
+            return Err(Rejection::ProxyHeader);
+        };
+        if let Said::For {
+            client,
+            destination,
+        } = said
+        {
+            self.ends.peer = client;
+            self.ends.local = destination;
+        }
+        let is_proxy = self.listener.trusts(self.ends.peer.ip());
+        self.ends.is_trusted = settings.believes_forwarded && is_proxy;
+        if is_proxy {
+            return Ok(());
+        }
+        let most = self.listener.limits.connections_per_client;
+        self.permit.count(self.ends.peer.ip(), most)
+    }
+
     /// Shakes hands where the listener speaks TLS. `None`: there is no connection, and it is written down why.
     async fn with_tls(&self, transport: Transport) -> Option<(Socket, Option<TlsSession>)> {
         let Some(tls) = &self.listener.tls else {
             return Some((Socket::Plain(transport), None));
         };
         let deadline = Instant::now() + self.listener.timeouts.tls_handshake;
-        let mut leaving = self.shutdown.clone();
-        let mut shaken = pin!(tls::handshake(transport, tls, deadline));
-        let shaken = tokio::select! {
-            biased;
-            shaken = &mut shaken => shaken,
-            // Whoever has begun may go on, and ask; who dawdles does not hold up the end.
-            () = worker::told(&mut leaving) => timeout(HANDSHAKE_ENDS_WITHIN, shaken).await.ok()?,
-        };
+        let shaken = tls::handshake(transport, tls, deadline);
+        let shaken = unless_it_ends(&self.shutdown, shaken).await?;
         match shaken {
             Ok((stream, session)) => Some((Socket::Tls(Box::new(stream)), Some(session))),
             Err(failure) => {
@@ -183,13 +219,28 @@ impl Arrival {
 
     async fn refuse(&self, failure: Failure) {
         let (telemetry, listener) = (&self.telemetry, &self.listener.id);
-        telemetry.handshake_failed(listener, self.peer, &failure);
+        telemetry.handshake_failed(listener, self.ends.peer, &failure);
         let Some(transport) = failure.transport else {
             return;
         };
-        telemetry.refused(listener, self.peer, Refused::PlainHttp);
+        telemetry.refused(listener, self.ends.peer, Refused::PlainHttp);
         let answer = reply::raw(Refused::PlainHttp.status());
         // If the client does not take these few bytes at once, it does not get them.
-        let _ = timeout(HANDSHAKE_ENDS_WITHIN, transport.end_with(&answer)).await;
+        let _ = timeout(BEGINS_WITHIN, transport.end_with(&answer)).await;
+    }
+}
+
+/// Waits for what a connection begins with. Whoever has begun may go on when the listener takes its leave; who dawdles does not
+/// hold up the end.
+async fn unless_it_ends<T>(
+    shutdown: &ShutdownWatch,
+    beginning: impl Future<Output = T>,
+) -> Option<T> {
+    let mut leaving = shutdown.clone();
+    let mut beginning = pin!(beginning);
+    tokio::select! {
+        biased;
+        begun = &mut beginning => Some(begun),
+        () = worker::told(&mut leaving) => timeout(BEGINS_WITHIN, beginning).await.ok(),
     }
 }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 use ipnet::IpNet;
 use pingora::protocols::http::ServerSession;
-use portcullis_config::{Http2, ListenerId, ListenerLimits, ListenerTimeouts};
+use portcullis_config::{Http2, ListenerId, ListenerLimits, ListenerTimeouts, ProxyProtocol};
 use std::{
     net::{IpAddr, SocketAddr},
     sync::{
@@ -34,6 +34,7 @@ pub(crate) struct Listener {
     pub(crate) timeouts: ListenerTimeouts,
     pub(crate) limits: ListenerLimits,
     pub(crate) trusted_proxies: Vec<IpNet>,
+    pub(crate) proxy_protocol: Option<ProxyProtocol>,
 }
 
 impl Listener {
@@ -47,6 +48,7 @@ impl Listener {
             timeouts: config.timeouts,
             limits: config.limits,
             trusted_proxies: config.trusted_proxies.clone(),
+            proxy_protocol: config.proxy_protocol,
         }
     }
 
@@ -59,14 +61,28 @@ impl Listener {
     }
 }
 
+/// The ends of a connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ends {
+    /// The address at the other end of the socket, or the one that a trusted proxy has said in front of everything else; in
+    /// canonical form (an IPv4 client of an IPv6 socket is an IPv4 client).
+    pub(crate) peer: SocketAddr,
+    /// Our end, or what the proxy took for that.
+    pub(crate) local: SocketAddr,
+    /// Whether what is in headers about where requests come from is believed.
+    pub(crate) is_trusted: bool,
+}
+
 /// A client's connection.
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) listener: Arc<Listener>,
-    /// The address at the other end of the socket, in canonical form (an IPv4 client of an IPv6 socket is an IPv4 client).
+    /// As in [`Ends`].
     pub(crate) peer: SocketAddr,
-    /// Our end.
+    /// As in [`Ends`].
     pub(crate) local: SocketAddr,
+    /// As in [`Ends`].
+    pub(crate) is_trusted: bool,
     /// `None`: the client speaks no TLS with us.
     pub(crate) tls: Option<TlsSession>,
     /// The peer's address and our port as every request of the connection needs them.
@@ -94,17 +110,22 @@ pub(crate) struct Connection {
 impl Connection {
     pub(crate) fn new(
         listener: Arc<Listener>,
-        peer: SocketAddr,
-        local: SocketAddr,
+        ends: Ends,
         tls: Option<TlsSession>,
         telemetry: Arc<Telemetry>,
         ending: watch::Receiver<bool>,
         permit: Permit,
     ) -> Self {
+        let Ends {
+            peer,
+            local,
+            is_trusted,
+        } = ends;
         Self {
             listener,
             peer,
             local,
+            is_trusted,
             tls,
             peer_value: shared_value(peer.ip().to_string()),
             local_port_value: shared_value(local.port().to_string()),
@@ -263,6 +284,7 @@ pub(crate) fn test_connection(peer: &str, trusted: &[&str]) -> Connection {
         timeouts: ListenerTimeouts::default(),
         limits: ListenerLimits::default(),
         trusted_proxies: trusted.iter().map(|net| net.parse().unwrap()).collect(),
+        proxy_protocol: None,
     };
     let peer: SocketAddr = peer.parse().unwrap();
     let telemetry = Telemetry {
@@ -273,12 +295,15 @@ pub(crate) fn test_connection(peer: &str, trusted: &[&str]) -> Connection {
     };
     let limits = Arc::new(ConnectionLimits::new(1));
     let permit = limits.admit(peer.ip(), None).unwrap();
-    let local = "127.0.0.1:8080".parse().unwrap();
+    let ends = Ends {
+        peer,
+        local: "127.0.0.1:8080".parse().unwrap(),
+        is_trusted: listener.trusts(peer.ip()),
+    };
     let (_, ending) = watch::channel(false);
     Connection::new(
         Arc::new(listener),
-        peer,
-        local,
+        ends,
         None,
         Arc::new(telemetry),
         ending,

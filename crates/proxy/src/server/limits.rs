@@ -25,6 +25,10 @@ pub(crate) enum Rejection {
     Total,
     /// `limits` `connections-per-client` of the listener.
     Client,
+    /// A header of the PROXY protocol is wanted, and whoever connects is no trusted proxy.
+    UntrustedProxy,
+    /// A trusted proxy has sent no such header, or none that can be read, or not in time.
+    ProxyHeader,
 }
 
 impl Rejection {
@@ -33,6 +37,8 @@ impl Rejection {
         match self {
             Self::Total => "max_connections",
             Self::Client => "connections_per_client",
+            Self::UntrustedProxy => "untrusted_proxy",
+            Self::ProxyHeader => "proxy_header",
         }
     }
 }
@@ -75,15 +81,7 @@ impl ConnectionLimits {
             client: None,
         };
         if let Some(max) = per_client {
-            let client = client_group(address);
-            let mut clients = self.lock();
-            let count = clients.entry(client).or_insert(0);
-            if *count >= max {
-                drop(clients);
-                return Err(Rejection::Client);
-            }
-            *count += 1;
-            permit.client = Some(client);
+            permit.count(address, max)?;
         }
         Ok(permit)
     }
@@ -110,6 +108,25 @@ pub(crate) fn client_group(address: IpAddr) -> IpAddr {
 pub(crate) struct Permit {
     limits: Arc<ConnectionLimits>,
     client: Option<IpAddr>,
+}
+
+impl Permit {
+    /// Counts the connection as one of this client, of whom nothing was known before.
+    ///
+    /// # Errors
+    /// The client has as many as it may have.
+    pub(crate) fn count(&mut self, address: IpAddr, max: usize) -> Result<(), Rejection> {
+        let client = client_group(address);
+        let mut clients = self.limits.lock();
+        let count = clients.entry(client).or_insert(0);
+        if *count >= max {
+            return Err(Rejection::Client);
+        }
+        *count += 1;
+        drop(clients);
+        self.client = Some(client);
+        Ok(())
+    }
 }
 
 impl Drop for Permit {

@@ -199,6 +199,7 @@ mod tests {
             id: id.into(),
             address: address.parse().unwrap(),
             h2c: false,
+            proxy_protocol: None,
             tls: None,
             http2: Http2::default(),
             half_close: false,

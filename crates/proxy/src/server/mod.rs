@@ -9,6 +9,7 @@ mod http2;
 pub(crate) mod limits;
 mod listeners;
 mod private_dir;
+mod proxy_protocol;
 mod reload;
 pub(crate) mod reverse;
 mod signals;

@@ -1,5 +1,6 @@
 //! What bytes come over: a client's socket, with TLS over it or without.
 
+use super::proxy_protocol::{self, Decoded, Malformed, Said};
 use std::{
     future::poll_fn,
     io,
@@ -39,15 +40,39 @@ impl Transport {
     /// # Errors
     /// The connection is lost.
     pub(crate) async fn peek_byte(&mut self) -> io::Result<Option<u8>> {
-        /// As much as a client usually begins with in TLS.
-        const AT_ONCE: usize = 1024;
         if self.seen.is_empty() {
-            let mut chunk = [0; AT_ONCE];
-            let mut buffer = ReadBuf::new(&mut chunk);
-            poll_fn(|cx| Pin::new(&mut self.socket).poll_read(cx, &mut buffer)).await?;
-            self.seen.extend_from_slice(buffer.filled());
+            self.look_ahead().await?;
         }
         Ok(self.seen.first().copied())
+    }
+
+    /// Reads something without taking it; how much.
+    async fn look_ahead(&mut self) -> io::Result<usize> {
+        /// As much as a client usually begins with in TLS.
+        const AT_ONCE: usize = 1024;
+        let mut chunk = [0; AT_ONCE];
+        let mut buffer = ReadBuf::new(&mut chunk);
+        poll_fn(|cx| Pin::new(&mut self.socket).poll_read(cx, &mut buffer)).await?;
+        self.seen.extend_from_slice(buffer.filled());
+        Ok(buffer.filled().len())
+    }
+
+    /// What a proxy in front says about the connection.
+    ///
+    /// # Errors
+    /// It is no header of the PROXY protocol, or the connection is lost before there is a whole one.
+    pub(super) async fn proxy_header(&mut self) -> io::Result<Said> {
+        loop {
+            match proxy_protocol::decode(&self.seen) {
+                Ok(Decoded::Whole(said, length)) => {
+                    self.seen.drain(..length);
+                    return Ok(said);
+                }
+                Ok(Decoded::Part) if self.look_ahead().await? > 0 => {}
+                Ok(Decoded::Part) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Err(Malformed) => return Err(io::ErrorKind::InvalidData.into()),
+            }
+        }
     }
 
     /// Writes these bytes and ends the connection.

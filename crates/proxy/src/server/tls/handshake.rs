@@ -104,7 +104,7 @@ pub(crate) struct Failure {
     /// The name that the client has asked for.
     pub(crate) server_name: Option<String>,
     /// Where the client can be told, because it does not expect TLS.
-    pub(crate) transport: Option<Transport>,
+    pub(crate) transport: Option<Box<Transport>>,
 }
 
 impl Failure {
@@ -156,7 +156,7 @@ async fn shake_hands(
                 true => HandshakeFailure::PlainHttp,
                 false => HandshakeFailure::NotTls,
             });
-            failure.transport = is_http.then_some(transport);
+            failure.transport = is_http.then(|| Box::new(transport));
             return Err(failure);
         }
     }
