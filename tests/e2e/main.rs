@@ -55,6 +55,7 @@ mod static_files;
 mod tls;
 mod total;
 mod trace;
+mod unix_socket;
 mod upstreams;
 mod v1;
 mod verdict_cache;

@@ -5,6 +5,7 @@ use serde_json::Value;
 use std::{
     io::{self, ErrorKind, Read, Write},
     net::{Shutdown, SocketAddr, TcpStream},
+    os::{fd::OwnedFd, unix::net::UnixStream},
 };
 
 /// A connection to the proxy.
@@ -69,6 +70,16 @@ impl RawClient {
             stream: Wire::Plain(stream),
             buffer: Vec::new(),
         })
+    }
+
+    /// A client of a Unix socket, which is read and written like any other.
+    pub(crate) fn over_unix(stream: UnixStream) -> Self {
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.set_write_timeout(Some(DEADLINE)).unwrap();
+        Self {
+            stream: Wire::Plain(TcpStream::from(OwnedFd::from(stream))),
+            buffer: Vec::new(),
+        }
     }
 
     /// A client on a connection of TLS.

@@ -62,6 +62,7 @@ const ERRORS: &[Check] = &[
     ext_proc::observers_that_refuse,
     v1::useless_settings,
     addresses::listeners,
+    addresses::unix_sockets,
     listeners::useless_settings,
     listeners::certificates,
     upstreams::protocols,

@@ -121,7 +121,8 @@ impl Identity {
             };
             put(headers, X_FORWARDED_HOST, host)?;
         }
-        if !headers.contains_key(X_FORWARDED_PORT) {
+        // A Unix socket has none.
+        if !headers.contains_key(X_FORWARDED_PORT) && connection.local.port() != 0 {
             put(headers, X_FORWARDED_PORT, connection.local_port_value())?;
         }
         if let Some(forwarded) = forwarded {

@@ -2,13 +2,14 @@
 
 use crate::{
     diagnostic::{Diagnostic, Report, code},
-    kdl::{Parsed, ParsedOrigin},
-    model::{AdminAddress, AgentTransport, ReversePlace, TargetAddress},
+    kdl::{Parsed, ParsedListener, ParsedOrigin},
+    model::{AdminAddress, AgentTransport, ListenerAddress, ReversePlace, TargetAddress},
     source::Span,
 };
 use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
+    path::Path,
 };
 
 /// At least one listener, and no two sockets on one address.
@@ -51,14 +52,12 @@ pub(super) fn listeners(parsed: &Parsed, report: &Report) {
 }
 
 fn sockets(parsed: &Parsed) -> impl Iterator<Item = (SocketAddr, Span)> {
-    let listeners = parsed
-        .listeners
-        .iter()
-        .filter_map(|listener| listener.address.as_ref());
+    let listeners = parsed.listeners.iter().filter_map(tcp);
     let probes = parsed
         .probes
         .iter()
-        .filter_map(|probes| probes.value.as_ref());
+        .filter_map(|probes| probes.value.as_ref())
+        .map(|address| (address.value, address.span));
     let admin = parsed
         .admin
         .iter()
@@ -67,11 +66,7 @@ fn sockets(parsed: &Parsed) -> impl Iterator<Item = (SocketAddr, Span)> {
             AdminAddress::Tcp(address) => Some((address, admin.span)),
             AdminAddress::Unix(_) => None,
         });
-    listeners
-        .chain(probes)
-        .map(|address| (address.value, address.span))
-        .chain(admin)
-        .chain(dialled(parsed))
+    listeners.chain(probes).chain(admin).chain(dialled(parsed))
 }
 
 /// Where agents dial us. Several may dial one address.
@@ -86,6 +81,47 @@ fn dialled(parsed: &Parsed) -> Vec<(SocketAddr, Span)> {
         }
     }
     addresses
+}
+
+fn tcp(listener: &ParsedListener) -> Option<(SocketAddr, Span)> {
+    let address = listener.address.as_ref()?;
+    match address.value {
+        ListenerAddress::Tcp(tcp) => Some((tcp, address.span)),
+        ListenerAddress::Unix { .. } => None,
+    }
+}
+
+/// No two listeners on one Unix socket, and none on that of `admin`.
+pub(super) fn unix_sockets(parsed: &Parsed, report: &Report) {
+    let of_admin = parsed.admin.iter().filter_map(|admin| {
+        let admin = admin.value.as_ref()?;
+        match &admin.value {
+            AdminAddress::Unix(path) => Some((path.as_path(), admin.span)),
+            AdminAddress::Tcp(_) => None,
+        }
+    });
+    let of_listeners = parsed.listeners.iter().filter_map(|listener| {
+        let address = listener.address.as_ref()?;
+        match &address.value {
+            ListenerAddress::Unix { path, .. } => Some((path.as_path(), address.span)),
+            ListenerAddress::Tcp(_) => None,
+        }
+    });
+    let mut seen: HashMap<&Path, Span> = HashMap::new();
+    for (path, span) in of_admin.chain(of_listeners) {
+        if let Some(first) = seen.insert(path, span) {
+            report.add(
+                Diagnostic::error(
+                    code::ADDRESS_IN_USE,
+                    span,
+                    format!("`{}` is listened on twice", path.display()),
+                )
+                .label("the second")
+                .also(first, "the first")
+                .help("give one of them another path"),
+            );
+        }
+    }
 }
 
 /// Whether two sockets on one port get in each other's way. The two families do not: each has its own wildcard.
@@ -107,21 +143,21 @@ pub(super) fn loops(parsed: &Parsed, report: &Report) {
             let own = parsed
                 .listeners
                 .iter()
-                .filter_map(|listener| listener.address.as_ref())
-                .find(|listener| {
-                    let ip = listener.value.ip();
+                .filter_map(tcp)
+                .find(|(listener, _)| {
+                    let ip = listener.ip();
                     let reached =
                         ip == address.ip() || ip.is_unspecified() && address.ip().is_loopback();
-                    listener.value.port() == address.port() && reached
+                    listener.port() == address.port() && reached
                 });
-            if let Some(own) = own {
+            if let Some((_, own)) = own {
                 report.add(
                     Diagnostic::warning(
                         code::PROXY_LOOP,
                         target.span,
                         format!("`{address}` is this proxy itself"),
                     )
-                    .also(own.span, "it listens here")
+                    .also(own, "it listens here")
                     .help("requests may go round in a circle: check that this is meant"),
                 );
             }

@@ -14,7 +14,8 @@ use crate::{
 };
 use std::net::IpAddr;
 
-const MODES: [(&str, u32); 3] = [("0600", 0o600), ("0660", 0o660), ("0666", 0o666)];
+/// Who may connect to a socket.
+pub(super) const MODES: [(&str, u32); 3] = [("0600", 0o600), ("0660", 0o660), ("0666", 0o666)];
 
 /// With the node of `tls`, which goes with an address.
 pub(super) fn reverse(node: &mut Node<'_>, tls: Option<&(AgentTls, Span)>) -> Option<AgentReverse> {

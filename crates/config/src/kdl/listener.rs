@@ -2,22 +2,25 @@
 
 use super::{
     address::{self, Use},
+    agent_reverse,
     cursor::{Block, Node},
     header_span, http2,
     listener_tls::{self, ParsedListenerTls},
 };
 use crate::{
     diagnostic::{Diagnostic, code},
-    model::{ByteSize, Http2, ListenerId, ListenerLimits, ListenerTimeouts, ProxyProtocol},
+    model::{
+        ByteSize, Http2, ListenerAddress, ListenerId, ListenerLimits, ListenerTimeouts,
+        ProxyProtocol,
+    },
     source::{Span, Spanned},
 };
 use ipnet::IpNet;
-use std::net::SocketAddr;
 
 /// A listener as it is written.
 pub(crate) struct ParsedListener {
     pub(crate) id: Spanned<ListenerId>,
-    pub(crate) address: Option<Spanned<SocketAddr>>,
+    pub(crate) address: Option<Spanned<ListenerAddress>>,
     pub(crate) h2c: Option<Spanned<bool>>,
     pub(crate) proxy_protocol: Option<Spanned<ProxyProtocol>>,
     pub(crate) tls: Option<ParsedListenerTls>,
@@ -41,12 +44,7 @@ pub(super) fn listener(node: &mut Node<'_>) -> Option<ParsedListener> {
     node.block(|block| {
         let mut tls_handshake = None;
         Some(ParsedListener {
-            address: block.required("address", "address \"0.0.0.0:8080\"", |node| {
-                address::socket_address(
-                    node.argument("an address, such as \"0.0.0.0:8080\"")?,
-                    Use::Listen,
-                )
-            }),
+            address: address(block),
             h2c: block.one("h2c", |node| {
                 let value = node.flag()?;
                 let span = node.span();
@@ -70,6 +68,60 @@ pub(super) fn listener(node: &mut Node<'_>) -> Option<ParsedListener> {
             span,
         })
     })
+}
+
+fn address(block: &mut Block<'_>) -> Option<Spanned<ListenerAddress>> {
+    if !block.has("unix-socket") {
+        return block.required("address", "address \"0.0.0.0:8080\"", tcp);
+    }
+    let unix = block.one("unix-socket", unix);
+    let mut second = None;
+    block.one("address", |node| {
+        second = Some(node.span());
+        tcp(node)
+    });
+    if let (Some(unix), Some(second)) = (&unix, second) {
+        block.report(
+            Diagnostic::error(
+                code::CONTRADICTION,
+                second,
+                "a listener is at one place, an address or a Unix socket",
+            )
+            .also(unix.span, "it is here already")
+            .help("remove one of the two, or make two listeners"),
+        );
+    }
+    unix
+}
+
+fn tcp(node: &mut Node<'_>) -> Option<Spanned<ListenerAddress>> {
+    let value = node.argument("an address, such as \"0.0.0.0:8080\"")?;
+    let is_path = |text: &str| text.starts_with("unix:") || text.starts_with('/');
+    if value.raw().as_string().is_some_and(is_path) {
+        value.report(
+            value
+                .error(
+                    code::INVALID_VALUE,
+                    "this is the path of a Unix socket, and not an address and a port",
+                )
+                .help("write `unix-socket \"/run/portcullis/http.sock\"` instead of `address`"),
+        );
+        return None;
+    }
+    let address = address::socket_address(value, Use::Listen)?;
+    Some(value.spanned(ListenerAddress::Tcp(address.value)))
+}
+
+fn unix(node: &mut Node<'_>) -> Option<Spanned<ListenerAddress>> {
+    let value = node.argument("the path of a socket, such as \"/run/portcullis/http.sock\"")?;
+    let path = value.socket_path("unix:");
+    let mode = node
+        .property("mode")
+        .and_then(|value| value.choice(&agent_reverse::MODES, &[]));
+    Some(value.spanned(ListenerAddress::Unix {
+        path: path?,
+        mode: mode.unwrap_or(0o660),
+    }))
 }
 
 /// `None` in it: it is switched off.

@@ -2,15 +2,15 @@
 
 use super::{ByteSize, Http2, ListenerId, ListenerTls, Place};
 use ipnet::IpNet;
-use std::{net::SocketAddr, time::Duration};
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 /// A socket on which clients are served.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Listener {
     /// Its name in logs and metrics.
     pub id: ListenerId,
-    /// The address to bind.
-    pub address: SocketAddr,
+    /// What to bind.
+    pub address: ListenerAddress,
     /// HTTP/2 with prior knowledge beside HTTP/1.1. Default false.
     pub h2c: bool,
     /// What a proxy in front says about connections. `None`: nothing, clients connect themselves.
@@ -30,6 +30,30 @@ pub struct Listener {
     pub trusted_proxies: Vec<IpNet>,
     /// Where it is written.
     pub place: Place,
+}
+
+/// Where a listener is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ListenerAddress {
+    /// A socket of TCP. Port 0 lets the system choose.
+    Tcp(SocketAddr),
+    /// A socket of Unix.
+    Unix {
+        /// Where its file is.
+        path: PathBuf,
+        /// Who may connect, as permissions of the file. Default 0660.
+        mode: u32,
+    },
+}
+
+/// As in `0.0.0.0:80` or `unix:/run/a.sock`.
+impl fmt::Display for ListenerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix { path, .. } => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 /// A connection begins with a header of the PROXY protocol, version 1 or 2, from a trusted proxy.

@@ -9,6 +9,7 @@ use super::{
     socket::{Socket, Transport},
     stream::EdgeStream,
     tls::{self, Failure, TlsSession},
+    wire::{Door, Listening, Wire},
     worker,
 };
 use crate::{
@@ -19,15 +20,23 @@ use crate::{
 use arc_swap::ArcSwap;
 use pingora::{proxy::HttpProxy, server::ShutdownWatch};
 use portcullis_config::ProxyProtocol;
-use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{
-    net::{TcpListener, TcpStream},
     sync::watch,
     time::{Instant, timeout},
 };
 
 /// How long what a connection begins with may go on once its listener takes its leave.
 const BEGINS_WITHIN: Duration = Duration::from_secs(1);
+
+/// What a client of a Unix socket counts as, and our end of it.
+pub(super) const SAME_MACHINE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// Accepts the connections of one listener on one worker.
 pub(super) struct Acceptor {
@@ -42,12 +51,8 @@ pub(super) struct Acceptor {
 }
 
 impl Acceptor {
-    pub(super) async fn accept(
-        self,
-        socket: std::net::TcpListener,
-        mut stop: watch::Receiver<bool>,
-    ) {
-        let socket = match TcpListener::from_std(socket) {
+    pub(super) async fn accept(self, socket: Listening, mut stop: watch::Receiver<bool>) {
+        let socket = match socket.open() {
             Ok(socket) => socket,
             Err(error) => {
                 let listener = &self.listener.load().id;
@@ -79,7 +84,7 @@ impl Acceptor {
     }
 
     /// Clients that the kernel has let in already may have asked something.
-    async fn admit_who_waits(&self, socket: &TcpListener) {
+    async fn admit_who_waits(&self, socket: &Door) {
         for _ in 0..BACKLOG {
             let accepted = tokio::select! {
                 biased;
@@ -94,24 +99,28 @@ impl Acceptor {
         }
     }
 
-    fn admit(&self, socket: TcpStream, peer: SocketAddr) {
+    fn admit(&self, socket: Wire, peer: Option<SocketAddr>) {
         let listener = self.listener.load_full();
+        let is_remote = peer.is_some();
+        let peer = peer.unwrap_or(SAME_MACHINE);
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-        let per_client = listener.limits.connections_per_client;
-        let per_client = (!listener.trusts(peer.ip())).then_some(per_client);
+        let is_trusted = listener.trusts(peer.ip());
+        // All clients of a Unix socket have the same address, which is none.
+        let is_counted = is_remote && !is_trusted;
+        let per_client = is_counted.then_some(listener.limits.connections_per_client);
         let permit = match self.limits.admit(peer.ip(), per_client) {
             Ok(permit) => permit,
             Err(limit) => return self.telemetry.rejected(&listener.id, peer, limit),
         };
-        if let Err(error) = socket.set_nodelay(true) {
+        if let Err(error) = socket.set_nodelay() {
             tracing::debug!(%error, "connection lost before it was used");
             return;
         }
-        let local = socket.local_addr().unwrap_or(self.local);
+        let local = socket.local().unwrap_or(self.local);
         let ends = Ends {
             peer,
             local: SocketAddr::new(local.ip().to_canonical(), local.port()),
-            is_trusted: listener.trusts(peer.ip()),
+            is_trusted,
         };
         let arrival = Arrival {
             listener,

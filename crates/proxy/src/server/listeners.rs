@@ -1,12 +1,16 @@
 //! The listeners of the process: which addresses are bound, and what workers are told about them. Each has one socket per
-//! worker on the same address, among which the kernel spreads connections.
+//! worker on the same address, among which the kernel spreads connections; a Unix socket is one that all workers accept from.
 
 use super::{
     ServeError,
+    acceptor::SAME_MACHINE,
     connection::Listener,
     tls::{self, ListenerTls, TlsOfListeners},
+    unix_socket::SocketFile,
+    wire::Listening,
 };
 use crate::telemetry::metrics::ConnectionMetrics;
+use portcullis_config::ListenerAddress;
 use socket2::{Domain, Protocol, Type};
 use std::{io, net::SocketAddr, sync::Arc};
 
@@ -26,9 +30,17 @@ struct Bound {
     /// What workers know its sockets by, through all configurations.
     key: u64,
     config: portcullis_config::Listener,
-    /// The real address, when the configuration leaves the port to the system.
-    address: SocketAddr,
+    at: At,
     tls: Option<Arc<ListenerTls>>,
+}
+
+/// Where a listener really is.
+#[derive(Debug, Clone)]
+enum At {
+    /// With a port, also when the configuration leaves it to the system.
+    Tcp(SocketAddr),
+    /// The file goes with the last who knows it.
+    Unix(Arc<SocketFile>),
 }
 
 /// Listeners of another configuration, bound and not yet in use. Dropped, it changes nothing.
@@ -45,7 +57,7 @@ pub(super) struct Assignment {
     pub(super) listener: Arc<Listener>,
     pub(super) local: SocketAddr,
     /// `None` when the worker has it already.
-    pub(super) socket: Option<std::net::TcpListener>,
+    pub(super) socket: Option<Listening>,
 }
 
 impl Listeners {
@@ -72,55 +84,78 @@ impl Listeners {
         };
         for config in listeners {
             let kept = self.bound.iter().find(|bound| bound.serves(config));
-            let address = match kept {
-                Some(kept) => kept.address,
-                None => self.free_address(config)?,
+            let (at, sockets) = match kept {
+                Some(kept) => (kept.at.clone(), Vec::new()),
+                None => self
+                    .bind(config, workers)
+                    .map_err(|error| failed(config, error))?,
             };
             let key = kept.map_or(plan.keys_given, |kept| kept.key);
             plan.keys_given += u64::from(kept.is_none());
             let tls = tls.get(&config.id).cloned();
             let listener = Arc::new(Listener::new(config, tls.clone()));
+            let mut sockets = sockets.into_iter();
             for worker in &mut plan.assignments {
-                let socket = match kept {
-                    Some(_) => None,
-                    None => Some(listen(address, true).map_err(|error| failed(config, error))?),
-                };
                 worker.push(Assignment {
                     key,
                     listener: listener.clone(),
-                    local: address,
-                    socket,
+                    local: at.address(),
+                    socket: sockets.next(),
                 });
             }
             plan.bound.push(Bound {
                 key,
                 config: config.clone(),
-                address,
+                at,
                 tls,
             });
         }
         Ok(plan)
     }
 
+    /// A socket for each worker.
+    fn bind(
+        &self,
+        config: &portcullis_config::Listener,
+        workers: usize,
+    ) -> io::Result<(At, Vec<Listening>)> {
+        match &config.address {
+            ListenerAddress::Tcp(address) => {
+                let address = self.free_address(*address)?;
+                let socket = || Ok(Listening::Tcp(listen(address, true)?));
+                let sockets = (0..workers).map(|_| socket()).collect::<io::Result<_>>()?;
+                Ok((At::Tcp(address), sockets))
+            }
+            ListenerAddress::Unix { path, mode } => {
+                let (file, socket) = SocketFile::bind(path, *mode)?;
+                let another = || Ok(Listening::Unix(socket.try_clone()?));
+                let sockets = (0..workers).map(|_| another()).collect::<io::Result<_>>()?;
+                Ok((At::Unix(Arc::new(file)), sockets))
+            }
+        }
+    }
+
     /// Sockets that share an address would take connections from another process without a word, so the first look is
     /// whether the address is free. A port of ours does not count: its other address may be about to go.
-    fn free_address(&self, config: &portcullis_config::Listener) -> Result<SocketAddr, ServeError> {
-        let port = config.address.port();
-        let ours = self.bound.iter().any(|bound| bound.address.port() == port);
-        if ours {
-            return Ok(config.address);
+    fn free_address(&self, address: SocketAddr) -> io::Result<SocketAddr> {
+        let is_ours =
+            |bound: &Bound| matches!(bound.at, At::Tcp(at) if at.port() == address.port());
+        if self.bound.iter().any(is_ours) {
+            return Ok(address);
         }
-        listen(config.address, false)
-            .and_then(|socket| socket.local_addr())
-            .map_err(|error| failed(config, error))
+        listen(address, false)?.local_addr()
     }
 
     /// What was planned is in use now.
     pub(super) fn adopt(&mut self, bound: Adopted, metrics: &ConnectionMetrics) {
         let before = self.tls();
         for bound in &bound.bound {
-            if !self.bound.iter().any(|old| old.key == bound.key) {
-                tracing::info!(listener = %bound.config.id, address = %bound.address, "listening");
+            match self.bound.iter().find(|old| old.key == bound.key) {
+                None => {
+                    let address = bound.shown();
+                    tracing::info!(listener = %bound.config.id, %address, "listening");
+                }
+                Some(old) => bound.set_mode(&old.config.address),
             }
         }
         self.bound = bound.bound;
@@ -149,8 +184,43 @@ impl Plan {
 impl Bound {
     /// Whether these sockets are what the configuration asks for. A port that the system chose belongs to its listener.
     fn serves(&self, config: &portcullis_config::Listener) -> bool {
-        self.config.address == config.address
-            && (config.address.port() != 0 || self.config.id == config.id)
+        match (&self.config.address, &config.address) {
+            (ListenerAddress::Tcp(bound), ListenerAddress::Tcp(wanted)) => {
+                bound == wanted && (wanted.port() != 0 || self.config.id == config.id)
+            }
+            (ListenerAddress::Unix { path: bound, .. }, ListenerAddress::Unix { path, .. }) => {
+                bound == path
+            }
+            _ => false,
+        }
+    }
+
+    /// With the port that the system has chosen.
+    fn shown(&self) -> String {
+        match self.at {
+            At::Tcp(address) => address.to_string(),
+            At::Unix(_) => self.config.address.to_string(),
+        }
+    }
+
+    /// The file of a socket that stays has the mode that is wanted now.
+    fn set_mode(&self, before: &ListenerAddress) {
+        if let (At::Unix(file), ListenerAddress::Unix { mode, .. }) =
+            (&self.at, &self.config.address)
+            && self.config.address != *before
+        {
+            file.set_mode(*mode);
+        }
+    }
+}
+
+impl At {
+    /// Our end of connections, where they do not know it themselves.
+    const fn address(&self) -> SocketAddr {
+        match self {
+            Self::Tcp(address) => *address,
+            Self::Unix(_) => SAME_MACHINE,
+        }
     }
 }
 
@@ -197,7 +267,7 @@ mod tests {
     fn listener(id: &str, address: &str) -> portcullis_config::Listener {
         portcullis_config::Listener {
             id: id.into(),
-            address: address.parse().unwrap(),
+            address: ListenerAddress::Tcp(address.parse().unwrap()),
             h2c: false,
             proxy_protocol: None,
             tls: None,

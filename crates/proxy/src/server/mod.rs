@@ -16,6 +16,8 @@ mod signals;
 mod socket;
 mod stream;
 pub(crate) mod tls;
+mod unix_socket;
+mod wire;
 mod worker;
 mod workers;
 

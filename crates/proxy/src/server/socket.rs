@@ -1,6 +1,9 @@
 //! What bytes come over: a client's socket, with TLS over it or without.
 
-use super::proxy_protocol::{self, Decoded, Malformed, Said};
+use super::{
+    proxy_protocol::{self, Decoded, Malformed, Said},
+    wire::Wire,
+};
 use std::{
     future::poll_fn,
     io,
@@ -8,10 +11,7 @@ use std::{
     pin::Pin,
     task::{Context, Poll, ready},
 };
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
 /// See the module.
@@ -22,13 +22,13 @@ pub(crate) enum Socket {
 
 /// A socket, some of whose bytes may have been looked at before they are read.
 pub(crate) struct Transport {
-    socket: TcpStream,
+    socket: Wire,
     /// What was looked at and is not read yet.
     seen: Vec<u8>,
 }
 
 impl Transport {
-    pub(crate) const fn new(socket: TcpStream) -> Self {
+    pub(super) const fn new(socket: Wire) -> Self {
         Self {
             socket,
             seen: Vec::new(),

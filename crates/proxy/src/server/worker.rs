@@ -8,6 +8,7 @@ use super::{
     limits::ConnectionLimits,
     listeners::Assignment,
     stream::EdgeStream,
+    wire::Listening,
 };
 use crate::{
     exchange::Forwarder,
@@ -201,13 +202,7 @@ impl Worker {
             .await;
     }
 
-    fn accept(
-        &mut self,
-        key: u64,
-        listener: Arc<Listener>,
-        local: SocketAddr,
-        socket: std::net::TcpListener,
-    ) {
+    fn accept(&mut self, key: u64, listener: Arc<Listener>, local: SocketAddr, socket: Listening) {
         let listener = Arc::new(ArcSwap::new(listener));
         let stop = watch::Sender::new(false);
         let acceptor = Acceptor {
