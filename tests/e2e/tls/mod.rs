@@ -5,3 +5,4 @@ mod clients;
 mod handshake;
 mod requests;
 mod resumption;
+mod rotation;
