@@ -95,6 +95,7 @@ async fn ask_for(
             protocol: "HTTP/1.1",
             tls_version: None,
             tls_cipher: None,
+            client_certificate: None,
             route_id: None,
             upstream_id: None,
             timestamp: SystemTime::UNIX_EPOCH,

@@ -103,6 +103,10 @@ pub struct RequestMetadata<'a> {
     pub tls_version: Option<&'a str>,
     /// The name of the cipher suite; `None` without TLS.
     pub tls_cipher: Option<&'a str>,
+    /// What the client has shown of itself in TLS; `None` without a
+    /// certificate. Only some dialects have a place for it: version 2 has
+    /// none, so that it is never in what an agent of the library is told.
+    pub client_certificate: Option<ClientCertificate<'a>>,
     /// The route that the request took.
     pub route_id: Option<&'a str>,
     /// The upstream that the request would go to.
@@ -111,6 +115,15 @@ pub struct RequestMetadata<'a> {
     pub timestamp: SystemTime,
     /// The W3C trace context of the request.
     pub traceparent: Option<&'a str>,
+}
+
+/// A certificate that a client has shown, and that is valid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientCertificate<'a> {
+    /// Who it is: its first URI, else its first DNS name, else its subject.
+    pub principal: &'a str,
+    /// SHA-256 of it, in hexadecimal digits.
+    pub fingerprint: &'a str,
 }
 
 /// The head of a request, before anything of it went to an upstream.

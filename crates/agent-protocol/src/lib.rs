@@ -71,7 +71,8 @@ pub use dialect::v2::{
 };
 pub use error::{CallError, ConfigureError, ConnectError, ProtocolError};
 pub use event::{
-    BodyChunk, Event, RequestComplete, RequestHeaders, RequestMetadata, ResponseHeaders,
+    BodyChunk, ClientCertificate, Event, RequestComplete, RequestHeaders, RequestMetadata,
+    ResponseHeaders,
 };
 pub use guardrail::{
     Detection, GuardrailInspect, GuardrailResult, InspectionType, Severity, TextSpan,

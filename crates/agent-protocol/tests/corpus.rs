@@ -324,6 +324,7 @@ fn event() -> Vec<u8> {
             protocol: "HTTP/2",
             tls_version: Some("TLSv1.3"),
             tls_cipher: Some(""),
+            client_certificate: None,
             route_id: None,
             upstream_id: None,
             timestamp: UNIX_EPOCH,

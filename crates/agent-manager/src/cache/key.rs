@@ -216,6 +216,7 @@ mod tests {
                 protocol: "HTTP/1.1",
                 tls_version: None,
                 tls_cipher: None,
+                client_certificate: None,
                 route_id: case.route,
                 upstream_id: None,
                 timestamp: UNIX_EPOCH,

@@ -104,6 +104,7 @@ impl DecodedRequestHeaders<'_> {
                 protocol: &self.protocol,
                 tls_version: self.tls_version.as_deref(),
                 tls_cipher: self.tls_cipher.as_deref(),
+                client_certificate: None,
                 route_id: self.route_id.as_deref(),
                 upstream_id: self.upstream_id.as_deref(),
                 timestamp: self.timestamp,

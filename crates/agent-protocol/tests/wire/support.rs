@@ -125,6 +125,7 @@ impl Request {
                 protocol: "HTTP/1.1",
                 tls_version: None,
                 tls_cipher: None,
+                client_certificate: None,
                 route_id: Some("api"),
                 upstream_id: Some("backend"),
                 timestamp: UNIX_EPOCH + Duration::from_secs(1_782_907_200),

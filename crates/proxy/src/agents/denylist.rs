@@ -283,6 +283,7 @@ mod tests {
                 protocol: "HTTP/1.1",
                 tls_version: None,
                 tls_cipher: None,
+                client_certificate: None,
                 route_id: None,
                 upstream_id: None,
                 timestamp: UNIX_EPOCH,

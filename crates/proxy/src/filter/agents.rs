@@ -261,6 +261,7 @@ fn request_event<'a>(
             },
             tls_version: tls.map(|tls| tls.version),
             tls_cipher: tls.map(|tls| tls.cipher.as_str()),
+            client_certificate: tls.and_then(|tls| Some(tls.client.as_ref()?.told())),
             route_id: route.map(|route| route.id.as_str()),
             upstream_id: route
                 .and_then(Route::upstream)

@@ -91,6 +91,7 @@ mod tests {
                 protocol: "HTTP/1.1",
                 tls_version: None,
                 tls_cipher: None,
+                client_certificate: None,
                 route_id: Some("all"),
                 upstream_id: None,
                 timestamp: SystemTime::UNIX_EPOCH,

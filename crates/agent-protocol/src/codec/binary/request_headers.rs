@@ -110,6 +110,7 @@ mod tests {
                 protocol: "HTTP/2",
                 tls_version: None,
                 tls_cipher: None,
+                client_certificate: None,
                 route_id: None,
                 upstream_id: None,
                 timestamp: SystemTime::UNIX_EPOCH,

@@ -23,6 +23,8 @@ pub(super) fn request(
     let metadata = &event.metadata;
     let time = metadata.timestamp.duration_since(UNIX_EPOCH);
     let time = time.unwrap_or_default();
+    let certificate = metadata.client_certificate;
+    let principal = certificate.map_or("", |certificate| certificate.principal);
     let http = HttpRequest {
         id: metadata.correlation_id.to_owned(),
         method: event.method.to_owned(),
@@ -41,6 +43,7 @@ pub(super) fn request(
     CheckRequest {
         attributes: Some(AttributeContext {
             source: Some(Peer {
+                principal: principal.to_owned(),
                 address: Some(Address {
                     socket_address: Some(source),
                 }),

@@ -44,6 +44,9 @@ pub struct Peer {
     /// Where it is.
     #[prost(message, optional, tag = "1")]
     pub address: Option<Address>,
+    /// Who it has shown to be in TLS; empty when it has not.
+    #[prost(string, tag = "4")]
+    pub principal: String,
 }
 
 /// `envoy.config.core.v3.Address`.

@@ -99,6 +99,7 @@ impl Sample {
                 protocol: "HTTP/1.1",
                 tls_version: None,
                 tls_cipher: None,
+                client_certificate: None,
                 route_id: Some("check"),
                 upstream_id: Some("check"),
                 timestamp: SystemTime::now(),

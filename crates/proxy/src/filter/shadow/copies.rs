@@ -9,7 +9,8 @@ use bytes::Bytes;
 use http::HeaderMap;
 use portcullis_agent_manager::{Completed, Phase, RecordedVerdict};
 use portcullis_agent_protocol::{
-    Event, FrameOpcode, RequestHeaders, RequestMetadata, ResponseHeaders, WebSocketFrame,
+    ClientCertificate, Event, FrameOpcode, RequestHeaders, RequestMetadata, ResponseHeaders,
+    WebSocketFrame,
 };
 use std::{net::IpAddr, sync::Arc, time::SystemTime};
 use tokio::sync::OwnedSemaphorePermit;
@@ -49,6 +50,8 @@ pub(super) struct RequestHead {
     protocol: String,
     tls_version: Option<String>,
     tls_cipher: Option<String>,
+    /// Its principal and its fingerprint.
+    client_certificate: Option<(String, String)>,
     route_id: Option<String>,
     upstream_id: Option<String>,
     timestamp: SystemTime,
@@ -72,6 +75,9 @@ impl RequestHead {
             protocol: metadata.protocol.to_owned(),
             tls_version: metadata.tls_version.map(str::to_owned),
             tls_cipher: metadata.tls_cipher.map(str::to_owned),
+            client_certificate: metadata
+                .client_certificate
+                .map(|it| (it.principal.to_owned(), it.fingerprint.to_owned())),
             route_id: metadata.route_id.map(str::to_owned),
             upstream_id: metadata.upstream_id.map(str::to_owned),
             timestamp: metadata.timestamp,
@@ -94,6 +100,12 @@ impl RequestHead {
                 protocol: &self.protocol,
                 tls_version: self.tls_version.as_deref(),
                 tls_cipher: self.tls_cipher.as_deref(),
+                client_certificate: self.client_certificate.as_ref().map(
+                    |(principal, fingerprint)| ClientCertificate {
+                        principal,
+                        fingerprint,
+                    },
+                ),
                 route_id: self.route_id.as_deref(),
                 upstream_id: self.upstream_id.as_deref(),
                 timestamp: self.timestamp,

@@ -23,6 +23,14 @@ pub(crate) struct ClientCertificate {
 }
 
 impl ClientCertificate {
+    /// What agents are told of it.
+    pub(crate) fn told(&self) -> portcullis_agent_protocol::ClientCertificate<'_> {
+        portcullis_agent_protocol::ClientCertificate {
+            principal: &self.principal,
+            fingerprint: &self.fingerprint,
+        }
+    }
+
     /// `None`: it cannot be read.
     pub(super) fn read(der: &[u8]) -> Option<Self> {
         let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;

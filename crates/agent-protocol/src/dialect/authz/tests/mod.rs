@@ -16,7 +16,7 @@ use super::messages::CheckRequest;
 use super::relay;
 use super::{check, forward_auth};
 use crate::header_name::HeaderNames;
-use crate::{BodyChunk, HeaderOp, RequestHeaders, RequestMetadata, Verdict};
+use crate::{BodyChunk, ClientCertificate, HeaderOp, RequestHeaders, RequestMetadata, Verdict};
 
 fn headers(lines: &[(&str, &str)]) -> HeaderMap {
     let mut headers = HeaderMap::new();
@@ -40,6 +40,7 @@ fn head<'a>(method: &'a str, uri: &'a str, headers: &'a HeaderMap) -> RequestHea
             protocol: "HTTP/1.1",
             tls_version: None,
             tls_cipher: None,
+            client_certificate: None,
             route_id: None,
             upstream_id: None,
             timestamp: UNIX_EPOCH + Duration::from_millis(1_500),
@@ -160,7 +161,12 @@ fn ext_authz_over_http_passes_the_request_on() {
 fn the_question_over_grpc_is_that_of_envoy() {
     let lines = headers(CLIENT);
     let context = BTreeMap::from([("tenant".to_owned(), "blue".to_owned())]);
-    let mut question = check::request(&head("POST", "/cart?x=1", &lines), &context);
+    let mut head = head("POST", "/cart?x=1", &lines);
+    head.metadata.client_certificate = Some(ClientCertificate {
+        principal: "spiffe://example.com/app",
+        fingerprint: "00",
+    });
+    let mut question = check::request(&head, &context);
     let shown = Shown {
         data: Bytes::from("hello"),
         is_partial: false,
@@ -170,7 +176,9 @@ fn the_question_over_grpc_is_that_of_envoy() {
     let question = CheckRequest::decode(&question.encode_to_vec()[..]).unwrap();
     let attributes = question.attributes.unwrap();
     assert_eq!(attributes.context_extensions, context);
-    let source = attributes.source.unwrap().address.unwrap();
+    let source = attributes.source.unwrap();
+    assert_eq!(source.principal, "spiffe://example.com/app");
+    let source = source.address.unwrap();
     let source = source.socket_address.unwrap();
     assert_eq!((&*source.address, source.port_value), ("192.0.2.7", 4711));
     let request = attributes.request.unwrap();

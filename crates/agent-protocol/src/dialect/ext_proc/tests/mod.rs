@@ -55,6 +55,7 @@ fn request<'a>(method: &'a str, protocol: &'a str, headers: &'a http::HeaderMap)
             protocol,
             tls_version: None,
             tls_cipher: None,
+            client_certificate: None,
             route_id: None,
             upstream_id: None,
             timestamp: SystemTime::UNIX_EPOCH,
