@@ -3,7 +3,7 @@
 use super::{DEADLINE, RawClient, Response};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType,
+    ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType, SignatureAlgorithm,
 };
 use rustls::{
     ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme,
@@ -73,6 +73,23 @@ impl Authority {
             .map(|uri| SanType::URI((*uri).try_into().unwrap()));
         params.subject_alt_names = dns.chain(uris).collect();
         self.sign(params, ExtendedKeyUsagePurpose::ClientAuth)
+    }
+
+    /// The same with a key of this kind.
+    pub(crate) fn server_with(
+        &self,
+        names: &[&str],
+        algorithm: &'static SignatureAlgorithm,
+    ) -> TestCertificate {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let key = KeyPair::generate_for(algorithm).unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        TestCertificate {
+            pem: certificate.pem(),
+            key: key.serialize_pem(),
+        }
     }
 
     /// Signs what a test has thought up.
@@ -247,11 +264,23 @@ fn reason(error: io::Error) -> Option<rustls::Error> {
 
 /// For tests that want to see what is shown, whatever it is.
 #[derive(Debug)]
-pub(crate) struct BelievesAnything(CryptoProvider);
+pub(crate) struct BelievesAnything {
+    provider: CryptoProvider,
+    understands: Vec<SignatureScheme>,
+}
 
 impl BelievesAnything {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self(crypto::ring::default_provider()))
+        let known = crypto::ring::default_provider().signature_verification_algorithms;
+        Self::understanding(known.supported_schemes())
+    }
+
+    /// The same where signatures of other kinds are not understood.
+    pub(crate) fn understanding(understands: Vec<SignatureScheme>) -> Arc<Self> {
+        Arc::new(Self {
+            provider: crypto::ring::default_provider(),
+            understands,
+        })
     }
 }
 
@@ -273,7 +302,7 @@ impl ServerCertVerifier for BelievesAnything {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let known = &self.0.signature_verification_algorithms;
+        let known = &self.provider.signature_verification_algorithms;
         crypto::verify_tls12_signature(message, certificate, signature, known)
     }
 
@@ -283,11 +312,11 @@ impl ServerCertVerifier for BelievesAnything {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let known = &self.0.signature_verification_algorithms;
+        let known = &self.provider.signature_verification_algorithms;
         crypto::verify_tls13_signature(message, certificate, signature, known)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        self.understands.clone()
     }
 }

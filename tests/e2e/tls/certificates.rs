@@ -1,6 +1,11 @@
 //! Which certificate is shown to whom, and what becomes of one that cannot be used.
 
-use crate::harness::{Authority, Proxy, TestCertificate, proxy::Builder};
+use crate::harness::{
+    Authority, Proxy, TestCertificate,
+    proxy::Builder,
+    tls::{BelievesAnything, Connector},
+};
+use rustls::SignatureScheme;
 
 const EVERYTHING: &str = r#"routes { route "all" { respond 204 } }"#;
 
@@ -8,9 +13,9 @@ const EVERYTHING: &str = r#"routes { route "all" { respond 204 } }"#;
 fn shown(proxy: &Proxy, authority: &Authority, name: &str) -> Vec<u8> {
     let mut config = authority.client_config(None);
     // What it is shown need not be for the name that it has asked for.
-    let any = crate::harness::tls::BelievesAnything::new();
+    let any = BelievesAnything::new();
     config.dangerous().set_certificate_verifier(any);
-    let connector = crate::harness::tls::Connector::new(config);
+    let connector = Connector::new(config);
     let stream = connector.handshake(proxy.address_of("http"), name).unwrap();
     stream.conn.peer_certificates().unwrap()[0].to_vec()
 }
@@ -53,6 +58,40 @@ fn certificates_are_chosen_by_the_names_in_them() {
             shown(&proxy, &authority, name) == certificate.der().to_vec(),
             "{name}"
         );
+    }
+}
+
+#[test]
+fn of_several_with_one_name_it_is_the_first_that_is_understood() {
+    let authority = Authority::new("servers");
+    let usual = authority.server(&["test"]);
+    let modern = authority.server_with(&["test"], &rcgen::PKCS_ED25519);
+    let builder = Proxy::builder(EVERYTHING)
+        .certificate("usual", &usual)
+        .certificate("modern", &modern)
+        .listener(
+            r#"tls {
+                certificate "usual.pem" key="usual.key"
+                certificate "modern.pem" key="modern.key"
+            }"#,
+        );
+    // Nobody is shown what is never shown.
+    let (code, _, errors) = builder.clone().check();
+    assert_eq!((code, errors.as_str()), (Some(0), ""));
+    let proxy = builder.start();
+    for (understood, certificate) in [
+        (SignatureScheme::ECDSA_NISTP256_SHA256, &usual),
+        (SignatureScheme::ED25519, &modern),
+    ] {
+        let mut config = authority.client_config(None);
+        let only = BelievesAnything::understanding(vec![understood]);
+        config.dangerous().set_certificate_verifier(only);
+        let connector = Connector::new(config);
+        for name in ["test", "elsewhere", "127.0.0.1"] {
+            let stream = connector.handshake(proxy.address_of("http"), name).unwrap();
+            let shown = &stream.conn.peer_certificates().unwrap()[0];
+            assert!(*shown == certificate.der(), "{name} {understood:?}");
+        }
     }
 }
 

@@ -173,6 +173,8 @@ fn verifier(
 struct Certificates {
     /// In the order written.
     all: Vec<Arc<Certificate>>,
+    /// The first, and those with the names that it has.
+    default: Vec<Arc<Certificate>>,
     exact: HashMap<String, Vec<Arc<Certificate>>>,
     /// By what follows the `*.`.
     wildcard: HashMap<String, Vec<Arc<Certificate>>>,
@@ -180,8 +182,12 @@ struct Certificates {
 
 impl Certificates {
     fn new(certificates: Vec<Certificate>) -> Self {
+        let all: Vec<_> = certificates.into_iter().map(Arc::new).collect();
+        let like_the_first =
+            |it: &&Arc<Certificate>| all.first().is_some_and(|first| first.names == it.names);
         let mut this = Self {
-            all: certificates.into_iter().map(Arc::new).collect(),
+            default: all.iter().filter(like_the_first).cloned().collect(),
+            all,
             exact: HashMap::new(),
             wildcard: HashMap::new(),
         };
@@ -201,7 +207,7 @@ impl Certificates {
     /// Those for this name: exact before wildcard, and the first of all for others. Never empty; where there are several they
     /// differ in what a client has to understand.
     fn find(&self, server_name: Option<&str>) -> &[Arc<Certificate>] {
-        let default = &self.all[..self.all.len().min(1)];
+        let default = self.default.as_slice();
         let Some(name) = server_name else {
             return default;
         };
