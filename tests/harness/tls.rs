@@ -18,7 +18,7 @@ use rustls::{
 use std::{
     io::{self, Read, Write},
     net::{SocketAddr, TcpStream},
-    sync::Arc,
+    sync::{Arc, Mutex},
 };
 
 /// Who signs certificates.
@@ -267,6 +267,7 @@ fn reason(error: io::Error) -> Option<rustls::Error> {
 pub(crate) struct BelievesAnything {
     provider: CryptoProvider,
     understands: Vec<SignatureScheme>,
+    stapled: Mutex<Vec<u8>>,
 }
 
 impl BelievesAnything {
@@ -280,7 +281,13 @@ impl BelievesAnything {
         Arc::new(Self {
             provider: crypto::ring::default_provider(),
             understands,
+            stapled: Mutex::default(),
         })
+    }
+
+    /// What was last shown beside a certificate.
+    pub(crate) fn stapled(&self) -> Vec<u8> {
+        self.stapled.lock().unwrap().clone()
     }
 }
 
@@ -290,9 +297,10 @@ impl ServerCertVerifier for BelievesAnything {
         _: &CertificateDer<'_>,
         _: &[CertificateDer<'_>],
         _: &ServerName<'_>,
-        _: &[u8],
+        ocsp_response: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
+        *self.stapled.lock().unwrap() = ocsp_response.to_vec();
         Ok(ServerCertVerified::assertion())
     }
 

@@ -168,6 +168,33 @@ fn a_certificate_that_cannot_be_used_is_named_and_changes_nothing() {
 }
 
 #[test]
+fn what_an_authority_says_of_a_certificate_is_handed_on_and_renewed() {
+    let authority = Authority::new("servers");
+    let certificate = authority.server(&["test"]);
+    let listener = r#"tls { certificate "server.pem" key="server.key" ocsp="server.ocsp" }"#;
+    let with = |said: &str| {
+        with(&certificate)
+            .listener(listener)
+            .file("server.ocsp", said)
+    };
+    let (first, second) = ("0\u{3}\n\u{1}\0", "0\u{3}\n\u{1}\u{1}");
+    let proxy = with(first).start();
+    let stapled = || {
+        let mut config = authority.client_config(None);
+        let any = BelievesAnything::new();
+        config.dangerous().set_certificate_verifier(any.clone());
+        let connector = Connector::new(config);
+        connector
+            .handshake(proxy.address_of("http"), "test")
+            .unwrap();
+        any.stapled()
+    };
+    assert_eq!(stapled(), first.as_bytes());
+    proxy.reload(&with(second));
+    assert_eq!(stapled(), second.as_bytes());
+}
+
+#[test]
 fn a_new_certificate_is_shown_after_a_reload() {
     let authority = Authority::new("servers");
     let (old, new) = (authority.server(&["test"]), authority.server(&["test"]));

@@ -1,5 +1,6 @@
 //! TLS with clients.
 
+mod bytes;
 mod certificates;
 mod clients;
 mod handshake;
