@@ -10,8 +10,8 @@ use super::{
 use crate::{
     diagnostic::{Diagnostic, code},
     model::{
-        ByteSize, Http2, ListenerAddress, ListenerId, ListenerLimits, ListenerTimeouts,
-        ProxyProtocol,
+        ByteSize, Http2, ListenerAddress, ListenerId, ListenerLimits, ListenerProxyProtocol,
+        ListenerTimeouts,
     },
     source::{Span, Spanned},
 };
@@ -22,7 +22,7 @@ pub(crate) struct ParsedListener {
     pub(crate) id: Spanned<ListenerId>,
     pub(crate) address: Option<Spanned<ListenerAddress>>,
     pub(crate) h2c: Option<Spanned<bool>>,
-    pub(crate) proxy_protocol: Option<Spanned<ProxyProtocol>>,
+    pub(crate) proxy_protocol: Option<Spanned<ListenerProxyProtocol>>,
     pub(crate) tls: Option<ParsedListenerTls>,
     /// Where its deadline is written.
     pub(crate) tls_handshake: Option<Span>,
@@ -125,11 +125,11 @@ fn unix(node: &mut Node<'_>) -> Option<Spanned<ListenerAddress>> {
 }
 
 /// `None` in it: it is switched off.
-fn proxy_protocol(node: &mut Node<'_>) -> Option<Option<Spanned<ProxyProtocol>>> {
+fn proxy_protocol(node: &mut Node<'_>) -> Option<Option<Spanned<ListenerProxyProtocol>>> {
     let is_on = node.flag()?;
     let forwarded = node.property("forwarded-headers");
     let choices = [("ignore", false), ("believe", true)];
-    let value = ProxyProtocol {
+    let value = ListenerProxyProtocol {
         believes_forwarded: forwarded
             .and_then(|value| value.choice(&choices, &[]))
             .unwrap_or_default(),

@@ -14,7 +14,7 @@ pub struct Listener {
     /// HTTP/2 with prior knowledge beside HTTP/1.1. Default false.
     pub h2c: bool,
     /// What a proxy in front says about connections. `None`: nothing, clients connect themselves.
-    pub proxy_protocol: Option<ProxyProtocol>,
+    pub proxy_protocol: Option<ListenerProxyProtocol>,
     /// TLS with its clients. `None`: it is not spoken.
     pub tls: Option<ListenerTls>,
     /// How much of HTTP/2 one connection may have.
@@ -58,7 +58,7 @@ impl fmt::Display for ListenerAddress {
 
 /// A connection begins with a header of the PROXY protocol, version 1 or 2, from a trusted proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct ProxyProtocol {
+pub struct ListenerProxyProtocol {
     /// X-Forwarded-For and X-Request-Id are believed too, when the address in the header is that of a trusted proxy.
     /// Default false.
     pub believes_forwarded: bool,

@@ -67,7 +67,9 @@ pub use http2::Http2;
 pub use id::{AgentId, ListenerId, RouteId, UpstreamId};
 pub use inspect::{BodyEncoding, BodyInspection, BodyMode, Completions, Inspect, OnOversize};
 pub use limit::{ConcurrencyLimit, Enforcement, LimitKey, LimitLine, LimitOwner, RateLimit};
-pub use listener::{Listener, ListenerAddress, ListenerLimits, ListenerTimeouts, ProxyProtocol};
+pub use listener::{
+    Listener, ListenerAddress, ListenerLimits, ListenerProxyProtocol, ListenerTimeouts,
+};
 pub use listener_tls::{ClientAuth, ListenerCertificate, ListenerTls, TlsVersion};
 pub use mirror::Mirror;
 pub use observability::{

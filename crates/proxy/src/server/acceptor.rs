@@ -19,7 +19,7 @@ use crate::{
 };
 use arc_swap::ArcSwap;
 use pingora::{proxy::HttpProxy, server::ShutdownWatch};
-use portcullis_config::ProxyProtocol;
+use portcullis_config::ListenerProxyProtocol;
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -180,7 +180,7 @@ impl Arrival {
     /// Lets the proxy in front say who connects.
     async fn introduce(
         &mut self,
-        settings: ProxyProtocol,
+        settings: ListenerProxyProtocol,
         transport: &mut Transport,
     ) -> Result<(), Rejection> {
         if !self.ends.is_trusted {

@@ -11,7 +11,9 @@ use bytes::Bytes;
 use http::HeaderValue;
 use ipnet::IpNet;
 use pingora::protocols::http::ServerSession;
-use portcullis_config::{Http2, ListenerId, ListenerLimits, ListenerTimeouts, ProxyProtocol};
+use portcullis_config::{
+    Http2, ListenerId, ListenerLimits, ListenerProxyProtocol, ListenerTimeouts,
+};
 use std::{
     net::{IpAddr, SocketAddr},
     sync::{
@@ -34,7 +36,7 @@ pub(crate) struct Listener {
     pub(crate) timeouts: ListenerTimeouts,
     pub(crate) limits: ListenerLimits,
     pub(crate) trusted_proxies: Vec<IpNet>,
-    pub(crate) proxy_protocol: Option<ProxyProtocol>,
+    pub(crate) proxy_protocol: Option<ListenerProxyProtocol>,
 }
 
 impl Listener {
