@@ -308,7 +308,7 @@ fn overloaded(retry_after: Option<Duration>) -> Answer {
     Err(NoDecision::Overloaded { retry_after })
 }
 
-/// An event with what the one on the page does not have.
+/// An event with what the one on the page does not have, and a section that nobody knows yet.
 fn event() -> Vec<u8> {
     let mut headers = HeaderMap::new();
     for value in [&b"a=1"[..], b"\xff\xfe", b""] {
@@ -337,7 +337,6 @@ fn event() -> Vec<u8> {
     };
     let mut out = Vec::new();
     binary::encode_request_headers(&mut out, u64::MAX, &event);
-    // A section that nobody knows yet.
     out.extend_from_slice(b"\x99\0\0\0\x01z");
     out
 }
