@@ -178,8 +178,7 @@ impl Process {
         ));
         let mut admin = AdminListeners::default();
         let admin_plan = admin.plan(&config).await?;
-        let echo = private.path().join("echo.sock");
-        admin::serve_unix(&echo, Arc::new(echo::EchoOrigin), Bounds::INTERNAL)?;
+        let echo = serve_echo(private.path())?;
         // From here on nothing fails that an operator could have mistaken.
         let mut doors = Doors::default();
         let (settings, doors_plan) = reached(&config, &executable, &mut supervisor, &doors).await?;
@@ -235,7 +234,7 @@ impl Process {
     }
 
     fn echo_socket(&self) -> PathBuf {
-        self.private.path().join("echo.sock")
+        echo_socket(self.private.path())
     }
 
     async fn end(self, end: End, signals: &mut Signals) {
@@ -294,6 +293,17 @@ impl Process {
             }
         }
     }
+}
+
+/// Starts the origin inside the binary and says where it listens.
+fn serve_echo(private: &Path) -> io::Result<PathBuf> {
+    let socket = echo_socket(private);
+    admin::serve_unix(&socket, Arc::new(echo::EchoOrigin), Bounds::INTERNAL)?;
+    Ok(socket)
+}
+
+fn echo_socket(private: &Path) -> PathBuf {
+    private.join("echo.sock")
 }
 
 /// How the agents of a configuration are reached: those that do not run are started, sockets are bound for those that dial.
