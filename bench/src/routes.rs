@@ -122,6 +122,7 @@ fn text_of(stage: &Stage, routes: usize) -> Result<(Places, String), BenchError>
         origin: stage.origin(),
         probes: free_address()?,
         access_log: stage.file("routes.access.json"),
+        tls: stage.tls().clone(),
         agents: Vec::new(),
     };
     let text = configuration(Protocol::Http1, &many_routes(routes), &[], &places);

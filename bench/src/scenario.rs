@@ -70,6 +70,15 @@ pub(crate) enum Protocol {
     Http1,
     /// HTTP/2 without TLS, with prior knowledge.
     H2c,
+    /// HTTP/2 over TLS.
+    H2,
+}
+
+/// What listeners with TLS show, and clients believe.
+#[derive(Debug, Clone)]
+pub(crate) struct TlsFiles {
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
 }
 
 /// What the client sends, on all connections alike.
@@ -137,6 +146,7 @@ pub(crate) struct Places {
     pub(crate) origin: SocketAddr,
     pub(crate) probes: SocketAddr,
     pub(crate) access_log: PathBuf,
+    pub(crate) tls: TlsFiles,
     /// Where the agents are, in the order of the scenario.
     pub(crate) agents: Vec<Place>,
 }
@@ -211,9 +221,14 @@ pub(crate) fn configuration(
     agents: &[Agent],
     places: &Places,
 ) -> String {
-    let h2c = match protocol {
-        Protocol::Http1 => "",
-        Protocol::H2c => "        h2c\n",
+    let protocol = match protocol {
+        Protocol::Http1 => String::new(),
+        Protocol::H2c => "        h2c\n".to_owned(),
+        Protocol::H2 => {
+            let TlsFiles { certificate, key } = &places.tls;
+            let (certificate, key) = (certificate.display(), key.display());
+            format!("        tls {{ certificate \"{certificate}\" key=\"{key}\" }}\n")
+        }
     };
     let mut agent_blocks = String::new();
     for (agent, place) in agents.iter().zip(&places.agents) {
@@ -238,7 +253,7 @@ probes {{ address "{probes}" }}
 listeners {{
     listener "http" {{
         address "{listener}"
-{h2c}        timeouts {{ request-header "10s"; keepalive "75s"; request-body-idle "30s"; response-write "30s" }}
+{protocol}        timeouts {{ request-header "10s"; keepalive "75s"; request-body-idle "30s"; response-write "30s" }}
         limits {{ header-bytes "32KiB"; header-count 100; uri-bytes "8KiB"; body-bytes "100MiB"; connections-per-client 10000; requests-per-connection 1000000 }}
     }}
 }}
@@ -319,6 +334,10 @@ mod tests {
                 origin: "127.0.0.1:2".parse().unwrap(),
                 probes: "127.0.0.1:3".parse().unwrap(),
                 access_log: "/l".into(),
+                tls: TlsFiles {
+                    certificate: "/c".into(),
+                    key: "/k".into(),
+                },
                 agents: agents
                     .iter()
                     .map(|agent| match agent.start {

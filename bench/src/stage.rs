@@ -4,9 +4,10 @@ use crate::{
     envoy,
     error::BenchError,
     process::{Launcher, Process, accepts_tcp, accepts_unix, answers_ok, free_address},
-    roles::load::LoadReport,
+    roles::load::{LoadReport, SERVER_NAME},
     scenario::{
-        Agent, Place, Places, Protocol, Scenario, Start, Subject, configuration, many_routes, route,
+        Agent, Place, Places, Protocol, Scenario, Start, Subject, TlsFiles, configuration,
+        many_routes, route,
     },
 };
 use std::{
@@ -53,6 +54,7 @@ pub(crate) struct Stage {
     processors: Processors,
     origin: SocketAddr,
     _origin_process: Process,
+    tls: TlsFiles,
 }
 
 /// A scenario that is up. Its processes end with it.
@@ -78,6 +80,7 @@ impl Stage {
         size: usize,
     ) -> Result<Self, BenchError> {
         let launcher = Launcher::new(executable, directory.to_owned());
+        let tls = make_certificate(directory)?;
         let origin = free_address()?;
         let listen = origin.to_string();
         let size = size.to_string();
@@ -91,6 +94,7 @@ impl Stage {
             processors,
             origin,
             _origin_process: process,
+            tls,
         })
     }
 
@@ -104,9 +108,15 @@ impl Stage {
                 let address = free_address()?;
                 let (listen, origin) = (address.to_string(), self.origin.to_string());
                 let accept = format!("{accept:?}").to_lowercase();
-                let arguments = [
+                let mut arguments = vec![
                     "floor", "--listen", &listen, "--origin", &origin, "--accept", &accept,
                 ];
+                let TlsFiles { certificate, key } = &self.tls;
+                let (certificate, key) =
+                    (certificate.display().to_string(), key.display().to_string());
+                if scenario.request.protocol == Protocol::H2 {
+                    arguments.extend(["--certificate", &certificate, "--key", &key]);
+                }
                 let processor = self.processors.proxy;
                 let mut proxy = self
                     .launcher
@@ -148,6 +158,7 @@ impl Stage {
             origin: self.origin,
             probes: free_address()?,
             access_log: file(".access.json"),
+            tls: self.tls.clone(),
             agents: agent_places,
         };
         let text = configuration(scenario.request.protocol, routes, agents, &places);
@@ -201,6 +212,11 @@ impl Stage {
     /// Where the origin is.
     pub(crate) fn origin(&self) -> SocketAddr {
         self.origin
+    }
+
+    /// What listeners with TLS show.
+    pub(crate) const fn tls(&self) -> &TlsFiles {
+        &self.tls
     }
 
     /// A path that belongs to this run.
@@ -330,9 +346,12 @@ impl Stage {
         for process in std::iter::once(&cast.proxy).chain(&cast.agents) {
             add("watch", process.pid().to_string());
         }
-        if request.protocol == Protocol::H2c {
-            arguments.push("--http2".to_owned());
-        }
+        let authority = format!("--ca={}", self.tls.certificate.display());
+        arguments.extend(match request.protocol {
+            Protocol::Http1 => vec![],
+            Protocol::H2c => vec!["--http2".to_owned()],
+            Protocol::H2 => vec!["--http2".to_owned(), authority],
+        });
         let process = self
             .launcher
             .start_role("load", self.processors.others, &arguments)?;
@@ -342,4 +361,21 @@ impl Stage {
             source,
         })
     }
+}
+
+/// A certificate for this run alone, that is its own authority.
+fn make_certificate(directory: &Path) -> Result<TlsFiles, BenchError> {
+    let made = rcgen::generate_simple_self_signed([SERVER_NAME.to_owned()]);
+    let made = made.map_err(|error| BenchError::Usage(format!("no certificate: {error}")))?;
+    let files = TlsFiles {
+        certificate: directory.join("certificate.pem"),
+        key: directory.join("key.pem"),
+    };
+    for (path, text) in [
+        (&files.certificate, made.cert.pem()),
+        (&files.key, made.signing_key.serialize_pem()),
+    ] {
+        fs::write(path, text).map_err(BenchError::file("write", path))?;
+    }
+    Ok(files)
 }

@@ -66,6 +66,7 @@ impl Scene {
             origin: stage.origin(),
             probes: free_address()?,
             access_log: stage.file(&format!("{name}.access.json")),
+            tls: stage.tls().clone(),
             agents: vec![place],
         };
         let text = configuration(
@@ -166,7 +167,7 @@ fn routes(trouble: &Trouble) -> String {
 #[cfg(test)]
 mod tests {
     use super::{super::trouble::TROUBLES, *};
-    use crate::scenario::Place;
+    use crate::scenario::{Place, TlsFiles};
     use std::path::Path;
 
     #[test]
@@ -177,6 +178,10 @@ mod tests {
                 origin: "127.0.0.1:2".parse().unwrap(),
                 probes: "127.0.0.1:3".parse().unwrap(),
                 access_log: "/l".into(),
+                tls: TlsFiles {
+                    certificate: "/c".into(),
+                    key: "/k".into(),
+                },
                 agents: vec![Place::Socket("/s".into())],
             };
             let agent = slice::from_ref(&trouble.ill);

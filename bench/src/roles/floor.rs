@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use pingora::{
     Result,
     apps::ServerApp,
-    listeners::{Listeners, TcpSocketOptions},
+    listeners::{Listeners, TcpSocketOptions, tls::TlsSettings},
     protocols::l4::stream::Stream as L4Stream,
     proxy::{HttpProxy, ProxyHttp, Session},
     server::{ShutdownWatch, configuration::ServerConf},
@@ -39,6 +39,12 @@ pub(crate) struct Options {
     /// Who accepts connections.
     #[arg(long, value_enum, default_value = "service")]
     accept: Accept,
+    /// Speak TLS, and HTTP/2 over it, with this certificate.
+    #[arg(long, requires = "key")]
+    certificate: Option<String>,
+    /// The key of the certificate.
+    #[arg(long, requires = "certificate")]
+    key: Option<String>,
 }
 
 struct Floor {
@@ -81,16 +87,31 @@ pub(crate) fn run(options: &Options) -> Result<(), BenchError> {
     let runtime = super::current_thread_runtime()?;
     match options.accept {
         Accept::Service => {
-            runtime.block_on(serve_by_service(proxy, options.listen, stopped));
+            let listeners = listeners(options)?;
+            runtime.block_on(serve_by_service(proxy, listeners, stopped));
             Ok(())
         }
         Accept::Loop => runtime.block_on(serve_by_loop(Arc::new(proxy), options.listen, stopped)),
     }
 }
 
-async fn serve_by_service(proxy: HttpProxy<Floor>, listen: SocketAddr, stopped: ShutdownWatch) {
+fn listeners(options: &Options) -> Result<Listeners, BenchError> {
     let mut listeners = Listeners::new();
-    listeners.add_tcp_with_settings(&listen.to_string(), TcpSocketOptions::default());
+    let address = options.listen.to_string();
+    let socket = TcpSocketOptions::default();
+    match options.certificate.as_deref().zip(options.key.as_deref()) {
+        None => listeners.add_tcp_with_settings(&address, socket),
+        Some((certificate, key)) => {
+            let mut tls = TlsSettings::intermediate(certificate, key)
+                .map_err(|error| BenchError::Usage(format!("{certificate}: {error}")))?;
+            tls.enable_h2();
+            listeners.add_tls_with_settings(&address, Some(socket), tls);
+        }
+    }
+    Ok(listeners)
+}
+
+async fn serve_by_service(proxy: HttpProxy<Floor>, listeners: Listeners, stopped: ShutdownWatch) {
     let mut service = Service::with_listeners("floor".to_owned(), listeners, proxy);
     service.start_service(None, stopped, 1).await;
 }

@@ -16,6 +16,11 @@ const PLAIN_GET_H2C: Request = Request {
     ..PLAIN_GET
 };
 
+const PLAIN_GET_H2: Request = Request {
+    protocol: Protocol::H2,
+    ..PLAIN_GET
+};
+
 const OVER_PLAIN: Comparison = Comparison {
     base: "plain",
     kind: Kind::DifferenceUs,
@@ -112,6 +117,32 @@ pub(crate) static SCENARIOS: &[Scenario] = &[
         by_default: false,
         optional: false,
         comparisons: &[OVER_PLAIN],
+    },
+    Scenario {
+        name: "floor-h2",
+        about: "bare Pingora with rustls, HTTP/2 over TLS",
+        subject: Subject::Floor(Accept::Service),
+        request: PLAIN_GET_H2,
+        by_default: false,
+        optional: false,
+        comparisons: &[],
+    },
+    Scenario {
+        name: "plain-h2",
+        about: "plain for a client that speaks HTTP/2 over TLS",
+        subject: Subject::Ours {
+            filters: "",
+            agents: &[],
+        },
+        request: PLAIN_GET_H2,
+        by_default: false,
+        optional: false,
+        // At least nine tenths of the requests per second of a processor.
+        comparisons: &[Comparison {
+            base: "floor-h2",
+            kind: Kind::Ratio,
+            at_most: Some(1.11),
+        }],
     },
     Scenario {
         name: "agent",

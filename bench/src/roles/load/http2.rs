@@ -1,8 +1,9 @@
-//! HTTP/2 with prior knowledge: several streams at once on each connection, every one of which checks its answers.
+//! HTTP/2, with prior knowledge or over TLS: several streams at once on each connection, every one of which checks its answers.
 
 use super::{
     Options,
     client::{Expected, Failure},
+    tls,
 };
 use crate::error::BenchError;
 use bytes::Bytes;
@@ -12,7 +13,12 @@ use h2::{
 };
 use http::{HeaderName, HeaderValue, Request, Uri, Version, header::CONTENT_LENGTH};
 use std::{cell::RefCell, future::poll_fn, net::SocketAddr, rc::Rc};
-use tokio::{net::TcpStream, sync::OnceCell};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    sync::OnceCell,
+};
+use tokio_rustls::TlsConnector;
 
 /// How many requests are under way at once on a connection. With the 32 connections of the driver they need no more
 /// connections to the origin than Pingora keeps (128), so that none has to be made anew.
@@ -24,13 +30,15 @@ type Opened = OnceCell<SendRequest<Bytes>>;
 /// A connection that is opened when it is needed, and shared by its streams.
 pub(super) struct Link {
     target: SocketAddr,
+    tls: Option<TlsConnector>,
     opened: RefCell<Rc<Opened>>,
 }
 
 impl Link {
-    pub(super) fn new(target: SocketAddr) -> Rc<Self> {
+    pub(super) fn new(target: SocketAddr, tls: Option<TlsConnector>) -> Rc<Self> {
         Rc::new(Self {
             target,
+            tls,
             opened: RefCell::default(),
         })
     }
@@ -39,7 +47,8 @@ impl Link {
     async fn ready(&self) -> Result<SendRequest<Bytes>, Failure> {
         loop {
             let opened = Rc::clone(&self.opened.borrow());
-            let sender = opened.get_or_try_init(|| open(self.target)).await?.clone();
+            let opening = || open(self.target, self.tls.as_ref());
+            let sender = opened.get_or_try_init(opening).await?.clone();
             match sender.ready().await {
                 Ok(sender) => return Ok(sender),
                 Err(error) => {
@@ -61,9 +70,22 @@ impl Link {
     }
 }
 
-async fn open(target: SocketAddr) -> Result<SendRequest<Bytes>, Failure> {
+async fn open(
+    target: SocketAddr,
+    tls: Option<&TlsConnector>,
+) -> Result<SendRequest<Bytes>, Failure> {
     let stream = TcpStream::connect(target).await?;
     stream.set_nodelay(true)?;
+    match tls {
+        None => speak(stream).await,
+        Some(tls) => speak(tls.connect(tls::server_name(), stream).await?).await,
+    }
+}
+
+async fn speak<S>(stream: S) -> Result<SendRequest<Bytes>, Failure>
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
     let (sender, connection) = h2::client::handshake(stream).await?;
     // What goes wrong with the connection, its streams learn.
     tokio::task::spawn_local(connection);
@@ -82,7 +104,11 @@ impl Message {
     /// The options make no request.
     pub(super) fn of(options: &Options) -> Result<Self, BenchError> {
         let wrong = |what: &str| BenchError::Usage(format!("load: {what}"));
-        let uri = format!("http://{}{}", options.target, options.path);
+        let scheme = match options.ca {
+            None => "http",
+            Some(_) => "https",
+        };
+        let uri = format!("{scheme}://{}{}", options.target, options.path);
         let uri: Uri = uri.parse().map_err(|_| wrong("--path is no path"))?;
         let mut head = Request::builder()
             .method(options.method.as_str())

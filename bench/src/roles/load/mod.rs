@@ -8,6 +8,7 @@
 mod client;
 mod http2;
 mod pace;
+mod tls;
 
 use crate::{
     error::BenchError,
@@ -24,9 +25,11 @@ use std::{
     io::Write as _,
     iter,
     net::SocketAddr,
+    path::PathBuf,
     rc::Rc,
     time::{Duration, Instant},
 };
+pub(crate) use tls::SERVER_NAME;
 use tokio::{sync::Notify, task::LocalSet, time};
 
 /// More failures than this, and there is nothing to be measured.
@@ -46,6 +49,9 @@ pub(crate) struct Options {
     /// HTTP/2 with prior knowledge, with four requests at once on each connection, instead of HTTP/1.1.
     #[arg(long)]
     pub(crate) http2: bool,
+    /// TLS, with a server whose certificate is in this file.
+    #[arg(long, requires = "http2")]
+    pub(crate) ca: Option<PathBuf>,
     /// The measured time in seconds.
     #[arg(long, default_value_t = 2.5)]
     pub(crate) seconds: f64,
@@ -276,7 +282,8 @@ fn asking(options: &Options) -> Result<Vec<Asking>, BenchError> {
     let connections = 0..options.connections;
     if options.http2 {
         let message = http2::Message::of(options)?;
-        let links = connections.map(|_| Link::new(options.target));
+        let tls = options.ca.as_deref().map(tls::connector).transpose()?;
+        let links = connections.map(|_| Link::new(options.target, tls.clone()));
         let streams = links.flat_map(|link| iter::repeat_n(link, http2::STREAMS));
         return Ok(streams
             .map(|link| Asking::Http2(http2::Client::new(link, message.clone(), expected)))
