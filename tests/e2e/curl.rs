@@ -34,7 +34,7 @@ fn curl_is_answered_in_each_version_of_http() {
     std::fs::write(folder.path().join("page.html"), &page).unwrap();
     let proxy = Proxy::builder(format!(
         r#"routes {{
-            route "files" {{ match {{ path-prefix "/page" }}; static "{}" }}
+            route "files" {{ match {{ path "/page.html" }}; static "{}" }}
             route "app" {{ upstream "origin" }}
         }}"#,
         folder.path().display()

@@ -199,7 +199,7 @@ impl Ways {
         };
         let listener = match over {
             Over::Tls => tls_tail::listener(),
-            Over::Tcp => String::new(),
+            Over::Tcp => "h2c".to_owned(),
         };
         let proxy = Proxy::builder(
             r#"system { worker-threads 1 }

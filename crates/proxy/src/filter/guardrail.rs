@@ -380,17 +380,28 @@ mod tests {
         Guardrail::new(used, &settings, "llm")
     }
 
-    #[tokio::test]
-    async fn a_large_body_does_not_keep_its_thread_from_others() {
+    #[test]
+    fn a_large_body_does_not_keep_its_thread_from_others() {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.max_blocking_threads(1).build().unwrap();
+        runtime.block_on(find_small_and_large());
+    }
+
+    async fn find_small_and_large() {
         let guardrail = guardrail();
         let guarded = guardrail.body(Direction::Request).unwrap();
         for (rest, leaves) in [(0, false), (MOST_ON_THE_SPOT, true)] {
             let rest = "x".repeat(rest);
             let body = format!(r#"{{"model":"m","b":"{rest}","a":"text"}}"#);
             let body = Bytes::from(body);
+            // The only other thread is busy, so that what needs it cannot be over at once.
+            let (busy, until) = std::sync::mpsc::channel::<()>();
+            let occupied = tokio::task::spawn_blocking(move || until.recv());
             let mut finding = Box::pin(guardrail.find(guarded, &body, false));
             let at_once = finding.as_mut().now_or_never();
             assert_eq!(at_once.is_none(), leaves);
+            drop(busy);
+            assert!(occupied.await.unwrap().is_err());
             let found = match at_once {
                 Some(found) => found,
                 None => finding.await,
