@@ -81,12 +81,6 @@ fn d20_what_is_unknown_is_an_error() {
 #[test]
 fn d20_what_is_not_built_is_an_error() {
     for (place, kdl) in [
-        ("LISTENER", "proxy-protocol"),
-        ("ROUTE", "retry attempts=2 { on \"503\" }"),
-        ("ROUTE", "timeouts { total \"5m\" }"),
-        ("UPSTREAM", "balance \"least-requests\""),
-        ("UPSTREAM", "health-check \"http\" path=\"/\""),
-        ("UPSTREAM", "outlier failures=5"),
         ("AGENT", "user \"agents\""),
         ("LOGS", "tracing otlp=\"http://127.0.0.1:4317\""),
     ] {
