@@ -6,8 +6,15 @@ use rustls::{
     CertificateError, HandshakeKind, PeerIncompatible, ProtocolVersion, ServerConnection,
     server::Acceptor,
 };
-use std::{io, sync::Arc, time::SystemTime};
-use tokio::time::{Instant, timeout_at};
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::{Instant, timeout, timeout_at},
+};
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
 /// What TLS says about a connection.
@@ -164,15 +171,41 @@ async fn shake_hands(
     let start = start.map_err(|error| Failure::of(&error))?;
     let hello = start.client_hello();
     let asked_for = hello.server_name().map(str::to_ascii_lowercase);
-    let accepted = start.into_stream(tls.server.clone()).await;
+    let accepted = start.into_stream(tls.server.clone()).into_fallible().await;
     let failed = |failure: Failure| Failure {
         server_name: asked_for.clone(),
         ..failure
     };
-    let stream = accepted.map_err(|error| failed(Failure::of(&error)))?;
+    let stream = match accepted {
+        Ok(stream) => stream,
+        Err((error, transport)) => {
+            part(transport).await;
+            return Err(failed(Failure::of(&error)));
+        }
+    };
     let session = TlsSession::of(stream.get_ref().1, asked_for.clone(), tls.clone())
         .map_err(|why| failed(Failure::new(why)))?;
     Ok((stream, session))
+}
+
+/// Lets the client read why there is no connection. What it has sent behind its handshake would make a reset of the end, and a
+/// reset takes away what is not read yet.
+async fn part(mut transport: Transport) {
+    /// It has this long to read and to go.
+    const LONGEST: Duration = Duration::from_millis(500);
+    const MOST: usize = 64 << 10;
+    // Whatever goes wrong here, the client is not served.
+    let _ = transport.shutdown().await;
+    let read = async {
+        let mut left = MOST;
+        let mut piece = [0; 4096];
+        while let Ok(count @ 1..) = transport.read(&mut piece).await
+            && count <= left
+        {
+            left -= count;
+        }
+    };
+    let _ = timeout(LONGEST, read).await;
 }
 
 impl TlsSession {
