@@ -121,6 +121,10 @@ fn d23_a_pool_is_ready_when_its_connections_are_there_and_not_before() {
             world.refuse(usize::MAX);
             let pool = world.pool();
             sleep(SECOND).await;
+            // While an attempt is under way, a call would wait for it.
+            while world.places(0) + world.places(1) > 0 {
+                sleep(MS).await;
+            }
             assert_eq!(pool.agent.status().state, AgentState::Starting);
             assert!(matches!(
                 pool.look(&Wanted::default(), Instant::now()),
@@ -136,6 +140,8 @@ fn d23_a_pool_is_ready_when_its_connections_are_there_and_not_before() {
                 world.hang(0);
                 sleep(300 * MS).await;
                 world.hang(usize::MAX);
+                // An attempt that began before comes to its end.
+                sleep(2 * MS).await;
                 most = world.open(0).max(world.open(1));
             }
             assert!(most >= needed, "ready with {most}");
