@@ -144,6 +144,13 @@ impl World {
         self.0.replicas[replica].busy_places.load(SeqCst)
     }
 
+    /// Until no attempt is under way: a call would wait for one. There are no connections to this replica.
+    pub(super) async fn attempts_end(&self, replica: usize) {
+        while self.places(replica) > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     pub(super) fn unanswered(&self) -> usize {
         let replicas = 0..self.0.replicas.len();
         let lines = replicas.flat_map(|replica| self.lines(replica));

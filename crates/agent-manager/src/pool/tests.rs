@@ -121,10 +121,8 @@ fn d23_a_pool_is_ready_when_its_connections_are_there_and_not_before() {
             world.refuse(usize::MAX);
             let pool = world.pool();
             sleep(SECOND).await;
-            // While an attempt is under way, a call would wait for it.
-            while world.places(0) + world.places(1) > 0 {
-                sleep(MS).await;
-            }
+            world.attempts_end(0).await;
+            world.attempts_end(1).await;
             assert_eq!(pool.agent.status().state, AgentState::Starting);
             assert!(matches!(
                 pool.look(&Wanted::default(), Instant::now()),
@@ -266,6 +264,7 @@ fn an_event_of_a_known_request_goes_to_its_replica_or_nowhere() {
         world.refuse(usize::MAX);
         world.lines(1)[0].sever();
         sleep(100 * MS).await;
+        world.attempts_end(1).await;
         assert!(matches!(pool.look(&bound, now), Look::Failed(_)));
         assert!(!pool.has_open(&bound, now));
         assert!(pool.has_open(&Wanted::default(), now));
