@@ -1,7 +1,10 @@
 //! `compress`.
 
 use super::past;
-use crate::harness::{Answer, Origin, Proxy, Response, TestAgent, http2, origin::Recorded};
+use crate::harness::{
+    Answer, Http2Answer, Http2Origin, Origin, Proxy, Response, TestAgent, grpc::Call, http2,
+    origin::Recorded,
+};
 use std::{
     io::{Read, Write},
     sync::mpsc,
@@ -278,4 +281,39 @@ fn our_own_answers_and_clients_of_http2_are_served_too() {
         .read_to_string(&mut plain)
         .unwrap();
     assert_eq!(plain, body);
+}
+
+/// A head that says how long the body is leaves room for trailers behind it.
+#[test]
+fn trailers_pass_behind_a_body_whose_end_is_known() {
+    let body = text();
+    let length = body.len().to_string();
+    for (has_length, said) in [(true, Some("yes")), (false, None)] {
+        let (body, length) = (body.clone(), length.clone());
+        let origin = Http2Origin::answering(move |_| {
+            let mut headers = vec![("content-type", "text/plain")];
+            if has_length {
+                headers.push(("content-length", &length));
+            }
+            Http2Answer::with(200, &headers, body.clone()).with_trailers(&[("x-checked", "yes")])
+        });
+        let target = format!("target \"{}\"; protocol \"h2c\"", origin.address());
+        let kdl = r#"routes { route "all" { filters { compress }; upstream "app" } }"#;
+        let proxy = Proxy::builder(kdl).upstream("app", &target).start();
+        let mut request = http2::get("/");
+        let gzip = http::HeaderValue::from_static("gzip");
+        request.headers_mut().insert("accept-encoding", gzip);
+        let mut call = Call::begin(proxy.address_of("http"), request);
+        call.finish();
+        assert_eq!(call.head().unwrap().headers()["content-encoding"], "gzip");
+        let mut plain = String::new();
+        let sent = call.rest().unwrap();
+        flate2::read::GzDecoder::new(&sent[..])
+            .read_to_string(&mut plain)
+            .unwrap();
+        assert_eq!(plain, text());
+        let trailers = call.trailers().unwrap();
+        let checked = trailers.as_ref().and_then(|fields| fields.get("x-checked"));
+        assert_eq!(checked.map(|value| value.to_str().unwrap()), said);
+    }
 }
