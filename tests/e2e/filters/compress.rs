@@ -2,8 +2,7 @@
 
 use super::past;
 use crate::harness::{
-    Answer, Http2Answer, Http2Origin, Origin, Proxy, Response, TestAgent, grpc::Call, http2,
-    origin::Recorded,
+    Answer, Http2Answer, Http2Origin, Origin, Proxy, Response, TestAgent, http2, origin::Recorded,
 };
 use std::{
     io::{Read, Write},
@@ -283,15 +282,23 @@ fn our_own_answers_and_clients_of_http2_are_served_too() {
     assert_eq!(plain, body);
 }
 
-/// A head that says how long the body is leaves room for trailers behind it.
+/// Trailers come behind the end of the body: where that is known before them, or where the client waits for them.
 #[test]
-fn trailers_pass_behind_a_body_whose_end_is_known() {
+fn trailers_pass_behind_a_compressed_body() {
     let body = text();
     let length = body.len().to_string();
-    for (has_length, said) in [(true, Some("yes")), (false, None)] {
+    for (kind, has_length, waits, passes) in [
+        ("text/plain", true, false, true),
+        ("text/plain", true, true, true),
+        ("text/plain", false, true, true),
+        ("text/plain", false, false, false),
+        // It is not compressed.
+        ("application/grpc", false, true, true),
+        ("application/grpc", false, false, true),
+    ] {
         let (body, length) = (body.clone(), length.clone());
         let origin = Http2Origin::answering(move |_| {
-            let mut headers = vec![("content-type", "text/plain")];
+            let mut headers = vec![("content-type", kind)];
             if has_length {
                 headers.push(("content-length", &length));
             }
@@ -303,17 +310,25 @@ fn trailers_pass_behind_a_body_whose_end_is_known() {
         let mut request = http2::get("/");
         let gzip = http::HeaderValue::from_static("gzip");
         request.headers_mut().insert("accept-encoding", gzip);
-        let mut call = Call::begin(proxy.address_of("http"), request);
-        call.finish();
-        assert_eq!(call.head().unwrap().headers()["content-encoding"], "gzip");
-        let mut plain = String::new();
-        let sent = call.rest().unwrap();
-        flate2::read::GzDecoder::new(&sent[..])
-            .read_to_string(&mut plain)
-            .unwrap();
-        assert_eq!(plain, text());
-        let trailers = call.trailers().unwrap();
-        let checked = trailers.as_ref().and_then(|fields| fields.get("x-checked"));
-        assert_eq!(checked.map(|value| value.to_str().unwrap()), said);
+        if waits {
+            let trailers = http::HeaderValue::from_static("trailers");
+            request.headers_mut().insert("te", trailers);
+        }
+        let client = http2::Client::connect(proxy.address_of("http")).unwrap();
+        let response = client.ask(request).unwrap();
+        let case = format!("{kind} {has_length} {waits}");
+        let mut plain = Vec::new();
+        match response.headers().get("content-encoding") {
+            Some(_) => flate2::read::GzDecoder::new(&response.body()[..])
+                .read_to_end(&mut plain)
+                .unwrap(),
+            None => plain.write(response.body()).unwrap(),
+        };
+        assert_eq!(plain, text().as_bytes(), "{case}");
+        let is_compressed = response.headers().contains_key("content-encoding");
+        assert_eq!(is_compressed, kind == "text/plain", "{case}");
+        let trailers = response.extensions().get::<http2::Trailers>();
+        let checked = trailers.is_some_and(|trailers| trailers.0["x-checked"] == "yes");
+        assert_eq!(checked, passes, "{case}");
     }
 }

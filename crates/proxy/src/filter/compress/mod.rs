@@ -9,7 +9,7 @@ mod accept;
 mod decide;
 mod encoder;
 
-use crate::request::Request;
+use crate::{exchange, request::Request};
 use async_trait::async_trait;
 use bytes::Bytes;
 use encoder::{Encoder, Slot};
@@ -55,6 +55,34 @@ pub(crate) fn prepare(session: &mut Session, request: &Request) {
     }
 }
 
+/// Whether the answer may be compressed and its client waits for trailers, for which only an exchange has room.
+pub(crate) fn keeps_trailers(session: &Session) -> bool {
+    let compressor = session.downstream_modules_ctx.get::<Compressor>();
+    let may_compress = compressor.is_some_and(
+        |compressor| matches!(&compressor.state, State::Armed(armed) if armed.algorithm.is_some()),
+    );
+    may_compress && exchange::takes_trailers(session.req_header(), session.is_http2())
+}
+
+/// Whether the answer may be compressed.
+pub(crate) fn is_prepared(session: &Session) -> bool {
+    let compressor = session.downstream_modules_ctx.get::<Compressor>();
+    compressor.is_some()
+}
+
+/// The next piece is the last one of a body that is compressed. Returns whether there is such a body.
+pub(crate) fn end_with_next(session: &mut Session) -> bool {
+    match session.downstream_modules_ctx.get_mut::<Compressor>() {
+        Some(Compressor {
+            state: State::Running(running),
+        }) => {
+            running.left = Some(0);
+            true
+        }
+        _ => false,
+    }
+}
+
 /// Whether a client says that it has something which is as good as what it asks for, and not the same byte by byte.
 fn names_weakly(headers: &HeaderMap) -> bool {
     let mut tags = headers.get_all(header::IF_NONE_MATCH).iter();
@@ -94,8 +122,7 @@ enum State {
 
 struct Running {
     encoder: Box<Encoder>,
-    /// How much of the body is to come, where the head has said how long it is. Trailers can only go out behind an end that was
-    /// known before them: in place of them there is room for the end or for them.
+    /// How much of the body is to come, where that is known. Trailers can only go out behind an end that was known before them.
     left: Option<u64>,
 }
 
@@ -199,8 +226,8 @@ impl Running {
 }
 
 impl Compressor {
-    /// What is still to be said when the body is over without having said so. It takes the place of trailers, which are
-    /// no part of HTTP's meaning of a message whose body was changed (RFC 9110 section 6.5.1).
+    /// What is still to be said when the body is over without having said so. It takes the place of trailers, as Pingora has it:
+    /// clients that wait for them are answered by an exchange.
     fn end(&mut self) -> Result<Option<Bytes>> {
         match std::mem::replace(&mut self.state, State::Ended) {
             State::Running(mut running) => running.encoder.push(&[], true).map(Some),
