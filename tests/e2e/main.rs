@@ -48,6 +48,7 @@ mod reverse_tls;
 mod rewrite;
 mod routing;
 mod sdk_python;
+mod settings;
 mod shadow;
 mod shutdown;
 mod split;

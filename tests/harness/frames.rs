@@ -81,17 +81,20 @@ pub(crate) enum Outcome {
 impl FrameClient {
     /// A connection whose client has begun as it should. It takes no compressed names, and all that it is sent.
     pub(crate) fn connect(address: SocketAddr) -> Self {
-        let mut client = Self::silent(address);
-        client.send(PREFACE);
+        Self::silent(address).begun()
+    }
+
+    /// The same of a connection whose client has said nothing yet.
+    pub(crate) fn begun(self) -> Self {
+        let mut client = self.greeting();
         client.send(frame(SETTINGS, 0, 0, &setting(1, 0)));
         client
     }
 
-    /// A connection whose client has said nothing but the first words.
-    pub(crate) fn with_preface(address: SocketAddr) -> Self {
-        let mut client = Self::silent(address);
-        client.send(PREFACE);
-        client
+    /// Says the first words of a client.
+    pub(crate) fn greeting(mut self) -> Self {
+        self.send(PREFACE);
+        self
     }
 
     /// A connection whose client has said nothing.

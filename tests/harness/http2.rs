@@ -49,6 +49,10 @@ pub(crate) fn exchange_over_tls(
     all.expect("answers within the deadline")
 }
 
+/// An extension of responses: what came behind the body.
+#[derive(Debug, Clone)]
+pub(crate) struct Trailers(pub(crate) http::HeaderMap);
+
 /// Whether an answer ended with its head. It is among the extensions of the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct HeadersAlone(pub(crate) bool);
@@ -150,6 +154,9 @@ async fn exchange_one(
         let chunk = chunk?;
         stream.flow_control().release_capacity(chunk.len())?;
         body.extend_from_slice(&chunk);
+    }
+    if let Some(fields) = stream.trailers().await? {
+        head.extensions.insert(Trailers(fields));
     }
     Ok(Response::from_parts(head, body.into()))
 }

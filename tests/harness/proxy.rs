@@ -297,6 +297,15 @@ impl Builder {
         ))
     }
 
+    /// The same in place of HTTP/2 without it; what else the listener says is kept.
+    pub(crate) fn tls_in_place_of_h2c(self, certificate: &TestCertificate) -> Self {
+        let kept = self.listener.trim_start().strip_prefix("h2c");
+        let kept = kept.expect("a listener that takes h2c").to_owned();
+        let mut builder = self.tls(certificate);
+        builder.listener.push_str(&kept);
+        builder
+    }
+
     /// Adds the files of a certificate, `NAME.pem` and `NAME.key`.
     pub(crate) fn certificate(self, name: &str, certificate: &TestCertificate) -> Self {
         self.file(&format!("{name}.pem"), &certificate.pem)

@@ -21,6 +21,8 @@ mod source;
 mod substitute;
 mod syntax;
 mod template;
+#[cfg(test)]
+mod tests;
 
 pub use diagnostic::{Code, Diagnostic, Diagnostics, Label, Severity, Style};
 pub use kdl::parse_duration;

@@ -192,6 +192,8 @@ fn load(name: &str, text: &str) -> Result<Loaded, portcullis_config::Diagnostics
     // What is told to be there has to be there when it is read.
     let text = &text
         .replace("/run/secrets/", "../../tests/fixtures/secrets/")
+        .replace("file=\"lists/", "file=\"../../tests/fixtures/lists/")
+        .replace("file=\"pages/", "file=\"../../tests/fixtures/pages/")
         .replace("html=\"pages/", "html=\"../../config/pages/");
     load_str(name, text, Path::new("."), &fixtures::environment)
 }

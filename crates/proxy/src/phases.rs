@@ -79,7 +79,8 @@ impl ProxyHttp for Edge {
         };
         request.copying = mirror::begin(session.req_header(), request);
         request.is_mirrored = request.copying.is_some();
-        if !exchange::is_due(request, session.is_http2()) {
+        let keeps_trailers = filter::compress::keeps_trailers(session);
+        if !exchange::is_due(request, session.is_http2(), keeps_trailers) {
             if !request.has_body {
                 mirror::end(&mut request.copying);
             }

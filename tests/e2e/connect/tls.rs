@@ -55,6 +55,29 @@ fn an_address_may_be_what_the_certificate_is_for() {
     assert_eq!(front.handshakes()[0].server_name, None);
 }
 
+/// An address is not sent in the handshake, and nothing at all may not stand in its place.
+#[test]
+fn d25_what_is_not_sent_in_the_handshake_is_verified_all_the_same() {
+    let origin = Origin::start();
+    let front = TlsFront::start(origin.address(), Manner::default());
+    for settings in [
+        tls("127.0.0.2", Some("ca.pem"), false),
+        tls("127.0.0.1", Some("other-ca.pem"), false),
+        tls("127.0.0.1", None, false),
+    ] {
+        let proxy = to(&front, &settings).start();
+        assert_eq!(proxy.get("/refused").status, 502, "{settings}");
+        assert_eq!(proxy.access_line_of("/refused")["reason"], "upstream_tls");
+    }
+    let nameless = format!("tls ca=\"{}\"", tls_file("ca.pem").display());
+    for settings in [tls("", Some("ca.pem"), false), nameless] {
+        let (code, _, errors) = to(&front, &settings).run_to_end();
+        assert_ne!(code, Some(0), "{settings}");
+        assert!(errors.contains("server-name"), "{errors}");
+    }
+    assert!(origin.requests().is_empty());
+}
+
 #[test]
 fn a_certificate_that_does_not_hold_is_no_target() {
     let origin = Origin::start();

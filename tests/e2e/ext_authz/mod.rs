@@ -395,6 +395,48 @@ fn a_service_that_is_killed_comes_back() {
     });
 }
 
+/// Whatever is spoken to the service.
+#[test]
+fn d28_a_refusal_and_a_service_that_is_down_do_not_look_alike() {
+    let origin = Origin::start();
+    let refusal = || Origin::answering(|_| Answer::with(403, &[], b"no").then_close());
+    for dialect in ["forward-auth", "ext-authz over http", "ext-authz over grpc"] {
+        let (spoken, _) = dialect.split_once(" over ").unwrap_or((dialect, ""));
+        let over_grpc = dialect.ends_with("grpc");
+        let grpc = AuthzService::answering(|_| denied(403, &[], "no", ""));
+        let http = refusal();
+        let way = match over_grpc {
+            true => format!("grpc \"http://{}\"", grpc.address()),
+            false => format!("http \"http://{}/check\"", http.address()),
+        };
+        let proxy = authz::before(&way, spoken, &origin, "").start();
+        proxy.wait_ready();
+        let denied = proxy.get("/denied");
+        assert_eq!(
+            (denied.status, denied.header("retry-after")),
+            (403, None),
+            "{dialect}"
+        );
+        assert_eq!(
+            proxy.access_line_of("/denied")["agents"][0]["verdict"],
+            "block"
+        );
+        drop((grpc, http));
+        let broken = eventually("a failure", || {
+            let response = proxy.get("/broken");
+            (response.status != 403).then_some(response)
+        });
+        assert_eq!(
+            (broken.status, broken.header("retry-after")),
+            (503, Some("1")),
+            "{dialect}"
+        );
+        let line = proxy.access_line(|line| line["path"] == "/broken" && line["status"] == 503);
+        assert_eq!(line["agents"][0]["failure"], "unreachable", "{dialect}");
+    }
+    assert_eq!(origin.connections(), 0);
+}
+
 #[test]
 fn metadata_is_in_the_log() {
     let origin = Origin::start();

@@ -28,6 +28,17 @@ fn clients_are_refused_by_their_addresses() {
             "2001:db9::9",
             403,
         ),
+        (
+            r#"ip-allow "192.0.2.9" file="bad.txt" status=451"#,
+            "198.51.100.7",
+            200,
+        ),
+        (
+            r#"ip-allow "192.0.2.9" file="bad.txt" status=451"#,
+            "198.51.100.8",
+            451,
+        ),
+        (r#"ip-allow "192.0.2.9" mode="shadow""#, "192.0.2.8", 200),
         (r#"ip-deny "192.0.2.9""#, "192.0.2.9", 403),
         (r#"ip-deny "192.0.2.9" status=404"#, "192.0.2.9", 404),
         (r#"ip-deny "192.0.2.9""#, "192.0.2.8", 200),

@@ -1,7 +1,9 @@
 //! `compress`.
 
 use super::past;
-use crate::harness::{Answer, Origin, Proxy, Response, TestAgent, http2, origin::Recorded};
+use crate::harness::{
+    Answer, Http2Answer, Http2Origin, Origin, Proxy, Response, TestAgent, http2, origin::Recorded,
+};
 use std::{
     io::{Read, Write},
     sync::mpsc,
@@ -278,4 +280,55 @@ fn our_own_answers_and_clients_of_http2_are_served_too() {
         .read_to_string(&mut plain)
         .unwrap();
     assert_eq!(plain, body);
+}
+
+/// Trailers come behind the end of the body: where that is known before them, or where the client waits for them.
+#[test]
+fn trailers_pass_behind_a_compressed_body() {
+    let body = text();
+    let length = body.len().to_string();
+    for (kind, has_length, waits, passes) in [
+        ("text/plain", true, false, true),
+        ("text/plain", true, true, true),
+        ("text/plain", false, true, true),
+        ("text/plain", false, false, false),
+        // It is not compressed.
+        ("application/grpc", false, true, true),
+        ("application/grpc", false, false, true),
+    ] {
+        let (body, length) = (body.clone(), length.clone());
+        let origin = Http2Origin::answering(move |_| {
+            let mut headers = vec![("content-type", kind)];
+            if has_length {
+                headers.push(("content-length", &length));
+            }
+            Http2Answer::with(200, &headers, body.clone()).with_trailers(&[("x-checked", "yes")])
+        });
+        let target = format!("target \"{}\"; protocol \"h2c\"", origin.address());
+        let kdl = r#"routes { route "all" { filters { compress }; upstream "app" } }"#;
+        let proxy = Proxy::builder(kdl).upstream("app", &target).start();
+        let mut request = http2::get("/");
+        let gzip = http::HeaderValue::from_static("gzip");
+        request.headers_mut().insert("accept-encoding", gzip);
+        if waits {
+            let trailers = http::HeaderValue::from_static("trailers");
+            request.headers_mut().insert("te", trailers);
+        }
+        let client = http2::Client::connect(proxy.address_of("http")).unwrap();
+        let response = client.ask(request).unwrap();
+        let case = format!("{kind} {has_length} {waits}");
+        let mut plain = Vec::new();
+        match response.headers().get("content-encoding") {
+            Some(_) => flate2::read::GzDecoder::new(&response.body()[..])
+                .read_to_end(&mut plain)
+                .unwrap(),
+            None => plain.write(response.body()).unwrap(),
+        };
+        assert_eq!(plain, text().as_bytes(), "{case}");
+        let is_compressed = response.headers().contains_key("content-encoding");
+        assert_eq!(is_compressed, kind == "text/plain", "{case}");
+        let trailers = response.extensions().get::<http2::Trailers>();
+        let checked = trailers.is_some_and(|trailers| trailers.0["x-checked"] == "yes");
+        assert_eq!(checked, passes, "{case}");
+    }
 }

@@ -7,6 +7,7 @@ mod compress;
 mod concurrency;
 mod error_pages;
 mod rate;
+mod together;
 mod variables;
 
 use crate::harness::{Origin, Proxy, Response, proxy::Builder};

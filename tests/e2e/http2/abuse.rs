@@ -1,7 +1,10 @@
 //! Clients that only want to cost something: they lose their connection or wait for themselves, the process stays small, and
 //! everybody else is served.
 
-use super::NEVER;
+use super::{
+    NEVER,
+    transport::{Served, Transport, over_every_transport},
+};
 use crate::harness::{Answer, Origin, Proxy, TestAgent, agent::Reaction, eventually, frames::*};
 use portcullis_agent_protocol::Decision;
 use std::{
@@ -9,11 +12,22 @@ use std::{
     thread,
 };
 
+over_every_transport![
+    floods_of_frames_end_the_connection,
+    a_flood_is_told_to_calm_down,
+    requests_that_are_taken_back_at_once_end_the_connection,
+    requests_that_are_taken_back_later_end_the_connection,
+    a_head_without_an_end_ends_the_connection,
+    a_head_that_unfolds_is_refused,
+    answers_that_nobody_reads_do_not_pile_up,
+    bodies_that_nobody_takes_do_not_pile_up,
+];
+
 /// What the process may grow by, whatever is done to it here.
 const GROWTH_KIB: usize = 64 << 10;
 
 /// The memory that the process has in use now.
-fn resident_kib(proxy: &Proxy) -> usize {
+fn resident_kib(proxy: &Served) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{}/status", proxy.pid())).unwrap();
     let line = status
         .lines()
@@ -23,12 +37,12 @@ fn resident_kib(proxy: &Proxy) -> usize {
 }
 
 /// Lets `abuse` happen while other clients are served, and looks at the size of the process after each of its steps.
-fn beside_others(proxy: &Proxy, abuse: impl FnMut(&mut dyn FnMut())) {
+fn beside_others(proxy: &Served, abuse: impl FnMut(&mut dyn FnMut())) {
     beside_others_within(GROWTH_KIB, proxy, abuse);
 }
 
 /// The same, and the process may grow by so much.
-fn beside_others_within(most_kib: usize, proxy: &Proxy, mut abuse: impl FnMut(&mut dyn FnMut())) {
+fn beside_others_within(most_kib: usize, proxy: &Served, mut abuse: impl FnMut(&mut dyn FnMut())) {
     let over = AtomicBool::new(false);
     let served = AtomicUsize::new(0);
     assert_eq!(proxy.get("/other").status, 200);
@@ -67,13 +81,13 @@ impl Drop for EndGuard<'_> {
 
 /// Sends these bytes again and again; the code with which the connection ends. None when it has not ended.
 fn flood(
-    proxy: &Proxy,
+    proxy: &Served,
     first: &[u8],
     again: impl Fn(u32) -> Vec<u8>,
     rounds: u32,
     step: &mut dyn FnMut(),
 ) -> Option<u32> {
-    let mut client = FrameClient::connect(proxy.address_of("http"));
+    let mut client = proxy.connect();
     client.send(first);
     for round in 0..rounds {
         if !client.try_send(again(round)) {
@@ -88,10 +102,9 @@ fn flood(
 
 const FLOODS: &str = r#"portcullis_http_refused_total{listener="http",reason="frame_flood"}"#;
 
-#[test]
-fn floods_of_frames_end_the_connection() {
+fn floods_of_frames_end_the_connection(transport: Transport) {
     let origin = Origin::start();
-    let proxy = Proxy::in_front_of(&origin).start();
+    let proxy = transport.start(Proxy::in_front_of(&origin));
     let many = |frame: Vec<u8>| move |_: u32| frame.repeat(300);
     let floods: Vec<(&str, Vec<u8>, Vec<u8>)> = vec![
         (
@@ -125,18 +138,18 @@ fn floods_of_frames_end_the_connection() {
 }
 
 /// The code arrives where nothing is on its way any more.
-#[test]
-fn a_flood_is_told_to_calm_down() {
-    let proxy = Proxy::builder(r#"routes { route "fixed" { respond 200 "ok" } }"#).start();
-    let mut client = FrameClient::connect(proxy.address_of("http"));
+fn a_flood_is_told_to_calm_down(transport: Transport) {
+    let proxy = transport.start(Proxy::builder(
+        r#"routes { route "fixed" { respond 200 "ok" } }"#,
+    ));
+    let mut client = proxy.connect();
     client.send(frame(PING, ACK, 0, &[0; 8]).repeat(10_500));
     assert_eq!(client.end(), Some(ENHANCE_YOUR_CALM));
 }
 
-#[test]
-fn requests_that_are_taken_back_at_once_end_the_connection() {
+fn requests_that_are_taken_back_at_once_end_the_connection(transport: Transport) {
     let origin = Origin::start();
-    let proxy = Proxy::in_front_of(&origin).start();
+    let proxy = transport.start(Proxy::in_front_of(&origin));
     beside_others(&proxy, |step| {
         let pairs = |round: u32| {
             let streams = (0..100).map(|number| 2 * (100 * round + number) + 1);
@@ -162,10 +175,9 @@ fn requests_that_are_taken_back_at_once_end_the_connection() {
 }
 
 /// The same where each reset comes when its request has been taken up.
-#[test]
-fn requests_that_are_taken_back_later_end_the_connection() {
-    let proxy = Proxy::in_front_of(&silent_origin()).start();
-    let mut client = FrameClient::connect(proxy.address_of("http"));
+fn requests_that_are_taken_back_later_end_the_connection(transport: Transport) {
+    let proxy = transport.start(Proxy::in_front_of(&silent_origin()));
+    let mut client = proxy.connect();
     let mut stream = 1;
     let ended = loop {
         client.send([get(stream, "/taken-back"), frame(PING, 0, 0, &[0; 8])].concat());
@@ -183,9 +195,10 @@ fn requests_that_are_taken_back_later_end_the_connection() {
     proxy.wait_metric(FLOODS, 1.0);
 }
 
-#[test]
-fn a_head_without_an_end_ends_the_connection() {
-    let proxy = Proxy::builder(r#"routes { route "other" { respond 200 "ok" } }"#).start();
+fn a_head_without_an_end_ends_the_connection(transport: Transport) {
+    let proxy = transport.start(Proxy::builder(
+        r#"routes { route "other" { respond 200 "ok" } }"#,
+    ));
     let field = block(&[("x-filler", &"f".repeat(1000))]);
     let pieces: Vec<(&str, Vec<u8>)> = vec![
         ("full", frame(CONTINUATION, 0, 1, &field)),
@@ -202,15 +215,16 @@ fn a_head_without_an_end_ends_the_connection() {
 }
 
 /// A few bytes on the wire that are a megabyte and more when they are read.
-#[test]
-fn a_head_that_unfolds_is_refused() {
-    let proxy = Proxy::builder(r#"routes { route "other" { respond 200 "ok" } }"#).start();
+fn a_head_that_unfolds_is_refused(transport: Transport) {
+    let proxy = transport.start(Proxy::builder(
+        r#"routes { route "other" { respond 200 "ok" } }"#,
+    ));
     let value = "v".repeat(3900);
     let mut remembered = vec![0x40];
     remembered.extend(&block(&[("x-large", &value)])[1..]);
     beside_others(&proxy, |step| {
         for _ in 0..20 {
-            let mut client = FrameClient::connect(proxy.address_of("http"));
+            let mut client = proxy.connect();
             for number in 0..20_u32 {
                 let stream = 2 * number + 1;
                 let mut fields = block(&head("GET", NEVER));
@@ -249,17 +263,15 @@ fn large_origin() -> Origin {
 const STREAM_KIB: usize = 700;
 
 /// Nobody reads, by their windows or by their socket.
-#[test]
-fn answers_that_nobody_reads_do_not_pile_up() {
+fn answers_that_nobody_reads_do_not_pile_up(transport: Transport) {
     let origin = large_origin();
-    let proxy = Proxy::in_front_of(&origin)
-        .listener(r#"h2c; timeouts { response-write "2s" }"#)
-        .start();
+    let proxy = transport
+        .start(Proxy::in_front_of(&origin).listener(r#"h2c; timeouts { response-write "2s" }"#));
     for (name, window) in [("no window", 0), ("no reading", 0x7fff_ffff)] {
         beside_others_within(5 * 90 * STREAM_KIB, &proxy, |step| {
             let mut clients: Vec<_> = (0..5)
                 .map(|_| {
-                    let mut client = FrameClient::with_preface(proxy.address_of("http"));
+                    let mut client = proxy.with_preface();
                     let settings = [setting(1, 0), setting(4, window)].concat();
                     client.send(frame(SETTINGS, 0, 0, &settings));
                     client.send(window_update(0, 0x7fff_ffff - 65_535));
@@ -283,25 +295,21 @@ fn answers_that_nobody_reads_do_not_pile_up() {
 }
 
 /// Bodies that nobody takes wait with the client.
-#[test]
-fn bodies_that_nobody_takes_do_not_pile_up() {
+fn bodies_that_nobody_takes_do_not_pile_up(transport: Transport) {
     let agent = TestAgent::named("slow")
         .on("/stuck", Reaction::late(&Decision::allow()))
         .start();
-    let proxy = Proxy::builder(
+    let proxy = transport.start(Proxy::builder(
         r#"routes {
             route "stuck" { match { path "/stuck" }; filters { agent "slow" timeout="60s" }; upstream "echo" }
             route "other" { respond 200 "ok" }
         }
         upstreams { upstream "echo" { builtin "echo" } }"#,
     )
-    .agent(&agent)
-    .start();
+    .agent(&agent));
     proxy.wait_ready();
     beside_others(&proxy, |step| {
-        let mut clients: Vec<_> = (0..20)
-            .map(|_| FrameClient::connect(proxy.address_of("http")))
-            .collect();
+        let mut clients: Vec<_> = (0..20).map(|_| proxy.connect()).collect();
         for client in &mut clients {
             // As much as the window of the connection takes.
             for number in 0..63_u32 {

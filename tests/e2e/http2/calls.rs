@@ -1,5 +1,6 @@
 //! Calls of gRPC that no agent sees: pauses, deadlines, ends, and many small messages.
 
+use super::transport::{Transport, over_every_transport};
 use crate::harness::{
     DEADLINE, Origin, Proxy,
     frames::*,
@@ -10,6 +11,8 @@ use std::{
     thread,
     time::Duration,
 };
+
+over_every_transport![many_small_messages_are_no_abuse,];
 
 fn before(server: &CallServer, listener: &str) -> Proxy {
     let target = format!("target \"{}\"; protocol \"h2c\"", server.address());
@@ -95,11 +98,10 @@ fn a_call_that_breaks_off_has_no_status() {
 }
 
 /// Thousands of messages of a few bytes at once are a use of the protocol like any other.
-#[test]
-fn many_small_messages_are_no_abuse() {
+fn many_small_messages_are_no_abuse(transport: Transport) {
     let origin = Origin::start();
-    let proxy = Proxy::in_front_of(&origin).start();
-    let mut client = FrameClient::connect(proxy.address_of("http"));
+    let proxy = transport.start(Proxy::in_front_of(&origin));
+    let mut client = proxy.connect();
     client.send(post(1, "/small"));
     client.send(frame(DATA, 0, 1, b"ten bytes.").repeat(6000));
     client.send(frame(DATA, END_STREAM, 1, b""));

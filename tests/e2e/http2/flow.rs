@@ -1,14 +1,27 @@
 //! Flow control (RFC 9113 section 5.2): neither side sends more than the other takes, and nothing is lost when one waits.
 
-use super::LATER;
+use super::{
+    LATER,
+    transport::{Served, Transport, over_every_transport},
+};
 use crate::harness::{Answer, Origin, Proxy, TestAgent, agent::Reaction, frames::*};
 use portcullis_agent_protocol::Decision;
 
+over_every_transport![
+    a_response_waits_for_its_window,
+    a_response_comes_byte_by_byte_if_it_must,
+    a_window_may_be_taken_back,
+    streams_wait_for_themselves_alone,
+    a_connection_has_a_window_of_its_own,
+    a_body_that_outgrows_its_window_ends,
+    padding_does_not_use_up_a_window,
+];
+
 const BODY: &[u8] = b"a body that is longer than any of the windows here";
 
-fn proxy() -> (Origin, Proxy) {
+fn proxy(transport: Transport) -> (Origin, Served) {
     let origin = Origin::answering(|_| Answer::with(200, &[], BODY));
-    let proxy = Proxy::in_front_of(&origin).start();
+    let proxy = transport.start(Proxy::in_front_of(&origin));
     (origin, proxy)
 }
 
@@ -30,10 +43,9 @@ fn pieces(
     }
 }
 
-#[test]
-fn a_response_waits_for_its_window() {
-    let (_origin, proxy) = proxy();
-    let mut client = FrameClient::with_preface(proxy.address_of("http"));
+fn a_response_waits_for_its_window(transport: Transport) {
+    let (_origin, proxy) = proxy(transport);
+    let mut client = proxy.with_preface();
     client.send(frame(
         SETTINGS,
         0,
@@ -61,10 +73,9 @@ fn answer_behind(count: usize) -> Outcome {
     Outcome::Answer(0, BODY[count..].to_vec())
 }
 
-#[test]
-fn a_response_comes_byte_by_byte_if_it_must() {
-    let (_origin, proxy) = proxy();
-    let mut client = FrameClient::with_preface(proxy.address_of("http"));
+fn a_response_comes_byte_by_byte_if_it_must(transport: Transport) {
+    let (_origin, proxy) = proxy(transport);
+    let mut client = proxy.with_preface();
     client.send(frame(
         SETTINGS,
         0,
@@ -80,10 +91,9 @@ fn a_response_comes_byte_by_byte_if_it_must() {
 }
 
 /// A window may become smaller than what is on its way already.
-#[test]
-fn a_window_may_be_taken_back() {
-    let (_origin, proxy) = proxy();
-    let mut client = FrameClient::with_preface(proxy.address_of("http"));
+fn a_window_may_be_taken_back(transport: Transport) {
+    let (_origin, proxy) = proxy(transport);
+    let mut client = proxy.with_preface();
     client.send(frame(
         SETTINGS,
         0,
@@ -109,10 +119,9 @@ fn a_window_may_be_taken_back() {
 }
 
 /// One stream that nobody reads does not keep the others from being answered.
-#[test]
-fn streams_wait_for_themselves_alone() {
-    let (_origin, proxy) = proxy();
-    let mut client = FrameClient::with_preface(proxy.address_of("http"));
+fn streams_wait_for_themselves_alone(transport: Transport) {
+    let (_origin, proxy) = proxy(transport);
+    let mut client = proxy.with_preface();
     client.send(frame(
         SETTINGS,
         0,
@@ -124,11 +133,10 @@ fn streams_wait_for_themselves_alone() {
 }
 
 /// All bodies together have a window, too.
-#[test]
-fn a_connection_has_a_window_of_its_own() {
+fn a_connection_has_a_window_of_its_own(transport: Transport) {
     let origin = Origin::answering(|_| Answer::with(200, &[], &[b'x'; 60_000]));
-    let proxy = Proxy::in_front_of(&origin).start();
-    let mut client = FrameClient::connect(proxy.address_of("http"));
+    let proxy = transport.start(Proxy::in_front_of(&origin));
+    let mut client = proxy.connect();
     client.send([get(1, "/"), get(3, "/")].concat());
     let mut received = 0;
     while received < 65_535 {
@@ -143,23 +151,21 @@ fn a_connection_has_a_window_of_its_own() {
 }
 
 /// Whoever sends more than was allowed loses the stream or the connection.
-#[test]
-fn a_body_that_outgrows_its_window_ends() {
+fn a_body_that_outgrows_its_window_ends(transport: Transport) {
     let origin = Origin::start();
     // Nobody reads the body before the agent has answered, so the window stays as it is.
     let agent = TestAgent::named("slow")
         .on("/slow", Reaction::late(&Decision::allow()))
         .start();
-    let proxy = Proxy::builder(
+    let proxy = transport.start(Proxy::builder(
         r#"routes { route "all" { filters { agent "slow" timeout="60s" }; upstream "origin" } }"#,
     )
     .listener(r#"h2c; http2 { initial-stream-window "64KiB"; initial-connection-window "128KiB" }"#)
     .origin(&origin)
-    .agent(&agent)
-    .start();
+    .agent(&agent));
     proxy.wait_ready();
     let piece = |stream| frame(DATA, 0, stream, &[b'x'; 16_384]);
-    let mut client = FrameClient::connect(proxy.address_of("http"));
+    let mut client = proxy.connect();
     client.send(post(1, "/slow"));
     client.send(piece(1).repeat(5));
     match client.outcome(1) {
@@ -167,7 +173,7 @@ fn a_body_that_outgrows_its_window_ends() {
         other => panic!("{other:?}"),
     }
     // The same of all streams together.
-    let mut client = FrameClient::connect(proxy.address_of("http"));
+    let mut client = proxy.connect();
     for stream in [1, 3, 5] {
         client.send(post(stream, "/slow"));
         client.send(piece(stream).repeat(3));
@@ -177,15 +183,12 @@ fn a_body_that_outgrows_its_window_ends() {
 }
 
 /// Padding counts against the window, and is given back.
-#[test]
-fn padding_does_not_use_up_a_window() {
+fn padding_does_not_use_up_a_window(transport: Transport) {
     let origin = Origin::start();
-    let proxy = Proxy::in_front_of(&origin)
-        .listener(
-            r#"h2c; http2 { initial-stream-window "64KiB"; initial-connection-window "64KiB" }"#,
-        )
-        .start();
-    let mut client = FrameClient::connect(proxy.address_of("http"));
+    let proxy = transport.start(Proxy::in_front_of(&origin).listener(
+        r#"h2c; http2 { initial-stream-window "64KiB"; initial-connection-window "64KiB" }"#,
+    ));
+    let mut client = proxy.connect();
     client.send(post(1, "/padded"));
     let piece = frame(
         DATA,

@@ -1,7 +1,20 @@
 //! Frames by themselves: sizes, streams and contents (RFC 9113 sections 4 and 6).
 
-use super::{Case, Expected::*, IN_PART, NEVER, case, check};
+use super::{
+    Case,
+    Expected::*,
+    IN_PART, NEVER, case, check,
+    transport::{Transport, over_every_transport},
+};
 use crate::harness::{Origin, Proxy, frames::*};
+
+over_every_transport![
+    frames_are_held_to_their_rules,
+    a_head_may_come_in_pieces,
+    settings_and_pings_are_answered,
+    a_connection_begins_with_settings,
+    a_client_that_says_goodbye_is_answered,
+];
 
 #[rustfmt::skip]
 fn cases() -> Vec<Case> {
@@ -72,20 +85,18 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-#[test]
-fn frames_are_held_to_their_rules() {
+fn frames_are_held_to_their_rules(transport: Transport) {
     let cases = cases();
     assert!(cases.len() >= 45, "{}", cases.len());
-    check(&cases);
+    check(transport, &cases);
 }
 
 /// A block is what its frames hold together, wherever it was cut.
-#[test]
-fn a_head_may_come_in_pieces() {
+fn a_head_may_come_in_pieces(transport: Transport) {
     let origin = Origin::start();
-    let proxy = Proxy::in_front_of(&origin).start();
+    let proxy = transport.start(Proxy::in_front_of(&origin));
     for cuts in [&[1_usize][..], &[10, 11, 40], &[5, 5, 5]] {
-        let mut client = FrameClient::connect(proxy.address_of("http"));
+        let mut client = proxy.connect();
         let fields = block(&[head("GET", "/pieces"), vec![("x-last", "yes")]].concat());
         let ends: Vec<usize> = cuts.iter().copied().chain([fields.len()]).collect();
         let mut from = 0;
@@ -101,10 +112,11 @@ fn a_head_may_come_in_pieces() {
     }
 }
 
-#[test]
-fn settings_and_pings_are_answered() {
-    let proxy = Proxy::builder(r#"routes { route "fixed" { respond 200 "ok" } }"#).start();
-    let mut client = FrameClient::connect(proxy.address_of("http"));
+fn settings_and_pings_are_answered(transport: Transport) {
+    let proxy = transport.start(Proxy::builder(
+        r#"routes { route "fixed" { respond 200 "ok" } }"#,
+    ));
+    let mut client = proxy.connect();
     let own = client.next().unwrap();
     assert_eq!((own.kind, own.flags & ACK), (SETTINGS, 0));
     let acknowledged = client.next_of(SETTINGS).unwrap();
@@ -115,25 +127,27 @@ fn settings_and_pings_are_answered() {
 }
 
 /// Whoever does not begin with settings has not begun.
-#[test]
-fn a_connection_begins_with_settings() {
-    let proxy = Proxy::builder(r#"routes { route "fixed" { respond 200 "ok" } }"#).start();
+fn a_connection_begins_with_settings(transport: Transport) {
+    let proxy = transport.start(Proxy::builder(
+        r#"routes { route "fixed" { respond 200 "ok" } }"#,
+    ));
     for first in [
         frame(PING, 0, 0, &[0; 8]),
         get(1, NEVER),
         frame(0xbe, 0, 0, b""),
     ] {
-        let mut client = FrameClient::with_preface(proxy.address_of("http"));
+        let mut client = proxy.with_preface();
         client.send(&first);
         assert_eq!(client.end(), Some(PROTOCOL_ERROR), "{first:x?}");
     }
 }
 
 /// A client that goes has its answers all the same.
-#[test]
-fn a_client_that_says_goodbye_is_answered() {
-    let proxy = Proxy::builder(r#"routes { route "fixed" { respond 200 "ok" } }"#).start();
-    let mut client = FrameClient::connect(proxy.address_of("http"));
+fn a_client_that_says_goodbye_is_answered(transport: Transport) {
+    let proxy = transport.start(Proxy::builder(
+        r#"routes { route "fixed" { respond 200 "ok" } }"#,
+    ));
+    let mut client = proxy.connect();
     client.send([get(1, "/"), frame(GOAWAY, 0, 0, &[0; 8])].concat());
     assert_eq!(client.outcome(1), Outcome::Answer(200, b"ok".to_vec()));
     client.end();

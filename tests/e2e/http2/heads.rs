@@ -1,8 +1,21 @@
 //! Heads of requests that are malformed (RFC 9113 section 8): the stream is reset or refused, and nobody behind the proxy sees
 //! any of it.
 
-use super::{Case, Expected::*, IN_PART, NEVER, case, check};
+use super::{
+    Case,
+    Expected::*,
+    IN_PART, NEVER, case, check,
+    transport::{Transport, over_every_transport},
+};
 use crate::harness::{Origin, Proxy, TestAgent, frames::*};
+
+over_every_transport![
+    malformed_requests_reach_nobody,
+    heads_become_those_of_http1,
+    a_fragment_is_seen_by_nobody,
+    trailers_of_requests_are_seen_by_nobody,
+    a_client_that_goes_on_like_this_loses_its_connection,
+];
 
 /// A whole request with these fields behind those that every request has.
 fn with(fields: &[(&str, &str)]) -> Vec<u8> {
@@ -109,25 +122,23 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-#[test]
-fn malformed_requests_reach_nobody() {
+fn malformed_requests_reach_nobody(transport: Transport) {
     let cases = cases();
     assert!(cases.len() >= 55, "{}", cases.len());
-    check(&cases);
+    check(transport, &cases);
 }
 
 /// What HTTP/2 says in its own way, everybody behind the proxy is told as HTTP/1.1 has it.
-#[test]
-fn heads_become_those_of_http1() {
+fn heads_become_those_of_http1(transport: Transport) {
     let origin = Origin::start();
     let agent = TestAgent::named("waf").start();
-    let proxy =
+    let proxy = transport.start(
         Proxy::builder(r#"routes { route "all" { filters { agent "waf" }; upstream "origin" } }"#)
             .origin(&origin)
-            .agent(&agent)
-            .start();
+            .agent(&agent),
+    );
     proxy.wait_ready();
-    let mut client = FrameClient::connect(proxy.address_of("http"));
+    let mut client = proxy.connect();
     let fields = [
         head("GET", "/told?a=b"),
         vec![
@@ -151,11 +162,10 @@ fn heads_become_those_of_http1() {
 }
 
 /// The library below us leaves out what follows the sign of a fragment before anybody is asked, so that all see one target.
-#[test]
-fn a_fragment_is_seen_by_nobody() {
+fn a_fragment_is_seen_by_nobody(transport: Transport) {
     let origin = Origin::start();
-    let proxy = Proxy::in_front_of(&origin).start();
-    let mut client = FrameClient::connect(proxy.address_of("http"));
+    let proxy = transport.start(Proxy::in_front_of(&origin));
+    let mut client = proxy.connect();
     for (stream, sent, seen) in [(1, "/a#b/../c", "/a"), (3, "/a?b#c", "/a?b")] {
         let fields = [METHOD, SCHEME, HOST, (":path", sent)];
         client.send(request(stream, END_STREAM, &fields));
@@ -166,11 +176,10 @@ fn a_fragment_is_seen_by_nobody() {
 }
 
 /// Trailers of requests go no further, whatever they say.
-#[test]
-fn trailers_of_requests_are_seen_by_nobody() {
+fn trailers_of_requests_are_seen_by_nobody(transport: Transport) {
     let origin = Origin::start();
-    let proxy = Proxy::in_front_of(&origin).start();
-    let mut client = FrameClient::connect(proxy.address_of("http"));
+    let proxy = transport.start(Proxy::in_front_of(&origin));
+    let mut client = proxy.connect();
     for (stream, field) in [(1, ("x-a", "1")), (3, (":path", "/other"))] {
         client.send(post(stream, "/trailers"));
         client.send(frame(DATA, 0, stream, b"hello"));
@@ -186,10 +195,11 @@ fn trailers_of_requests_are_seen_by_nobody() {
 }
 
 /// A connection on which nothing but malformed requests comes has an end.
-#[test]
-fn a_client_that_goes_on_like_this_loses_its_connection() {
-    let proxy = Proxy::builder(r#"routes { route "fixed" { respond 200 "ok" } }"#).start();
-    let mut client = FrameClient::connect(proxy.address_of("http"));
+fn a_client_that_goes_on_like_this_loses_its_connection(transport: Transport) {
+    let proxy = transport.start(Proxy::builder(
+        r#"routes { route "fixed" { respond 200 "ok" } }"#,
+    ));
+    let mut client = proxy.connect();
     for number in 0..32 {
         let fields = of(&[METHOD, SCHEME, PATH]);
         let mut fields = fields;

@@ -1,8 +1,20 @@
 //! Compressed fields (RFC 7541). A block that cannot be read leaves nobody knowing what the next one says, so it ends the
 //! connection.
 
-use super::{Case, Expected::*, NEVER, case, check};
+use super::{
+    Case,
+    Expected::*,
+    NEVER, case, check,
+    transport::{Transport, over_every_transport},
+};
 use crate::harness::{Origin, Proxy, frames::*};
+
+over_every_transport![
+    blocks_are_held_to_their_rules,
+    fields_are_remembered_by_the_connection,
+    a_refused_request_is_remembered_too,
+    coded_fields_are_read,
+];
 
 /// A request whose fields are followed by these bytes.
 fn with(rest: &[u8]) -> Vec<u8> {
@@ -39,19 +51,17 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-#[test]
-fn blocks_are_held_to_their_rules() {
+fn blocks_are_held_to_their_rules(transport: Transport) {
     let cases = cases();
     assert!(cases.len() >= 15, "{}", cases.len());
-    check(&cases);
+    check(transport, &cases);
 }
 
 /// What was put into the table is found there by the next request.
-#[test]
-fn fields_are_remembered_by_the_connection() {
+fn fields_are_remembered_by_the_connection(transport: Transport) {
     let origin = Origin::start();
-    let proxy = Proxy::in_front_of(&origin).start();
-    let mut client = FrameClient::connect(proxy.address_of("http"));
+    let proxy = transport.start(Proxy::in_front_of(&origin));
+    let mut client = proxy.connect();
     let remembered = [
         0x40, 6, b'x', b'-', b'k', b'e', b'p', b't', 3, b'o', b'n', b'e',
     ];
@@ -74,11 +84,10 @@ fn fields_are_remembered_by_the_connection() {
 }
 
 /// The table goes on from a request that was refused, or the two sides would no longer mean the same.
-#[test]
-fn a_refused_request_is_remembered_too() {
+fn a_refused_request_is_remembered_too(transport: Transport) {
     let origin = Origin::start();
-    let proxy = Proxy::in_front_of(&origin).start();
-    let mut client = FrameClient::connect(proxy.address_of("http"));
+    let proxy = transport.start(Proxy::in_front_of(&origin));
+    let mut client = proxy.connect();
     let remembered = [
         0x40, 6, b'x', b'-', b'k', b'e', b'p', b't', 3, b'o', b'n', b'e',
     ];
@@ -96,11 +105,10 @@ fn a_refused_request_is_remembered_too() {
 }
 
 /// Huffman codes and the static table mean what they say: `GET`, `/`, `http`, and `www.example.com` of RFC 7541, C.4.1.
-#[test]
-fn coded_fields_are_read() {
+fn coded_fields_are_read(transport: Transport) {
     let origin = Origin::start();
-    let proxy = Proxy::in_front_of(&origin).start();
-    let mut client = FrameClient::connect(proxy.address_of("http"));
+    let proxy = transport.start(Proxy::in_front_of(&origin));
+    let mut client = proxy.connect();
     let fields = [
         0x82, 0x86, 0x84, 0x41, 0x8c, 0xf1, 0xe3, 0xc2, 0xe5, 0xf2, 0x3a, 0x6b, 0xa0, 0xab, 0x90,
         0xf4, 0xff,

@@ -9,13 +9,14 @@ mod heads;
 mod hpack;
 mod settings;
 mod streams;
+mod transport;
 mod upstream;
 
 use crate::harness::{
     Origin, Proxy,
-    frames::{FrameClient, Outcome, PROTOCOL_ERROR, get},
+    frames::{Outcome, PROTOCOL_ERROR, get},
 };
-use std::net::SocketAddr;
+use transport::{Served, Transport};
 
 /// What is sent on a connection of its own, and what has to come of it.
 struct Case {
@@ -52,12 +53,12 @@ const AFTER: &str = "/after";
 /// A higher stream than any of the cases.
 const LATER: u32 = 1001;
 
-fn check(cases: &[Case]) {
+fn check(transport: Transport, cases: &[Case]) {
     let origin = Origin::start();
-    let proxy = Proxy::in_front_of(&origin).start();
+    let proxy = transport.start(Proxy::in_front_of(&origin));
     let failures: Vec<String> = cases
         .iter()
-        .filter_map(|case| failure(proxy.address_of("http"), case))
+        .filter_map(|case| failure(&proxy, case))
         .collect();
     assert!(failures.is_empty(), "{}", failures.join("\n"));
     for request in origin.requests() {
@@ -78,8 +79,8 @@ fn is_right(outcome: &Outcome, expected: Expected) -> bool {
     }
 }
 
-fn failure(address: SocketAddr, case: &Case) -> Option<String> {
-    let mut client = FrameClient::connect(address);
+fn failure(proxy: &Served, case: &Case) -> Option<String> {
+    let mut client = proxy.connect();
     client.send(case.frames.concat());
     let outcome = client.outcome(1);
     if !is_right(&outcome, case.expected) {

@@ -1,14 +1,30 @@
 //! What operators set for HTTP/2, as clients notice it.
 
-use super::IN_PART;
+use super::{
+    IN_PART,
+    transport::{Served, Transport, over_every_transport},
+};
 use crate::harness::{Answer, Origin, Proxy, TestAgent, agent::Reaction, eventually, frames::*};
 use portcullis_agent_protocol::Decision;
 use std::sync::mpsc;
 
-fn fixed(listener: &str) -> Proxy {
-    Proxy::builder(r#"routes { route "fixed" { respond 200 "ok" } }"#)
-        .listener(listener)
-        .start()
+over_every_transport![
+    the_settings_are_announced,
+    streams_beyond_the_limit_are_refused,
+    a_connection_has_so_many_requests,
+    an_idle_connection_is_told_to_go,
+    a_connection_with_a_request_is_not_idle,
+    half_a_preface_is_not_waited_for,
+    a_large_head_is_431,
+    a_body_that_stalls_is_given_up,
+    a_response_that_nobody_takes_is_given_up,
+    a_reload_is_for_new_connections,
+];
+
+fn fixed(transport: Transport, listener: &str) -> Served {
+    transport.start(
+        Proxy::builder(r#"routes { route "fixed" { respond 200 "ok" } }"#).listener(listener),
+    )
 }
 
 /// The value of a setting that the proxy has announced.
@@ -21,8 +37,7 @@ fn announced(settings: &Frame, id: u16) -> Option<u32> {
         .next_back()
 }
 
-#[test]
-fn the_settings_are_announced() {
+fn the_settings_are_announced(transport: Transport) {
     for (http2, streams, window, connection_window) in [
         ("", 100, 256 << 10, 1 << 20),
         (
@@ -45,12 +60,15 @@ fn the_settings_are_announced() {
             128 << 10,
         ),
     ] {
-        let proxy = fixed(&format!(
-            r#"h2c
+        let proxy = fixed(
+            transport,
+            &format!(
+                r#"h2c
             {http2}
             limits {{ header-bytes "10KiB"; uri-bytes "2KiB" }}"#
-        ));
-        let mut client = FrameClient::connect(proxy.address_of("http"));
+            ),
+        );
+        let mut client = proxy.connect();
         let settings = client.next_of(SETTINGS).unwrap();
         assert_eq!(announced(&settings, 3), Some(streams), "{http2}");
         assert_eq!(announced(&settings, 4), Some(window), "{http2}");
@@ -61,21 +79,19 @@ fn the_settings_are_announced() {
     }
 }
 
-#[test]
-fn streams_beyond_the_limit_are_refused() {
+fn streams_beyond_the_limit_are_refused(transport: Transport) {
     let origin = Origin::start();
     let agent = TestAgent::named("slow")
         .on("/slow", Reaction::late(&Decision::allow()))
         .start();
-    let proxy = Proxy::builder(
+    let proxy = transport.start(Proxy::builder(
         r#"routes { route "all" { filters { agent "slow" timeout="60s" }; upstream "origin" } }"#,
     )
     .listener("h2c; http2 { max-concurrent-streams 2 }")
     .origin(&origin)
-    .agent(&agent)
-    .start();
+    .agent(&agent));
     proxy.wait_ready();
-    let mut client = FrameClient::connect(proxy.address_of("http"));
+    let mut client = proxy.connect();
     client.send([get(1, "/slow"), get(3, "/slow"), get(5, "/more")].concat());
     assert_eq!(
         client.outcome(5),
@@ -93,10 +109,9 @@ fn streams_beyond_the_limit_are_refused() {
     );
 }
 
-#[test]
-fn a_connection_has_so_many_requests() {
-    let proxy = fixed("h2c; limits { requests-per-connection 3 }");
-    let mut client = FrameClient::connect(proxy.address_of("http"));
+fn a_connection_has_so_many_requests(transport: Transport) {
+    let proxy = fixed(transport, "h2c; limits { requests-per-connection 3 }");
+    let mut client = proxy.connect();
     for stream in [1, 3, 5] {
         client.send(get(stream, "/"));
         assert_eq!(client.outcome(stream), Outcome::Answer(200, b"ok".to_vec()));
@@ -104,12 +119,11 @@ fn a_connection_has_so_many_requests() {
     assert_eq!(client.end(), Some(NO_ERROR));
 }
 
-#[test]
-fn an_idle_connection_is_told_to_go() {
-    let proxy = fixed(r#"h2c; timeouts { keepalive "300ms" }"#);
+fn an_idle_connection_is_told_to_go(transport: Transport) {
+    let proxy = fixed(transport, r#"h2c; timeouts { keepalive "300ms" }"#);
     // One that has asked nothing, and one that has.
     for asks in [false, true] {
-        let mut client = FrameClient::connect(proxy.address_of("http"));
+        let mut client = proxy.connect();
         if asks {
             client.send(get(1, "/"));
             assert_eq!(client.outcome(1), Outcome::Answer(200, b"ok".to_vec()));
@@ -118,8 +132,7 @@ fn an_idle_connection_is_told_to_go() {
     }
 }
 
-#[test]
-fn a_connection_with_a_request_is_not_idle() {
+fn a_connection_with_a_request_is_not_idle(transport: Transport) {
     let (go_on, waiting) = mpsc::channel::<()>();
     let waiting = std::sync::Mutex::new(Some(waiting));
     let (asked, is_asked) = mpsc::channel::<()>();
@@ -133,35 +146,32 @@ fn a_connection_with_a_request_is_not_idle() {
                 .unwrap();
         })
     });
-    let proxy = Proxy::in_front_of(&origin)
-        .listener(r#"h2c; timeouts { keepalive "100ms" }"#)
-        .start();
-    let mut busy = FrameClient::connect(proxy.address_of("http"));
+    let proxy = transport
+        .start(Proxy::in_front_of(&origin).listener(r#"h2c; timeouts { keepalive "100ms" }"#));
+    let mut busy = proxy.connect();
     busy.send(get(1, "/"));
     is_asked.recv_timeout(crate::harness::DEADLINE).unwrap();
     // Another connection comes and goes meanwhile, and so do some times of the limit.
     for _ in 0..3 {
-        assert_eq!(
-            FrameClient::connect(proxy.address_of("http")).end(),
-            Some(NO_ERROR)
-        );
+        assert_eq!(proxy.connect().end(), Some(NO_ERROR));
     }
     go_on.send(()).unwrap();
     assert_eq!(busy.outcome(1), Outcome::Answer(200, b"ok".to_vec()));
 }
 
 /// Whoever connects has to begin.
-#[test]
-fn half_a_preface_is_not_waited_for() {
-    let proxy = fixed(r#"h2c; timeouts { request-header "300ms" }"#);
-    let mut client = FrameClient::silent(proxy.address_of("http"));
+fn half_a_preface_is_not_waited_for(transport: Transport) {
+    let proxy = fixed(transport, r#"h2c; timeouts { request-header "300ms" }"#);
+    let mut client = proxy.silent();
     client.send(b"PRI * HTTP/2.0\r\n\r\n");
     client.end();
 }
 
-#[test]
-fn a_large_head_is_431() {
-    let proxy = fixed(r#"h2c; limits { header-bytes "4KiB"; uri-bytes "1KiB"; header-count 20 }"#);
+fn a_large_head_is_431(transport: Transport) {
+    let proxy = fixed(
+        transport,
+        r#"h2c; limits { header-bytes "4KiB"; uri-bytes "1KiB"; header-count 20 }"#,
+    );
     let filler = "f".repeat(3000);
     let many: Vec<String> = (0..30).map(|number| format!("x-{number}")).collect();
     let many: Vec<(&str, &str)> = many.iter().map(|name| (name.as_str(), "1")).collect();
@@ -172,7 +182,7 @@ fn a_large_head_is_431() {
         ("far too large", vec![("x-a", &*filler); 4], 431),
         ("too many", many, 431),
     ] {
-        let mut client = FrameClient::connect(proxy.address_of("http"));
+        let mut client = proxy.connect();
         client.send(request(1, END_STREAM, &[head("GET", "/"), fields].concat()));
         assert!(
             matches!(client.outcome(1), Outcome::Answer(found, _) if found == status),
@@ -193,13 +203,12 @@ fn a_large_head_is_431() {
 }
 
 /// A body that stalls ends its own request, and the connection goes on.
-#[test]
-fn a_body_that_stalls_is_given_up() {
+fn a_body_that_stalls_is_given_up(transport: Transport) {
     let origin = Origin::start();
-    let proxy = Proxy::in_front_of(&origin)
-        .listener(r#"h2c; timeouts { request-body-idle "300ms" }"#)
-        .start();
-    let mut client = FrameClient::connect(proxy.address_of("http"));
+    let proxy = transport.start(
+        Proxy::in_front_of(&origin).listener(r#"h2c; timeouts { request-body-idle "300ms" }"#),
+    );
+    let mut client = proxy.connect();
     client.send([post(1, IN_PART), frame(DATA, 0, 1, b"half")].concat());
     assert!(matches!(client.outcome(1), Outcome::Answer(408, _)));
     let line = proxy.access_line_of(IN_PART);
@@ -211,13 +220,11 @@ fn a_body_that_stalls_is_given_up() {
 }
 
 /// A client that takes nothing of its answer loses it.
-#[test]
-fn a_response_that_nobody_takes_is_given_up() {
+fn a_response_that_nobody_takes_is_given_up(transport: Transport) {
     let origin = Origin::answering(|_| Answer::with(200, &[], &vec![b'x'; 1 << 20]));
-    let proxy = Proxy::in_front_of(&origin)
-        .listener(r#"h2c; timeouts { response-write "300ms" }"#)
-        .start();
-    let mut client = FrameClient::connect(proxy.address_of("http"));
+    let proxy = transport
+        .start(Proxy::in_front_of(&origin).listener(r#"h2c; timeouts { response-write "300ms" }"#));
+    let mut client = proxy.connect();
     client.send(get(1, "/large"));
     let outcome = client.outcome(1);
     assert!(
@@ -231,19 +238,18 @@ fn a_response_that_nobody_takes_is_given_up() {
     assert!(matches!(client.outcome(3), Outcome::Answer(200, _)));
 }
 
-#[test]
-fn a_reload_is_for_new_connections() {
+fn a_reload_is_for_new_connections(transport: Transport) {
     let builder = |streams: u32| {
         Proxy::builder(r#"routes { route "fixed" { respond 200 "ok" } }"#).listener(&format!(
             "h2c; http2 {{ max-concurrent-streams {streams} }}"
         ))
     };
-    let proxy = builder(5).start();
-    let mut before = FrameClient::connect(proxy.address_of("http"));
+    let proxy = transport.start(builder(5));
+    let mut before = proxy.connect();
     assert_eq!(announced(&before.next_of(SETTINGS).unwrap(), 3), Some(5));
-    proxy.reload(&builder(9));
+    proxy.reload(builder(9));
     eventually("the new settings", || {
-        let mut client = FrameClient::connect(proxy.address_of("http"));
+        let mut client = proxy.connect();
         let settings = client.next_of(SETTINGS).unwrap();
         (announced(&settings, 3) == Some(9)).then_some(())
     });

@@ -1,7 +1,18 @@
 //! The states of streams (RFC 9113 section 5).
 
-use super::{Case, Expected::*, NEVER, case, check};
+use super::{
+    Case,
+    Expected::*,
+    NEVER, case, check,
+    transport::{Transport, over_every_transport},
+};
 use crate::harness::{Origin, Proxy, eventually, frames::*};
+
+over_every_transport![
+    streams_are_held_to_their_states,
+    nothing_follows_the_end_of_a_request,
+    a_reset_ends_the_request_at_the_origin,
+];
 
 #[rustfmt::skip]
 fn cases() -> Vec<Case> {
@@ -14,20 +25,18 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-#[test]
-fn streams_are_held_to_their_states() {
-    check(&cases());
+fn streams_are_held_to_their_states(transport: Transport) {
+    check(transport, &cases());
 }
 
 /// A request that is whole can have nothing behind it.
-#[test]
-fn nothing_follows_the_end_of_a_request() {
+fn nothing_follows_the_end_of_a_request(transport: Transport) {
     let origin = Origin::answering(|_| {
         crate::harness::Answer::raw("").then(|stream| {
             let _ = std::io::Read::read(stream, &mut [0]);
         })
     });
-    let proxy = Proxy::in_front_of(&origin).start();
+    let proxy = transport.start(Proxy::in_front_of(&origin));
     for (name, more, expected) in [
         ("data", frame(DATA, END_STREAM, 1, b"x"), STREAM_CLOSED),
         (
@@ -41,7 +50,7 @@ fn nothing_follows_the_end_of_a_request() {
             STREAM_CLOSED,
         ),
     ] {
-        let mut client = FrameClient::connect(proxy.address_of("http"));
+        let mut client = proxy.connect();
         client.send(get(1, "/waits"));
         origin.saw(|request| request.target() == "/waits");
         client.send(more);
@@ -56,8 +65,7 @@ fn nothing_follows_the_end_of_a_request() {
 }
 
 /// Streams that are taken back make room for others, and what they asked ends at the origin.
-#[test]
-fn a_reset_ends_the_request_at_the_origin() {
+fn a_reset_ends_the_request_at_the_origin(transport: Transport) {
     let (gone, noticed) = std::sync::mpsc::channel();
     let gone = std::sync::Mutex::new(gone);
     let origin = Origin::answering(move |request| {
@@ -70,8 +78,8 @@ fn a_reset_ends_the_request_at_the_origin() {
             gone.send(()).unwrap();
         })
     });
-    let proxy = Proxy::in_front_of(&origin).start();
-    let mut client = FrameClient::connect(proxy.address_of("http"));
+    let proxy = transport.start(Proxy::in_front_of(&origin));
+    let mut client = proxy.connect();
     client.send(get(1, "/taken-back"));
     origin.saw(|request| request.target() == "/taken-back");
     client.send(reset(1, CANCEL));

@@ -1,16 +1,31 @@
 //! Origins of HTTP/2 that end streams and connections in the middle, change their settings, or break the rules: no answer is
 //! taken for another, and none looks complete that is not.
 
+use super::transport::{Transport, over_every_transport};
 use crate::harness::{
     Proxy, Response,
     frame_origin::{FrameOrigin, answer},
     frames::*,
     http2::{exchange, get as request_for},
+    tls_front::{Manner, TlsFront},
+    tls_tail,
 };
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering::SeqCst},
+use std::{
+    ops::Deref,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
 };
+
+over_every_transport![
+    what_breaks_off_never_looks_complete,
+    a_goaway_between_requests_is_obeyed,
+    requests_that_were_not_taken_up_are_sent_again,
+    an_origin_may_take_few_streams,
+    an_origin_may_change_its_windows,
+    an_early_answer_counts,
+];
 
 const STATUS: (&str, &str) = (":status", "200");
 
@@ -81,16 +96,41 @@ fn head_fields() -> Vec<(&'static str, &'static str)> {
     head("GET", "/pushed")
 }
 
-fn proxy(origin: &FrameOrigin) -> Proxy {
+/// A proxy and what its origin is reached through.
+struct Behind {
+    proxy: Proxy,
+    _front: Option<TlsFront>,
+}
+
+impl Deref for Behind {
+    type Target = Proxy;
+
+    fn deref(&self) -> &Proxy {
+        &self.proxy
+    }
+}
+
+fn proxy(transport: Transport, origin: &FrameOrigin) -> Behind {
+    let manner = Manner {
+        protocols: &["h2"],
+        ..Manner::default()
+    };
+    let front = (transport == Transport::Tls).then(|| TlsFront::start(origin.address(), manner));
+    let (address, spoken) = match &front {
+        None => (origin.address(), "protocol \"h2c\"".to_owned()),
+        Some(front) => (front.address(), tls_tail::upstream()),
+    };
     let target = format!(
-        "target \"{}\"; protocol \"h2c\"; timeouts {{ response-header \"600ms\"; idle \"600ms\" }}",
-        origin.address()
+        "target \"{address}\"; {spoken}; timeouts {{ response-header \"600ms\"; idle \"600ms\" }}"
     );
     let routes = r#"
         system { worker-threads 1 }
         routes { route "all" { upstream "frames" } }
     "#;
-    Proxy::builder(routes).upstream("frames", &target).start()
+    Behind {
+        proxy: Proxy::builder(routes).upstream("frames", &target).start(),
+        _front: front,
+    }
 }
 
 /// An origin that answers as the case of this number says.
@@ -117,13 +157,12 @@ fn is_right(answer: Option<&Response>, expected: Expected) -> bool {
     }
 }
 
-#[test]
-fn what_breaks_off_never_looks_complete() {
+fn what_breaks_off_never_looks_complete(transport: Transport) {
     let cases = cases(1);
     assert!(cases.len() >= 30, "{}", cases.len());
     let current = Arc::new(AtomicUsize::new(0));
     let origin = origin(current.clone());
-    let proxy = proxy(&origin);
+    let proxy = proxy(transport, &origin);
     let mut failures = Vec::new();
     for (number, case) in cases.iter().enumerate() {
         current.store(number, SeqCst);
@@ -164,8 +203,7 @@ fn number(peer: &mut FrameClient, connection: usize, stream: u32) {
 }
 
 /// A connection that its origin takes out of use is left for another, and no request is lost with it.
-#[test]
-fn a_goaway_between_requests_is_obeyed() {
+fn a_goaway_between_requests_is_obeyed(transport: Transport) {
     let origin = FrameOrigin::serving(|connection, peer| {
         peer.send(frame(SETTINGS, 0, 0, &[]));
         while let Some(request) = peer.next_of(HEADERS) {
@@ -175,7 +213,7 @@ fn a_goaway_between_requests_is_obeyed() {
             peer.send(frame(GOAWAY, 0, 0, &last));
         }
     });
-    let proxy = proxy(&origin);
+    let proxy = proxy(transport, &origin);
     let mut client = proxy.client();
     for round in 1..=5 {
         let answer = client.get("/", &[]);
@@ -185,8 +223,7 @@ fn a_goaway_between_requests_is_obeyed() {
 }
 
 /// What an origin has not taken up it may be asked again, by whatever method: nothing has happened yet.
-#[test]
-fn requests_that_were_not_taken_up_are_sent_again() {
+fn requests_that_were_not_taken_up_are_sent_again(transport: Transport) {
     for name in ["refused", "goaway"] {
         let asked = Arc::new(AtomicUsize::new(0));
         let counted = asked.clone();
@@ -205,22 +242,21 @@ fn requests_that_were_not_taken_up_are_sent_again() {
                 }
             }
         });
-        let proxy = proxy(&origin);
+        let proxy = proxy(transport, &origin);
         assert_eq!(proxy.get("/").status, 200, "{name}");
         assert_eq!(asked.load(SeqCst), 2, "{name}");
     }
 }
 
 /// More requests at a time than the origin takes on a connection go over others.
-#[test]
-fn an_origin_may_take_few_streams() {
+fn an_origin_may_take_few_streams(transport: Transport) {
     let origin = FrameOrigin::serving(|connection, peer| {
         peer.send(frame(SETTINGS, 0, 0, &setting(3, 1)));
         while let Some(request) = peer.next_of(HEADERS) {
             number(peer, connection, request.stream);
         }
     });
-    let proxy = proxy(&origin);
+    let proxy = proxy(transport, &origin);
     let requests = (0..30)
         .map(|number| request_for(&format!("/{number}")))
         .collect();
@@ -239,8 +275,7 @@ fn receive(peer: &mut FrameClient, count: usize) {
 }
 
 /// Windows that are made small while a body is on its way, and large again.
-#[test]
-fn an_origin_may_change_its_windows() {
+fn an_origin_may_change_its_windows(transport: Transport) {
     let origin = FrameOrigin::serving(|connection, peer| {
         peer.send(frame(SETTINGS, 0, 0, &setting(4, 10)));
         let Some(first) = peer.next_of(HEADERS) else {
@@ -263,7 +298,7 @@ fn an_origin_may_change_its_windows() {
         number(peer, connection, request.stream);
         peer.end();
     });
-    let proxy = proxy(&origin);
+    let proxy = proxy(transport, &origin);
     let mut client = proxy.client();
     assert_eq!(client.get("/", &[]).text(), "1");
     let body = "x".repeat(50);
@@ -274,8 +309,7 @@ fn an_origin_may_change_its_windows() {
 }
 
 /// An answer that is there before the request is through counts, and what is left of the request is not waited for.
-#[test]
-fn an_early_answer_counts() {
+fn an_early_answer_counts(transport: Transport) {
     let origin = FrameOrigin::serving(|connection, peer| {
         peer.send(frame(SETTINGS, 0, 0, &[]));
         while let Some(request) = peer.next_of(HEADERS) {
@@ -283,7 +317,7 @@ fn an_early_answer_counts() {
             peer.send(reset(request.stream, NO_ERROR));
         }
     });
-    let proxy = proxy(&origin);
+    let proxy = proxy(transport, &origin);
     let mut client = proxy.client();
     client.send("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 500000\r\n\r\nhalf");
     let answer = client.response();

@@ -5,7 +5,7 @@
 //! So a setting is either read by somebody or refused; there is no third way.
 
 pub(crate) use super::later::Later;
-use super::value::Value;
+use super::{asked, value::Value};
 use crate::{
     diagnostic::{Code, Diagnostic, Report, code, did_you_mean, list},
     source::{Span, Spanned},
@@ -45,12 +45,8 @@ pub(crate) fn document<'a>(
 ) {
     let top = Span::new(context.source, 0..0);
     let owner = list.as_ref().map_or(top, |list| list.span);
-    let mut block = Block::new(
-        context,
-        document.nodes(),
-        owner,
-        list.map(|list| list.value),
-    );
+    let name = list.map(|list| list.value);
+    let mut block = Block::new(context, document.nodes(), owner, name);
     read(&mut block);
     block.finish();
 }
@@ -182,6 +178,7 @@ impl<'a> Node<'a> {
 
     /// The value of a property. A second one of the same name is reported and not used.
     pub(crate) fn property(&mut self, name: &'static str) -> Option<Value<'a>> {
+        asked::note(self.node.name().value(), false, &[name]);
         self.properties.push(name);
         let mut found: Option<&'a KdlEntry> = None;
         for slot in &mut self.entries {
@@ -450,6 +447,7 @@ impl<'a> Block<'a> {
 
     /// All nodes of several names, in their order.
     pub(crate) fn each(&mut self, names: &[&'static str], mut read: impl FnMut(&mut Node<'a>)) {
+        asked::note(self.owner_name.unwrap_or_default(), true, names);
         self.known.extend_from_slice(names);
         for slot in &mut self.nodes {
             let Some(node) = *slot else { continue };

@@ -13,6 +13,7 @@ mod agent_policy;
 mod agent_pool;
 mod agent_reverse;
 mod agent_targets;
+pub(crate) mod asked;
 mod authz;
 mod balance;
 mod client_key;

@@ -1,7 +1,7 @@
 //! The client's side of an exchange: reads the request's body, writes the response, and notices when the client goes away.
 
 use super::{forward::Passage, gathered::Gathered, head, upload::Received};
-use crate::{reply, request::Request, trace};
+use crate::{filter, reply, request::Request, trace};
 use bytes::Bytes;
 use futures::FutureExt;
 use pingora::{
@@ -260,6 +260,18 @@ async fn write(
             trace::stamp(request, &passage.upstream(), head)?;
         }
     }
+    let is_compressed = filter::compress::is_prepared(session);
+    let Some(trailers) = tasks.pop_if(|last| is_compressed && matches!(last, HttpTask::Trailer(_)))
+    else {
+        return session.write_response_tasks(tasks).await;
+    };
+    // What is left of a compressed body has to go out before them.
+    if !tasks.is_empty() {
+        session.write_response_tasks(tasks).await?;
+    }
+    let tail = HttpTask::Body(Some(Bytes::new()), false);
+    let ends = filter::compress::end_with_next(session).then_some(tail);
+    let tasks = ends.into_iter().chain([trailers]).collect();
     session.write_response_tasks(tasks).await
 }
 

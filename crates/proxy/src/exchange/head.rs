@@ -35,6 +35,12 @@ impl Length {
     }
 }
 
+/// Whether a client of HTTP/2 takes trailers behind the response.
+pub(crate) fn takes_trailers(head: &RequestHeader, is_http2: bool) -> bool {
+    let te = head.headers.get(header::TE);
+    is_http2 && te.is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"))
+}
+
 /// The head of the inner request.
 ///
 /// # Errors

@@ -38,7 +38,7 @@ use download::{Download, Halt, Ways};
 pub(crate) use forward::Forwarder;
 use forward::Passage;
 use head::Length;
-pub(crate) use head::{forget_digests, weaken};
+pub(crate) use head::{forget_digests, takes_trailers, weaken};
 use http::{HeaderMap, header};
 use pingora::{
     Error,
@@ -70,7 +70,8 @@ type Through<'a, 's, 'p> = (
 
 /// Whether agents want to see more of the request than its head, or there is a limit that Pingora does not keep: that of the
 /// whole exchange or of one attempt, and over HTTP/2, where it waits for a body for as long as the client likes, that between two pieces.
-pub(crate) fn is_due(request: &Request, is_http2: bool) -> bool {
+/// Or trailers are to be kept behind a compressed body, for which it has no room.
+pub(crate) fn is_due(request: &Request, is_http2: bool, keeps_trailers: bool) -> bool {
     request.route.as_deref().is_some_and(|route| {
         let frames = request.switches && !route.plan.frames.is_empty();
         let shadows = request.shadows.as_ref();
@@ -83,7 +84,10 @@ pub(crate) fn is_due(request: &Request, is_http2: bool) -> bool {
             is_http2 && request.has_body || route.timeouts.total.is_some() || gives_up_early;
         let is_answered = matches!(route.action, Action::Static(_));
         is_answered && (frames || sees_more())
-            || route.upstream().is_some() && (frames || has_limits || sees_more())
+            || route.upstream().is_some_and(|upstream| {
+                let has_trailers = keeps_trailers && upstream.is_http2();
+                frames || has_limits || has_trailers || sees_more()
+            })
     })
 }
 
@@ -404,12 +408,7 @@ impl Exchange<'_> {
     }
 
     fn passage(&mut self, session: &Session, is_whole: bool, head: RequestHeader) -> Arc<Passage> {
-        let takes_trailers = session.is_http2()
-            && session
-                .req_header()
-                .headers
-                .get(header::TE)
-                .is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
+        let takes_trailers = takes_trailers(session.req_header(), session.is_http2());
         Passage::new(
             self.route.clone(),
             self.begun.started,

@@ -33,9 +33,13 @@ fn must_not_change(headers: &HeaderMap) -> bool {
 
 /// What does not say how large it is may be.
 fn is_large(headers: &HeaderMap, least: u64) -> bool {
-    let length = headers.get(header::CONTENT_LENGTH);
-    let length = length.and_then(|length| length.to_str().ok()?.trim().parse::<u64>().ok());
-    length.is_none_or(|length| length >= least.max(1))
+    length(headers).is_none_or(|length| length >= least.max(1))
+}
+
+/// How long the body is that follows, where that is said.
+pub(super) fn length(headers: &HeaderMap) -> Option<u64> {
+    let length = headers.get(header::CONTENT_LENGTH)?;
+    length.to_str().ok()?.trim().parse().ok()
 }
 
 fn is_of(headers: &HeaderMap, types: &[String]) -> bool {
@@ -78,6 +82,19 @@ pub(super) fn vary(head: &mut ResponseHeader) -> Result<()> {
     }
     let name = HeaderValue::from_static("accept-encoding");
     head.append_header(header::VARY, name).map(|_| ())
+}
+
+/// Makes a 304 true for what its client may have. Whoever names a weak tag has something that was compressed; with the strong one of
+/// the plain body in its place it would take parts of that for parts of what it has.
+///
+/// # Errors
+/// The head has no room for more.
+pub(super) fn confirm(head: &mut ResponseHeader, names_weakly: bool) -> Result<()> {
+    if names_weakly {
+        vary(head)?;
+        weaken(head)?;
+    }
+    Ok(())
 }
 
 /// Makes the head true for the body that follows.

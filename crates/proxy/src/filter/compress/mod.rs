@@ -9,12 +9,14 @@ mod accept;
 mod decide;
 mod encoder;
 
-use crate::request::Request;
+use crate::{exchange, request::Request};
 use async_trait::async_trait;
 use bytes::Bytes;
 use encoder::{Encoder, Slot};
 use http::{HeaderMap, Version, header};
 use pingora::{
+    Error,
+    ErrorType::InternalError,
     Result,
     http::ResponseHeader,
     modules::http::{HttpModule, HttpModuleBuilder, HttpModules, Module},
@@ -44,12 +46,47 @@ pub(crate) fn prepare(session: &mut Session, request: &Request) {
         algorithm: accept::best(wanted, &compress.algorithms),
         compress: compress.clone(),
         is_head: head.method == http::Method::HEAD,
+        names_weakly: names_weakly(&head.headers),
     };
     let modules = &mut session.downstream_modules_ctx;
     *modules = MODULES.build_ctx();
     if let Some(compressor) = modules.get_mut::<Compressor>() {
         compressor.state = State::Armed(armed);
     }
+}
+
+/// Whether the answer may be compressed and its client waits for trailers, for which only an exchange has room.
+pub(crate) fn keeps_trailers(session: &Session) -> bool {
+    let compressor = session.downstream_modules_ctx.get::<Compressor>();
+    let may_compress = compressor.is_some_and(
+        |compressor| matches!(&compressor.state, State::Armed(armed) if armed.algorithm.is_some()),
+    );
+    may_compress && exchange::takes_trailers(session.req_header(), session.is_http2())
+}
+
+/// Whether the answer may be compressed.
+pub(crate) fn is_prepared(session: &Session) -> bool {
+    let compressor = session.downstream_modules_ctx.get::<Compressor>();
+    compressor.is_some()
+}
+
+/// The next piece is the last one of a body that is compressed. Returns whether there is such a body.
+pub(crate) fn end_with_next(session: &mut Session) -> bool {
+    match session.downstream_modules_ctx.get_mut::<Compressor>() {
+        Some(Compressor {
+            state: State::Running(running),
+        }) => {
+            running.left = Some(0);
+            true
+        }
+        _ => false,
+    }
+}
+
+/// Whether a client says that it has something which is as good as what it asks for, and not the same byte by byte.
+fn names_weakly(headers: &HeaderMap) -> bool {
+    let mut tags = headers.get_all(header::IF_NONE_MATCH).iter();
+    tags.any(|tags| tags.as_bytes().windows(2).any(|pair| pair == b"W/"))
 }
 
 /// The one module that there is.
@@ -78,7 +115,15 @@ enum State {
     /// A head has to come.
     Armed(Armed),
     /// The body is compressed.
-    Running(Box<Encoder>),
+    Running(Running),
+    /// All of the body was compressed, which it said before it was over.
+    Ended,
+}
+
+struct Running {
+    encoder: Box<Encoder>,
+    /// How much of the body is to come, where that is known. Trailers can only go out behind an end that was known before them.
+    left: Option<u64>,
 }
 
 struct Armed {
@@ -86,6 +131,8 @@ struct Armed {
     /// None: the client takes none of them, which is to be said to caches all the same.
     algorithm: Option<Algorithm>,
     is_head: bool,
+    /// What the client has is what was compressed once.
+    names_weakly: bool,
 }
 
 #[async_trait]
@@ -101,6 +148,9 @@ impl HttpModule for Compressor {
         let State::Armed(armed) = std::mem::replace(&mut self.state, State::Idle) else {
             return Ok(());
         };
+        if head.status == 304 {
+            return decide::confirm(head, armed.names_weakly);
+        }
         if !decide::is_eligible(head, &armed.compress) {
             return Ok(());
         }
@@ -118,21 +168,28 @@ impl HttpModule for Compressor {
         let Some(encoder) = Encoder::new(algorithm, armed.compress.levels, slot) else {
             return Ok(());
         };
+        let left = decide::length(&head.headers);
         decide::describe(head, algorithm)?;
-        self.state = State::Running(Box::new(encoder));
+        let encoder = Box::new(encoder);
+        self.state = State::Running(Running { encoder, left });
         Ok(())
     }
 
     fn response_body_filter(&mut self, body: &mut Option<Bytes>, ends: bool) -> Result<()> {
-        let State::Running(encoder) = &mut self.state else {
-            return Ok(());
+        let piece = body.as_deref().unwrap_or_default();
+        let running = match &mut self.state {
+            State::Running(running) => running,
+            State::Ended if !piece.is_empty() => {
+                return Error::e_explain(InternalError, "a body that is longer than it has said");
+            }
+            State::Idle | State::Armed(_) | State::Ended => return Ok(()),
         };
-        let piece = body.take().unwrap_or_default();
+        let ends = ends || running.is_last(piece);
         if !piece.is_empty() || ends {
-            *body = Some(encoder.push(&piece, ends)?);
+            *body = Some(running.encoder.push(piece, ends)?);
         }
         if ends {
-            self.state = State::Idle;
+            self.state = State::Ended;
         }
         Ok(())
     }
@@ -157,13 +214,24 @@ impl HttpModule for Compressor {
     }
 }
 
+impl Running {
+    /// Whether nothing comes behind this piece, by what the head has said.
+    fn is_last(&mut self, piece: &[u8]) -> bool {
+        let Some(left) = &mut self.left else {
+            return false;
+        };
+        *left = left.saturating_sub(piece.len() as u64);
+        *left == 0
+    }
+}
+
 impl Compressor {
-    /// What is still to be said when the body is over without having said so. It takes the place of trailers, which are
-    /// no part of HTTP's meaning of a message whose body was changed (RFC 9110 section 6.5.1).
+    /// What is still to be said when the body is over without having said so. It takes the place of trailers, as Pingora has it:
+    /// clients that wait for them are answered by an exchange.
     fn end(&mut self) -> Result<Option<Bytes>> {
-        match std::mem::replace(&mut self.state, State::Idle) {
-            State::Running(mut encoder) => encoder.push(&[], true).map(Some),
-            State::Idle | State::Armed(_) => Ok(None),
+        match std::mem::replace(&mut self.state, State::Ended) {
+            State::Running(mut running) => running.encoder.push(&[], true).map(Some),
+            State::Idle | State::Armed(_) | State::Ended => Ok(None),
         }
     }
 }
