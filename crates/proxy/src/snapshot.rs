@@ -18,7 +18,7 @@ use crate::{
     telemetry::metrics::{AgentMetrics, Metrics, RouteMetrics, SocketMetrics},
     template::Template,
     trace,
-    upstream::{Places, Upstream, connect::Connect},
+    upstream::{CheckConnectors, Places, Upstream, connect::Connect},
 };
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -172,6 +172,8 @@ pub(crate) struct Beside {
     file_pool: Arc<FilePool>,
     /// Sends copies of requests.
     copies: Sender,
+    /// Asks targets how they are.
+    checks: Arc<CheckConnectors>,
 }
 
 impl Beside {
@@ -183,6 +185,7 @@ impl Beside {
         Ok(Self {
             file_pool: Arc::new(FilePool::new()?),
             copies: Sender::start(authorities),
+            checks: Arc::new(CheckConnectors::new(authorities.to_owned())),
         })
     }
 }
@@ -200,25 +203,7 @@ impl Snapshot {
             parts.metrics,
             previous,
         )?;
-        let mut upstreams = HashMap::new();
-        for upstream in &config.upstreams {
-            let known = parts
-                .previous
-                .and_then(|previous| previous.upstream(&upstream.id));
-            // Files may have other contents, whatever the configuration says of them.
-            let connect = Connect::read(upstream)?;
-            let places = Places::new(upstream, &discovery, parts.echo_socket)?;
-            let compiled = match known {
-                Some(known) if known.is_like(upstream, &connect, &places) => known.clone(),
-                known => {
-                    let known = known.map(Arc::as_ref);
-                    let made = Arc::new(Upstream::new(upstream, connect, places, known));
-                    Upstream::follow(&made);
-                    made
-                }
-            };
-            upstreams.insert(upstream.id.clone(), compiled);
-        }
+        let upstreams = compile_upstreams(&config.upstreams, &discovery, parts)?;
         let mut routes = Vec::with_capacity(config.routes.len());
         let mut compiler = Compiler::new(
             &parts.agents,
@@ -277,12 +262,48 @@ impl Snapshot {
         };
         let gone = old.upstreams.iter().filter(|upstream| !stays(upstream));
         gone.for_each(|upstream| upstream.retire(self.upstream(&upstream.id).map(Arc::as_ref)));
+        // After that, so that nobody asks beside them.
+        self.upstreams.iter().for_each(|upstream| upstream.begin());
     }
 
     /// The upstream of this name.
     fn upstream(&self, id: &UpstreamId) -> Option<&Arc<Upstream>> {
         self.upstreams.iter().find(|upstream| upstream.id == *id)
     }
+}
+
+/// By name, with those of the snapshot before that would be the same.
+fn compile_upstreams(
+    configs: &[portcullis_config::Upstream],
+    discovery: &Discovery,
+    parts: &Parts<'_>,
+) -> Result<HashMap<UpstreamId, Arc<Upstream>>, String> {
+    let mut upstreams = HashMap::new();
+    for upstream in configs {
+        let known = parts
+            .previous
+            .and_then(|previous| previous.upstream(&upstream.id));
+        // Files may have other contents, whatever the configuration says of them.
+        let connect = Connect::read(upstream)?;
+        let places = Places::new(upstream, discovery, parts.echo_socket)?;
+        let compiled = match known {
+            Some(known) if known.is_like(upstream, &connect, &places) => known.clone(),
+            known => {
+                let known = known.map(Arc::as_ref);
+                let made = Arc::new(Upstream::new(
+                    upstream,
+                    connect,
+                    places,
+                    &parts.beside.checks,
+                    known,
+                ));
+                Upstream::follow(&made);
+                made
+            }
+        };
+        upstreams.insert(upstream.id.clone(), compiled);
+    }
+    Ok(upstreams)
 }
 
 /// What routes have in common.
