@@ -24,7 +24,7 @@ pub(crate) use attempts::{
 };
 use bytes::Bytes;
 use connect::Connect;
-use gate::{Gate, GateStatus};
+use gate::{Gate, GateStatus, Turn};
 pub(crate) use health::Connectors as CheckConnectors;
 use health::Probers;
 use http::HeaderValue;
@@ -63,6 +63,7 @@ pub(crate) struct Upstream {
     places: Places,
     counts: Arc<Counts>,
     gate: Arc<Gate>,
+    turn: Turn,
     probers: Option<Probers>,
     /// Held while it is decided whether a target is ejected.
     ejecting: Mutex<()>,
@@ -104,6 +105,7 @@ impl Upstream {
             places,
             counts: previous.map_or_else(Arc::default, |previous| previous.counts.clone()),
             gate: previous.map_or_else(Arc::default, |previous| previous.gate.clone()),
+            turn: Turn::default(),
             probers: Probers::new(upstream, checks),
             ejecting: Mutex::default(),
             key,
