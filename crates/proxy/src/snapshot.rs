@@ -167,6 +167,7 @@ pub(crate) struct Parts<'a> {
 }
 
 /// What works beside the requests, of the whole process.
+#[derive(Clone)]
 pub(crate) struct Beside {
     /// Reads files that are served.
     file_pool: Arc<FilePool>,
@@ -191,7 +192,8 @@ impl Beside {
 }
 
 impl Snapshot {
-    /// Compiles a configuration.
+    /// Compiles a configuration. Reads files, which may be slow, and has to be called where there is a runtime, which gets the tasks
+    /// of what is new.
     ///
     /// # Errors
     /// A reference or pattern that the configuration's own checks should have refused; the text says which.

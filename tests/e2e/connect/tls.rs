@@ -208,6 +208,26 @@ fn checks_speak_http2_where_requests_do() {
 }
 
 #[test]
+fn authorities_of_the_system_are_read_once() {
+    let origin = Origin::start();
+    let front = TlsFront::start(origin.address(), Manner::default());
+    let folder = tempfile::tempdir().unwrap();
+    let authorities = folder.path().join("authorities.pem");
+    std::fs::copy(tls_file("ca.pem"), &authorities).unwrap();
+    let tls = tls("agent.test", None, false);
+    let proxy = to(&front, &tls).authorities(authorities.clone()).start();
+    assert_eq!(proxy.get("/").status, 200);
+    // Whoever opens it now waits for somebody who writes into it.
+    std::fs::remove_file(&authorities).unwrap();
+    let made = std::process::Command::new("mkfifo")
+        .arg(&authorities)
+        .status();
+    assert!(made.unwrap().success());
+    proxy.reload(&to(&front, &format!("{tls}; balance \"random\"")));
+    assert_eq!(proxy.get("/").status, 200);
+}
+
+#[test]
 fn http2_is_agreed_upon_or_not_spoken() {
     let origin = Http2Origin::answering(|_| Http2Answer::with(200, &[], "over h2"));
     let manner = |protocols| Manner {
