@@ -15,6 +15,7 @@ mod filter;
 mod hop;
 mod mirror;
 mod phases;
+mod quality;
 mod recording;
 mod reply;
 mod request;

@@ -12,7 +12,6 @@ mod head;
 mod headers;
 mod limit;
 mod own;
-pub(crate) mod quality;
 pub(crate) mod shadow;
 
 use crate::{reply::Reply, request::Request, snapshot::Snapshot, telemetry::metrics::Metrics};

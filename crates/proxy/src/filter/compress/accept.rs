@@ -1,6 +1,6 @@
 //! What a client likes best, as it says in `Accept-Encoding` (RFC 9110 section 12.5.3).
 
-use crate::filter::quality::{self, Weight};
+use crate::quality::{self, Weight};
 use portcullis_config::Algorithm;
 
 /// The coding that the client likes best; between those that it likes as much the first of ours. `None` when it would rather
