@@ -7,7 +7,7 @@ use crate::{
     exchange::{memory::BufferMemory, plan::Plan, sockets::Sockets},
     files::{Files, pool::FilePool},
     filter::{
-        self, Compiler, Filter, Limits,
+        self, BodyLimit, Compiler, Filter, Limits,
         shadow::{self, Place},
     },
     mirror::{Mirror, sender::Sender},
@@ -77,8 +77,8 @@ pub(crate) struct Route {
     pub(crate) shadows: Arc<[Place]>,
     /// What agents want to see beyond the heads of requests.
     pub(crate) plan: Arc<Plan>,
-    /// Bytes that a body may have here, beside what the listener says.
-    pub(crate) body_limit: Option<u64>,
+    /// What a body may have here, beside what the listener says.
+    pub(crate) body_limit: Option<BodyLimit>,
     /// How responses are compressed, if they are.
     pub(crate) compress: Option<Arc<Compress>>,
     pub(crate) action: Action,
