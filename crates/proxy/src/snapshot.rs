@@ -60,7 +60,7 @@ pub(crate) struct Snapshot {
     pub(crate) error_pages: ErrorPages,
     /// What limits have counted.
     pub(crate) limits: Limits,
-    /// The same for copies that shadow agents are shown.
+    /// Memory for copies of what requests hold, of the whole process as well.
     pub(crate) copies: Arc<BufferMemory>,
 }
 
@@ -158,7 +158,6 @@ pub(crate) struct Parts<'a> {
     pub(crate) metrics: &'a Metrics,
     pub(crate) buffer_memory: &'a Arc<BufferMemory>,
     pub(crate) sockets: &'a Arc<Sockets>,
-    /// The same.
     pub(crate) beside: &'a Beside,
     /// Where the echo origin inside the binary listens.
     pub(crate) echo_socket: &'a Path,
