@@ -7,6 +7,11 @@ use crate::harness::{
     proxy::Builder,
 };
 use portcullis_agent_protocol::Decision;
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener},
+    thread,
+};
 
 const COPIES: &str = "portcullis_mirrored_requests_total";
 
@@ -134,6 +139,54 @@ fn large_bodies_and_broken_requests_are_not_copied() {
     proxy.wait_metric(&format!("{COPIES}{{outcome=\"answered\"}}"), 1.0);
     let targets: Vec<String> = copies.requests().iter().map(|it| it.target()).collect();
     assert_eq!(targets, ["/fits"]);
+}
+
+/// One that has enough when it has seen so much of a body.
+fn refusing(enough: usize) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let (mut seen, mut piece) = (0, [0; 4096]);
+        while seen < enough {
+            seen += stream.read(&mut piece).unwrap();
+        }
+        let answer = b"HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n";
+        stream.write_all(answer).unwrap();
+        // Until the proxy has seen it.
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+    address
+}
+
+#[test]
+fn a_request_that_is_sent_again_takes_memory_for_one_copy() {
+    const SENT: usize = 50_000;
+    let (origin, copies) = (Origin::start(), Origin::start());
+    // All attempts together have seen more than what copies may take.
+    let bad: String = (0..3)
+        .map(|_| format!("target \"{}\" weight=1000; ", refusing(SENT)))
+        .collect();
+    let proxy = Proxy::builder(
+        r#"system { buffer-memory "1MiB" }
+        routes { route "all" { upstream "pool"; retry attempts=3; mirror "copies" max-body="1MiB" } }"#,
+    )
+    .upstream("pool", &(bad + &target(&origin)))
+    .upstream("copies", &target(&copies))
+    .start();
+    let mut client = proxy.client();
+    let body = "b".repeat(SENT);
+    client.send(format!(
+        "PUT /big HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n{body}",
+        SENT + 4
+    ));
+    eventually("the last attempt", || {
+        (origin.connections() > 0).then_some(())
+    });
+    client.send("last");
+    assert_eq!(client.response().status, 200);
+    proxy.wait_metric(&format!("{COPIES}{{outcome=\"answered\"}}"), 1.0);
+    assert_eq!(copies.last().body.len(), SENT + 4);
 }
 
 #[test]

@@ -107,7 +107,11 @@ fn certificates(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
     }
 }
 
-fn read(path: &Path) -> io::Result<Vec<u8>> {
+/// A file in PEM.
+///
+/// # Errors
+/// Names the file.
+pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
     let named = |error: io::Error| {
         let text = format!("{}: {error}", path.display());
         io::Error::new(error.kind(), text)

@@ -194,7 +194,9 @@ fn is_request_id(id: &[u8]) -> bool {
 fn walk(head: &RequestHeader, connection: &Connection) -> Option<IpAddr> {
     let mut client = None;
     for value in head.headers.get_all(X_FORWARDED_FOR).iter().rev() {
-        for part in value.to_str().ok()?.rsplit(',') {
+        // Texts of other alphabets may stand in front of addresses that are read first.
+        for part in value.as_bytes().rsplit(|byte| *byte == b',') {
+            let part = std::str::from_utf8(part).unwrap_or_default();
             let Some(address) = parse_address(part.trim()) else {
                 return client;
             };
@@ -313,6 +315,13 @@ mod tests {
             ("10.0.0.1:5", vec!["10.9.9.9, 10.2.2.2"], "10.9.9.9"),
             ("10.0.0.1:5", vec!["203.0.113.9, nonsense"], "10.0.0.1"),
             ("10.0.0.1:5", vec!["nonsense, 10.2.2.2"], "10.2.2.2"),
+            (
+                "10.0.0.1:5",
+                vec!["203.0.113.9, döner, 10.2.2.2"],
+                "10.2.2.2",
+            ),
+            ("10.0.0.1:5", vec!["döner", "10.2.2.2"], "10.2.2.2"),
+            ("10.0.0.1:5", vec!["döner, 203.0.113.9"], "203.0.113.9"),
             ("10.0.0.1:5", vec!["203.0.113.9:4711"], "203.0.113.9"),
             ("10.0.0.1:5", vec!["[2001:db8::1]:4711"], "2001:db8::1"),
             ("10.0.0.1:5", vec!["[2001:db8::1]"], "2001:db8::1"),

@@ -1,7 +1,7 @@
 //! What the proxy's own answers look like when something is wrong: a page, a problem (RFC 9457) or a line of text, as the
 //! client likes best. Nothing of the inside is in any of them but the id under which the log has the rest.
 
-use crate::filter::quality::{self, Weight};
+use crate::quality::{self, Weight};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 use portcullis_config::PagePart;

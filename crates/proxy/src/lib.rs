@@ -1,6 +1,7 @@
 //! The proxy: everything between a configuration and the network. The binary is [`cli::main`]; docs/ARCHITECTURE.md is the
 //! map.
 
+mod accept_encoding;
 mod access;
 mod admin;
 mod agents;
@@ -15,6 +16,7 @@ mod filter;
 mod hop;
 mod mirror;
 mod phases;
+mod quality;
 mod recording;
 mod reply;
 mod request;

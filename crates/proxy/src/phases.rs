@@ -255,6 +255,9 @@ impl ProxyHttp for Edge {
             tracing::debug!(%error, reason, "request failed");
             request.reason = Some(reason);
             status = code;
+            if code == 413 {
+                request.body_is_too_large();
+            }
             if reply::answered(session).is_none() {
                 // The connection is not used again, see below, and the answer shall say so.
                 session.set_keepalive(None);

@@ -88,9 +88,25 @@ impl Request {
     pub(crate) fn body_limit(&self) -> u64 {
         let begun = self.begun.as_ref();
         let of_listener = begun.map(|begun| begun.connection.listener.limits.body_bytes.bytes());
-        let of_route = self.route.as_ref().and_then(|route| route.body_limit);
+        let of_route = self
+            .route
+            .as_ref()
+            .and_then(|route| route.body_limit.as_ref());
+        let of_route = of_route.map(|limit| limit.most);
         let limits = of_listener.into_iter().chain(of_route);
         limits.min().unwrap_or(u64::MAX)
+    }
+
+    /// The body has turned out to be larger. A filter has refused it if it is the filter's limit that holds.
+    pub(crate) fn body_is_too_large(&mut self) {
+        let most = self.body_limit();
+        let of_route = self
+            .route
+            .as_ref()
+            .and_then(|route| route.body_limit.clone());
+        if let Some(limit) = of_route.filter(|limit| limit.most == most) {
+            limit.is_exceeded(self);
+        }
     }
 
     /// What its bodies have to pass on this route.

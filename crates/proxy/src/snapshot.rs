@@ -7,7 +7,7 @@ use crate::{
     exchange::{memory::BufferMemory, plan::Plan, sockets::Sockets},
     files::{Files, pool::FilePool},
     filter::{
-        self, Compiler, Filter, Limits,
+        self, BodyLimit, Compiler, Filter, Limits,
         shadow::{self, Place},
     },
     mirror::{Mirror, sender::Sender},
@@ -18,7 +18,7 @@ use crate::{
     telemetry::metrics::{AgentMetrics, Metrics, RouteMetrics, SocketMetrics},
     template::Template,
     trace,
-    upstream::{Places, Upstream, connect::Connect},
+    upstream::{CheckConnectors, Places, Upstream, connect::Connect},
 };
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -60,7 +60,7 @@ pub(crate) struct Snapshot {
     pub(crate) error_pages: ErrorPages,
     /// What limits have counted.
     pub(crate) limits: Limits,
-    /// The same for copies that shadow agents are shown.
+    /// Memory for copies of what requests hold, of the whole process as well.
     pub(crate) copies: Arc<BufferMemory>,
 }
 
@@ -77,8 +77,8 @@ pub(crate) struct Route {
     pub(crate) shadows: Arc<[Place]>,
     /// What agents want to see beyond the heads of requests.
     pub(crate) plan: Arc<Plan>,
-    /// Bytes that a body may have here, beside what the listener says.
-    pub(crate) body_limit: Option<u64>,
+    /// What a body may have here, beside what the listener says.
+    pub(crate) body_limit: Option<BodyLimit>,
     /// How responses are compressed, if they are.
     pub(crate) compress: Option<Arc<Compress>>,
     pub(crate) action: Action,
@@ -158,7 +158,6 @@ pub(crate) struct Parts<'a> {
     pub(crate) metrics: &'a Metrics,
     pub(crate) buffer_memory: &'a Arc<BufferMemory>,
     pub(crate) sockets: &'a Arc<Sockets>,
-    /// The same.
     pub(crate) beside: &'a Beside,
     /// Where the echo origin inside the binary listens.
     pub(crate) echo_socket: &'a Path,
@@ -167,11 +166,14 @@ pub(crate) struct Parts<'a> {
 }
 
 /// What works beside the requests, of the whole process.
+#[derive(Clone)]
 pub(crate) struct Beside {
     /// Reads files that are served.
     file_pool: Arc<FilePool>,
     /// Sends copies of requests.
     copies: Sender,
+    /// Asks targets how they are.
+    checks: Arc<CheckConnectors>,
 }
 
 impl Beside {
@@ -183,12 +185,14 @@ impl Beside {
         Ok(Self {
             file_pool: Arc::new(FilePool::new()?),
             copies: Sender::start(authorities),
+            checks: Arc::new(CheckConnectors::new(authorities.to_owned())),
         })
     }
 }
 
 impl Snapshot {
-    /// Compiles a configuration.
+    /// Compiles a configuration. Reads files, which may be slow, and has to be called where there is a runtime, which gets the tasks
+    /// of what is new.
     ///
     /// # Errors
     /// A reference or pattern that the configuration's own checks should have refused; the text says which.
@@ -200,25 +204,7 @@ impl Snapshot {
             parts.metrics,
             previous,
         )?;
-        let mut upstreams = HashMap::new();
-        for upstream in &config.upstreams {
-            let known = parts
-                .previous
-                .and_then(|previous| previous.upstream(&upstream.id));
-            // Files may have other contents, whatever the configuration says of them.
-            let connect = Connect::read(upstream)?;
-            let places = Places::new(upstream, &discovery, parts.echo_socket)?;
-            let compiled = match known {
-                Some(known) if known.is_like(upstream, &connect, &places) => known.clone(),
-                known => {
-                    let known = known.map(Arc::as_ref);
-                    let made = Arc::new(Upstream::new(upstream, connect, places, known));
-                    Upstream::follow(&made);
-                    made
-                }
-            };
-            upstreams.insert(upstream.id.clone(), compiled);
-        }
+        let upstreams = compile_upstreams(&config.upstreams, &discovery, parts)?;
         let mut routes = Vec::with_capacity(config.routes.len());
         let mut compiler = Compiler::new(
             &parts.agents,
@@ -277,12 +263,48 @@ impl Snapshot {
         };
         let gone = old.upstreams.iter().filter(|upstream| !stays(upstream));
         gone.for_each(|upstream| upstream.retire(self.upstream(&upstream.id).map(Arc::as_ref)));
+        // After that, so that nobody asks beside them.
+        self.upstreams.iter().for_each(|upstream| upstream.begin());
     }
 
     /// The upstream of this name.
     fn upstream(&self, id: &UpstreamId) -> Option<&Arc<Upstream>> {
         self.upstreams.iter().find(|upstream| upstream.id == *id)
     }
+}
+
+/// By name, with those of the snapshot before that would be the same.
+fn compile_upstreams(
+    configs: &[portcullis_config::Upstream],
+    discovery: &Discovery,
+    parts: &Parts<'_>,
+) -> Result<HashMap<UpstreamId, Arc<Upstream>>, String> {
+    let mut upstreams = HashMap::new();
+    for upstream in configs {
+        let known = parts
+            .previous
+            .and_then(|previous| previous.upstream(&upstream.id));
+        // Files may have other contents, whatever the configuration says of them.
+        let connect = Connect::read(upstream)?;
+        let places = Places::new(upstream, discovery, parts.echo_socket)?;
+        let compiled = match known {
+            Some(known) if known.is_like(upstream, &connect, &places) => known.clone(),
+            known => {
+                let known = known.map(Arc::as_ref);
+                let made = Arc::new(Upstream::new(
+                    upstream,
+                    connect,
+                    places,
+                    &parts.beside.checks,
+                    known,
+                ));
+                Upstream::follow(&made);
+                made
+            }
+        };
+        upstreams.insert(upstream.id.clone(), compiled);
+    }
+    Ok(upstreams)
 }
 
 /// What routes have in common.

@@ -2,13 +2,13 @@
 
 use super::TO_POOL;
 use crate::harness::{
-    Origin, Proxy,
+    DEADLINE, Origin, Proxy,
     agent_ways::tls_file,
     tls_front::{Manner, TlsFront},
 };
 use std::{
     io::{Read, Write},
-    net::TcpListener,
+    net::{SocketAddr, TcpListener},
     thread,
 };
 
@@ -115,4 +115,31 @@ fn the_header_comes_before_tls() {
     let proxy = Proxy::builder(TO_POOL).upstream("pool", &target).start();
     assert_eq!(proxy.get("/").text(), "ok");
     assert!(seen.join().unwrap().starts_with("PROXY TCP4 127.0.0.1 "));
+}
+
+#[test]
+fn checks_begin_with_a_header_that_names_nobody() {
+    let settings = |address: SocketAddr, version: &str, check: &str| {
+        format!(
+            "target \"{address}\"; send-proxy-protocol \"{version}\"; health-check {check} interval=\"50ms\""
+        )
+    };
+    let to = |settings: String| Proxy::builder(TO_POOL).upstream("pool", &settings).start();
+    let origin = Origin::start();
+    let _proxy = to(settings(
+        origin.address(),
+        "v1",
+        "\"http\" path=\"/healthz\"",
+    ));
+    let line = origin.saw(|_| true).head;
+    let line = String::from_utf8(line).unwrap();
+    let begins = "PROXY UNKNOWN\r\nGET /healthz HTTP/1.1\r\n";
+    assert!(line.starts_with(begins), "{line}");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let _proxy = to(settings(listener.local_addr().unwrap(), "v2", "\"tcp\""));
+    let (mut stream, _) = listener.accept().unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    let mut sent = Vec::new();
+    stream.read_to_end(&mut sent).unwrap();
+    assert_eq!(sent, b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00");
 }

@@ -4,6 +4,7 @@ use super::TO_POOL;
 use crate::harness::{
     Http2Answer, Http2Origin, Origin, Proxy,
     agent_ways::tls_file,
+    eventually,
     proxy::Builder,
     tls_front::{Handshake, Manner, TlsFront},
 };
@@ -164,6 +165,88 @@ fn a_system_without_authorities_is_said_at_the_start() {
     assert!(printed.contains("SSL_CERT_FILE"), "{printed}");
     // Who needs none does not miss them.
     let proxy = without(&tls("agent.test", Some("ca.pem"), false)).start();
+    assert_eq!(proxy.get("/").status, 200);
+}
+
+#[test]
+fn checks_believe_whom_requests_believe() {
+    let origin = Origin::start();
+    let front = TlsFront::start(origin.address(), Manner::default());
+    let passed = "portcullis_upstream_health_checks_total{result=\"success\"}";
+    for (ca, authorities, check) in [
+        (Some("ca.pem"), "absent.pem", "\"http\" path=\"/healthz\""),
+        (Some("ca.pem"), "absent.pem", "\"tcp\""),
+        (None, "ca.pem", "\"http\" path=\"/healthz\""),
+    ] {
+        let tls = tls("agent.test", ca, false);
+        let settings = format!("{tls}; health-check {check} interval=\"50ms\"");
+        let proxy = to(&front, &settings)
+            .authorities(tls_file(authorities))
+            .start();
+        eventually("a check that passed", || {
+            (proxy.metric(passed) > 0.0).then_some(())
+        });
+    }
+}
+
+#[test]
+fn checks_speak_http2_where_requests_do() {
+    let origin = Http2Origin::answering(|_| Http2Answer::with(200, &[], ""));
+    let manner = |protocols| Manner {
+        protocols,
+        ..Manner::default()
+    };
+    let tls = tls("agent.test", Some("ca.pem"), false);
+    let check = "health-check \"http\" path=\"/healthz?x\" interval=\"50ms\"";
+    let passed = "portcullis_upstream_health_checks_total{result=\"success\"}";
+    let front = TlsFront::start(origin.address(), manner(&["h2"]));
+    for (address, settings, scheme) in [
+        (
+            front.address(),
+            &*format!("protocol \"h2\"; {tls}"),
+            "https",
+        ),
+        (origin.address(), "protocol \"h2c\"", "http"),
+    ] {
+        let before = origin.connections();
+        let kdl = format!("target \"{address}\"; {settings}; {check}");
+        let proxy = Proxy::builder(TO_POOL).upstream("pool", &kdl).start();
+        eventually("checks that passed", || {
+            (proxy.metric(passed) > 2.0).then_some(())
+        });
+        // Each of them finds out whether connections are taken.
+        assert!(origin.connections() > before + 2);
+        let asked = origin.take().pop().unwrap().head.uri;
+        assert_eq!(asked.to_string(), format!("{scheme}://{address}/healthz?x"));
+        drop(proxy);
+        origin.take();
+    }
+    // It would answer, but no request is sent to it.
+    let plain = Origin::start();
+    let front = TlsFront::start(plain.address(), manner(&[]));
+    let proxy = to(&front, &format!("protocol \"h2\"; {tls}; {check}")).start();
+    let line = proxy.log_line(|line| line["message"] == "target is unhealthy");
+    assert_eq!(line["problem"], "the target does not agree to HTTP/2");
+    assert!(plain.requests().is_empty());
+}
+
+#[test]
+fn authorities_of_the_system_are_read_once() {
+    let origin = Origin::start();
+    let front = TlsFront::start(origin.address(), Manner::default());
+    let folder = tempfile::tempdir().unwrap();
+    let authorities = folder.path().join("authorities.pem");
+    std::fs::copy(tls_file("ca.pem"), &authorities).unwrap();
+    let tls = tls("agent.test", None, false);
+    let proxy = to(&front, &tls).authorities(authorities.clone()).start();
+    assert_eq!(proxy.get("/").status, 200);
+    // Whoever opens it now waits for somebody who writes into it.
+    std::fs::remove_file(&authorities).unwrap();
+    let made = std::process::Command::new("mkfifo")
+        .arg(&authorities)
+        .status();
+    assert!(made.unwrap().success());
+    proxy.reload(&to(&front, &format!("{tls}; balance \"random\"")));
     assert_eq!(proxy.get("/").status, 200);
 }
 

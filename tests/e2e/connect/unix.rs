@@ -1,7 +1,7 @@
 //! Targets at Unix sockets.
 
 use super::TO_POOL;
-use crate::harness::{Proxy, eventually};
+use crate::harness::{DEADLINE, Proxy, eventually};
 use std::{
     io::{Read, Write},
     os::unix::net::UnixListener,
@@ -51,4 +51,27 @@ fn a_target_may_be_a_unix_socket() {
         lines.find(|line| line["path"] == "/x")
     });
     assert_eq!(line["upstream_address"], format!("unix:{}", path.display()));
+}
+
+#[test]
+fn a_check_of_a_socket_asks_for_this_machine() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let target = format!(
+        "target unix-socket=\"{}\"; health-check \"http\" path=\"/healthz\"",
+        path.display()
+    );
+    let _proxy = Proxy::builder(TO_POOL).upstream("pool", &target).start();
+    let (mut stream, _) = listener.accept().unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        head.extend(byte);
+    }
+    let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
+    assert!(head.starts_with("get /healthz http/1.1\r\n"), "{head}");
+    assert!(head.contains("\r\nhost: localhost\r\n"), "{head}");
 }

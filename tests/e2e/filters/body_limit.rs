@@ -55,7 +55,14 @@ fn larger_bodies_are_413() {
             .filter(|request| request.complete)
             .count();
         assert_eq!(complete, 0, "{filters}");
-        proxy.access_line(|line| line["reason"] == "request_body_too_large");
+        let refused = proxy.access_lines().into_iter();
+        let refused = refused.filter(|line| line["status"] == 413);
+        for line in refused {
+            assert_eq!(line["reason"], "request_body_too_large", "{filters}");
+            assert_eq!(line["blocked_by"], "filter:body-limit", "{filters}");
+        }
+        let refused = "portcullis_filter_refused_total{filter=\"body-limit\",mode=\"enforce\"}";
+        proxy.wait_metric(refused, 3.0);
     }
 }
 

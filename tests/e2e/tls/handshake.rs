@@ -1,6 +1,7 @@
 //! Handshakes that come to nothing.
 
 use crate::harness::{Authority, Proxy, RawClient};
+use std::net::TcpStream;
 
 const EVERYTHING: &str = r#"routes { route "all" { respond 204 } }"#;
 
@@ -82,6 +83,24 @@ fn a_handshake_has_a_deadline() {
     // It is about the handshake alone.
     let mut client = authority.connector().connect(proxy.address_of("http"));
     assert_eq!(client.get("/", &[]).status, 204);
+}
+
+#[test]
+fn a_handshake_that_has_failed_is_not_late() {
+    let authority = Authority::new("servers");
+    // Less than a client has to go away.
+    let tls =
+        r#"tls { certificate "server.pem" key="server.key" }; timeouts { tls-handshake "450ms" }"#;
+    let proxy = Proxy::builder(EVERYTHING)
+        .certificate("server", &authority.server(&["test"]))
+        .listener(tls)
+        .start();
+    let stays = TcpStream::connect(proxy.address_of("http")).unwrap();
+    let other = authority.connector().offering(&["other"]);
+    let shaken = other.handshake_over(stays.try_clone().unwrap(), "test");
+    assert!(shaken.is_err());
+    failures(&proxy, "no_common_protocol", 1.0);
+    drop(stays);
 }
 
 #[test]

@@ -14,6 +14,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 
 use crate::ConnectError;
 use crate::codec::frame::MAX_FRAME_BYTES;
+use crate::tls;
 
 /// The largest message of gRPC that is sent or accepted: what a frame over a
 /// Unix socket may have, and something for the fields around a body.
@@ -165,8 +166,9 @@ pub(crate) async fn certificates(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 async fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let read = tokio::fs::read(path).await;
-    read.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+    let path = path.to_owned();
+    let read = tokio::task::spawn_blocking(move || tls::read(&path)).await;
+    read.map_err(io::Error::other)?
 }
 
 fn about(path: &Path, problem: &str) -> io::Error {
@@ -183,7 +185,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (absent, empty) = (folder.path().join("absent"), folder.path().join("empty"));
         std::fs::write(&empty, "nothing\n").unwrap();
-        for (path, problem) in [(absent, "No such file"), (empty, "no certificate in PEM")] {
+        let large = folder.path().join("large");
+        let file = std::fs::File::create(&large).unwrap();
+        file.set_len(5 << 20).unwrap();
+        for (path, problem) in [
+            (absent, "No such file"),
+            (empty, "no certificate in PEM"),
+            (folder.path().to_owned(), "not a regular file"),
+            (large, "larger than 4 MiB"),
+        ] {
             let tls = TlsFiles {
                 ca: Some(path.clone()),
                 ..TlsFiles::default()

@@ -80,20 +80,9 @@ pub(super) fn chain(node: &mut Node<'_>) -> Option<ParsedChain> {
 
 pub(super) fn filters(block: &mut Block<'_>) -> Vec<ParsedFilter> {
     let mut filters = Vec::new();
-    let names = [
-        "agent",
-        "parallel",
-        "guardrail",
-        "request-headers",
-        "response-headers",
-        "rate-limit",
-        "concurrency-limit",
-        "ip-allow",
-        "ip-deny",
-        "body-limit",
-        "compress",
-        "use",
-    ];
+    let mut names = vec!["agent", "parallel", "guardrail"];
+    names.extend(OWN.iter().map(|(name, _)| *name));
+    names.push("use");
     block.each(&names, |node| {
         let filter = match node.name() {
             "agent" => agent_use(node).map(ParsedFilter::Agent),
@@ -107,16 +96,38 @@ pub(super) fn filters(block: &mut Block<'_>) -> Vec<ParsedFilter> {
     filters
 }
 
+/// Reads a line that asks nobody.
+type ReadOwn = fn(&mut Node<'_>) -> Option<ParsedOwn>;
+
+/// How they are read, by their names.
+const OWN: [(&str, ReadOwn); 8] = [
+    ("request-headers", |node| {
+        Some(ParsedOwn::RequestHeaders(header::edits(node)))
+    }),
+    ("response-headers", |node| {
+        Some(ParsedOwn::ResponseHeaders(header::edits(node)))
+    }),
+    ("rate-limit", |node| {
+        limit::rate_limit(node).map(ParsedOwn::RateLimit)
+    }),
+    ("concurrency-limit", |node| {
+        limit::concurrency_limit(node).map(ParsedOwn::ConcurrencyLimit)
+    }),
+    ("ip-allow", addresses),
+    ("ip-deny", addresses),
+    ("body-limit", |node| {
+        limit::body_limit(node).map(ParsedOwn::BodyLimit)
+    }),
+    ("compress", |node| compress(node).map(ParsedOwn::Compress)),
+];
+
+fn addresses(node: &mut Node<'_>) -> Option<ParsedOwn> {
+    address_list(node).map(ParsedOwn::Addresses)
+}
+
 fn own(node: &mut Node<'_>) -> Option<ParsedOwn> {
-    match node.name() {
-        "request-headers" => Some(ParsedOwn::RequestHeaders(header::edits(node))),
-        "response-headers" => Some(ParsedOwn::ResponseHeaders(header::edits(node))),
-        "rate-limit" => limit::rate_limit(node).map(ParsedOwn::RateLimit),
-        "concurrency-limit" => limit::concurrency_limit(node).map(ParsedOwn::ConcurrencyLimit),
-        "body-limit" => limit::body_limit(node).map(ParsedOwn::BodyLimit),
-        "compress" => compress(node).map(ParsedOwn::Compress),
-        _ => address_list(node).map(ParsedOwn::Addresses),
-    }
+    let (_, read) = OWN.iter().find(|(name, _)| *name == node.name())?;
+    read(node)
 }
 
 fn chain_use(node: &mut Node<'_>) -> Option<Spanned<String>> {

@@ -38,6 +38,22 @@ pub enum OwnFilter {
     Compress(Compress),
 }
 
+impl OwnFilter {
+    /// The name in the configuration, in logs and in metrics.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::RequestHeaders(_) => "request-headers",
+            Self::ResponseHeaders(_) => "response-headers",
+            Self::RateLimit(..) => "rate-limit",
+            Self::ConcurrencyLimit(..) => "concurrency-limit",
+            Self::Addresses(list) if list.allows => "ip-allow",
+            Self::Addresses(_) => "ip-deny",
+            Self::BodyLimit(_) => "body-limit",
+            Self::Compress(_) => "compress",
+        }
+    }
+}
+
 impl Filter {
     /// Who is asked by this step, in the order written.
     pub fn agents(&self) -> &[AgentUse] {

@@ -2,7 +2,7 @@
 //! a reload.
 
 use super::{AdminApp, Health, ProbesApp};
-use crate::server::limits::ConnectionLimits;
+use crate::server::limits::{ConnectionLimits, PerClient};
 use pingora::{apps::ServerApp, protocols::l4::stream::Stream};
 use portcullis_config::{AdminAddress, Config};
 use std::{
@@ -169,7 +169,7 @@ where
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) => {
-                    let per_client = Some(Bounds::OPERATOR.connections / 4);
+                    let per_client = Some(PerClient::in_all(Bounds::OPERATOR.connections / 4));
                     if let Ok(place) = places.admit(peer.ip(), per_client) {
                         spawn(stream.into(), app.clone(), place, Bounds::OPERATOR.longest);
                     }

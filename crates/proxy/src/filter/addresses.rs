@@ -1,10 +1,9 @@
 //! `ip-allow` and `ip-deny`: clients by their addresses. Lists may be long, so an address is searched for in sorted ranges.
 
-use super::Flow;
+use super::{Flow, refusal::Refusal};
 use crate::{reply::Reply, request::Request};
 use ipnet::{IpNet, Ipv4Net};
-use portcullis_config::{AddressList, Enforcement};
-use prometheus_client::metrics::counter::Counter;
+use portcullis_config::AddressList;
 use std::net::IpAddr;
 
 /// The step of a route.
@@ -13,20 +12,16 @@ pub(crate) struct AddressFilter {
     allows: bool,
     ranges: Ranges,
     status: u16,
-    mode: Enforcement,
-    name: &'static str,
-    refused: Counter,
+    refusal: Refusal,
 }
 
 impl AddressFilter {
-    pub(super) fn new(list: &AddressList, name: &'static str, refused: Counter) -> Self {
+    pub(super) fn new(list: &AddressList, refusal: Refusal) -> Self {
         Self {
             allows: list.allows,
             ranges: Ranges::new(&list.networks),
             status: list.status,
-            mode: list.mode,
-            name,
-            refused,
+            refusal,
         }
     }
 
@@ -34,14 +29,11 @@ impl AddressFilter {
         let Some(begun) = &request.begun else {
             return Flow::Continue;
         };
-        if self.ranges.contain(begun.identity.ip) == self.allows {
+        if self.ranges.contain(begun.identity.ip) == self.allows
+            || !self.refusal.refuse(request, "ip_denied")
+        {
             return Flow::Continue;
         }
-        self.refused.inc();
-        if self.mode == Enforcement::Shadow {
-            return Flow::Continue;
-        }
-        request.refused_by(self.name, "ip_denied");
         Flow::Reply(Reply::status(self.status))
     }
 }

@@ -12,7 +12,7 @@ mod head;
 mod headers;
 mod limit;
 mod own;
-pub(crate) mod quality;
+mod refusal;
 pub(crate) mod shadow;
 
 use crate::{reply::Reply, request::Request, snapshot::Snapshot, telemetry::metrics::Metrics};
@@ -24,7 +24,7 @@ use guardrail::Guardrail;
 pub(crate) use head::Head;
 pub(crate) use headers::Remembered;
 pub(crate) use limit::{LimitRun, Limits};
-pub(crate) use own::Own;
+pub(crate) use own::{BodyLimit, Own};
 use pingora::{
     Result,
     http::{RequestHeader, ResponseHeader},
@@ -223,8 +223,8 @@ impl<'a> Compiler<'a> {
     }
 }
 
-/// Bytes that bodies may have on their way through the chain, where it says so.
-pub(crate) fn body_limit(filters: &[Filter]) -> Option<u64> {
+/// What bodies may have on their way through the chain, where it says so.
+pub(crate) fn body_limit(filters: &[Filter]) -> Option<BodyLimit> {
     own::body_limit(filters)
 }
 

@@ -5,6 +5,7 @@ use super::{
     addresses::AddressFilter,
     headers::{self, Edit, Remembered},
     limit::{ConcurrencyLimit, RateLimit},
+    refusal::Refusal,
 };
 use crate::{reply::Reply, request::Request};
 use http::header;
@@ -12,7 +13,7 @@ use pingora::{
     Result,
     http::{RequestHeader, ResponseHeader},
 };
-use portcullis_config::{Compress, OwnFilter};
+use portcullis_config::{Compress, Enforcement, OwnFilter};
 use std::sync::Arc;
 
 /// One step.
@@ -27,8 +28,7 @@ pub(crate) enum Own {
     RateLimit(RateLimit),
     ConcurrencyLimit(ConcurrencyLimit),
     Addresses(AddressFilter),
-    /// Bytes of a request's body.
-    BodyLimit(u64),
+    BodyLimit(BodyLimit),
     /// Done where responses are written.
     Compress(Arc<Compress>),
 }
@@ -41,6 +41,8 @@ impl Own {
         route: &str,
         filter: &OwnFilter,
     ) -> Result<Self, String> {
+        let metrics = compiler.metrics;
+        let refusal = |mode| Refusal::of(filter, mode, route, metrics);
         Ok(match filter {
             OwnFilter::RequestHeaders(edits) => Self::RequestHeaders(headers::compile(edits)?),
             OwnFilter::ResponseHeaders(edits) => {
@@ -52,29 +54,21 @@ impl Own {
                 }
             }
             OwnFilter::RateLimit(line, limit) => {
-                let refused = compiler
-                    .metrics
-                    .filter_refused(route, "rate-limit", limit.mode);
-                let step = compiler
-                    .limits
-                    .rate(line, limit, compiler.previous, refused)?;
-                Self::RateLimit(step)
+                let (limits, previous) = (&mut compiler.limits, compiler.previous);
+                Self::RateLimit(limits.rate(line, limit, previous, refusal(limit.mode))?)
             }
             OwnFilter::ConcurrencyLimit(line, limit) => {
-                let metrics = compiler.metrics;
-                let refused = metrics.filter_refused(route, "concurrency-limit", limit.mode);
-                let previous = compiler.previous;
-                let step = compiler
-                    .limits
-                    .concurrency(line, limit, previous, refused)?;
+                let (limits, previous) = (&mut compiler.limits, compiler.previous);
+                let step = limits.concurrency(line, limit, previous, refusal(limit.mode))?;
                 Self::ConcurrencyLimit(step)
             }
             OwnFilter::Addresses(list) => {
-                let name = if list.allows { "ip-allow" } else { "ip-deny" };
-                let refused = compiler.metrics.filter_refused(route, name, list.mode);
-                Self::Addresses(AddressFilter::new(list, name, refused))
+                Self::Addresses(AddressFilter::new(list, refusal(list.mode)))
             }
-            OwnFilter::BodyLimit(limit) => Self::BodyLimit(limit.bytes()),
+            OwnFilter::BodyLimit(limit) => Self::BodyLimit(BodyLimit {
+                most: limit.bytes(),
+                refusal: refusal(Enforcement::Enforce),
+            }),
             OwnFilter::Compress(compress) => Self::Compress(Arc::new(compress.clone())),
         })
     }
@@ -109,7 +103,7 @@ impl Own {
             Self::RateLimit(limit) => Ok(limit.on_request(position, head, request)),
             Self::ConcurrencyLimit(limit) => Ok(limit.on_request(head, request)),
             Self::Addresses(addresses) => Ok(addresses.on_request(request)),
-            Self::BodyLimit(limit) => Ok(announced_body(*limit, head, request)),
+            Self::BodyLimit(limit) => Ok(limit.on_request(head, request)),
         }
     }
 
@@ -137,25 +131,40 @@ impl Own {
     }
 }
 
-/// A body whose length is known is refused before anybody sees it. One that is counted as it comes is
-/// [limited](crate::snapshot::Route::body_limit) where it passes.
-fn announced_body(limit: u64, head: &RequestHeader, request: &mut Request) -> Flow {
-    let length = head.headers.get(header::CONTENT_LENGTH);
-    let length = length.and_then(|length| length.to_str().ok()?.trim().parse::<u64>().ok());
-    if length.is_none_or(|length| length <= limit) {
-        return Flow::Continue;
+/// `body-limit`.
+#[derive(Debug, Clone)]
+pub(crate) struct BodyLimit {
+    /// Bytes of a request's body.
+    pub(crate) most: u64,
+    refusal: Refusal,
+}
+
+impl BodyLimit {
+    /// A body whose length is known is refused before anybody sees it. One that is counted as it comes is
+    /// [limited](crate::snapshot::Route::body_limit) where it passes.
+    fn on_request(&self, head: &RequestHeader, request: &mut Request) -> Flow {
+        let length = head.headers.get(header::CONTENT_LENGTH);
+        let length = length.and_then(|length| length.to_str().ok()?.trim().parse::<u64>().ok());
+        if length.is_some_and(|length| length > self.most) {
+            self.is_exceeded(request);
+            return Flow::Reply(Reply::status(413));
+        }
+        Flow::Continue
     }
-    request.reason = Some("request_body_too_large");
-    Flow::Reply(Reply::status(413))
+
+    /// The body is larger, and the request is refused for it.
+    pub(crate) fn is_exceeded(&self, request: &mut Request) {
+        self.refusal.refuse(request, "request_body_too_large");
+    }
 }
 
 /// The least of the chain's limits of bodies.
-pub(super) fn body_limit(filters: &[super::Filter]) -> Option<u64> {
+pub(super) fn body_limit(filters: &[super::Filter]) -> Option<BodyLimit> {
     let limits = filters.iter().filter_map(|filter| match filter {
-        super::Filter::Own(Own::BodyLimit(limit)) => Some(*limit),
+        super::Filter::Own(Own::BodyLimit(limit)) => Some(limit),
         _ => None,
     });
-    limits.min()
+    limits.min_by_key(|limit| limit.most).cloned()
 }
 
 /// How the chain compresses.

@@ -202,6 +202,8 @@ impl Copying {
     pub(crate) fn start_again(&mut self) {
         if let Some(copy) = &mut self.copy {
             copy.body.clear();
+            // It is less than before, for which there is always room.
+            let _ = copy.held.set(copy.held.bytes() - copy.length);
             copy.length = 0;
         }
     }

@@ -107,7 +107,7 @@ impl Acceptor {
         let is_trusted = listener.trusts(peer.ip());
         // All clients of a Unix socket have the same address, which is none.
         let is_counted = is_remote && !is_trusted;
-        let per_client = is_counted.then_some(listener.limits.connections_per_client);
+        let per_client = is_counted.then(|| listener.per_client());
         let permit = match self.limits.admit(peer.ip(), per_client) {
             Ok(permit) => permit,
             Err(limit) => return self.telemetry.rejected(&listener.id, peer, limit),
@@ -205,7 +205,7 @@ impl Arrival {
         if is_proxy {
             return Ok(());
         }
-        let most = self.listener.limits.connections_per_client;
+        let most = self.listener.per_client();
         self.permit.count(self.ends.peer.ip(), most)
     }
 

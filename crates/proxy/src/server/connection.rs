@@ -2,7 +2,7 @@
 
 use crate::{
     server::{
-        limits::Permit,
+        limits::{PerClient, Permit},
         tls::{ListenerTls, TlsSession},
     },
     telemetry::{Refused, Telemetry},
@@ -52,6 +52,11 @@ impl Listener {
             trusted_proxies: config.trusted_proxies.clone(),
             proxy_protocol: config.proxy_protocol,
         }
+    }
+
+    /// How many connections to it a client may have.
+    pub(crate) fn per_client(&self) -> PerClient {
+        PerClient::to(&self.id, self.limits.connections_per_client)
     }
 
     /// Whether forwarded headers from this address are believed.

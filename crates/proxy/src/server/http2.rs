@@ -30,7 +30,10 @@ use std::{
     task::Poll,
     time::Duration,
 };
-use tokio::{sync::Notify, time::timeout};
+use tokio::{
+    sync::Notify,
+    time::{timeout, timeout_at},
+};
 
 /// Malformed requests of one connection. Clients that are not broken send none.
 const MOST_MALFORMED: u32 = 32;
@@ -49,6 +52,7 @@ pub(super) async fn serve(
     shutdown: &ShutdownWatch,
 ) {
     let connection = stream.connection().clone();
+    let begins_until = stream.begins_until();
     let digest = Arc::new(Digest {
         ssl_digest: stream.get_ssl_digest(),
         timing_digest: stream.get_timing_digest(),
@@ -58,9 +62,8 @@ pub(super) async fn serve(
     let watched = Watched::default();
     let framed = Box::new(FramedStream::new(stream, watched.clone()));
     let shaken = handshake(framed, Some(options(&connection.listener)));
-    let limit = connection.listener.timeouts.request_header;
     // Whoever does not begin in time, or not with HTTP/2, has asked for nothing.
-    let Ok(Ok(http2)) = timeout(limit, shaken).await else {
+    let Ok(Ok(http2)) = timeout_at(begins_until, shaken).await else {
         return;
     };
     let streams = Streams {

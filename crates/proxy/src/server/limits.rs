@@ -1,5 +1,6 @@
 //! How many connections there may be, in all and from one client. Process-wide, looked at once per connection.
 
+use portcullis_config::ListenerId;
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv6Addr},
@@ -15,7 +16,36 @@ pub(crate) struct ConnectionLimits {
     /// Over all listeners.
     max: AtomicUsize,
     open: AtomicUsize,
-    clients: Mutex<HashMap<IpAddr, usize>>,
+    clients: Mutex<HashMap<Client, usize>>,
+}
+
+/// Who is counted: addresses that are one client, at a listener.
+type Client = (Option<ListenerId>, IpAddr);
+
+/// How many connections a client may have.
+#[derive(Debug, Clone)]
+pub(crate) struct PerClient {
+    /// Those to this listener count; `None`: all.
+    listener: Option<ListenerId>,
+    max: usize,
+}
+
+impl PerClient {
+    /// In all.
+    pub(crate) const fn in_all(max: usize) -> Self {
+        Self {
+            listener: None,
+            max,
+        }
+    }
+
+    /// To this listener.
+    pub(crate) fn to(listener: &ListenerId, max: usize) -> Self {
+        Self {
+            listener: Some(listener.clone()),
+            max,
+        }
+    }
 }
 
 /// Why a connection is closed at once.
@@ -70,7 +100,7 @@ impl ConnectionLimits {
     pub(crate) fn admit(
         self: &Arc<Self>,
         address: IpAddr,
-        per_client: Option<usize>,
+        per_client: Option<PerClient>,
     ) -> Result<Permit, Rejection> {
         if self.open.fetch_add(1, Relaxed) >= self.max.load(Relaxed) {
             self.open.fetch_sub(1, Relaxed);
@@ -80,13 +110,13 @@ impl ConnectionLimits {
             limits: self.clone(),
             client: None,
         };
-        if let Some(max) = per_client {
-            permit.count(address, max)?;
+        if let Some(per_client) = per_client {
+            permit.count(address, per_client)?;
         }
         Ok(permit)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Client, usize>> {
         // Counts are changed in one step, so a poisoned lock loses nothing.
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -107,7 +137,7 @@ pub(crate) fn client_group(address: IpAddr) -> IpAddr {
 #[derive(Debug)]
 pub(crate) struct Permit {
     limits: Arc<ConnectionLimits>,
-    client: Option<IpAddr>,
+    client: Option<Client>,
 }
 
 impl Permit {
@@ -115,11 +145,12 @@ impl Permit {
     ///
     /// # Errors
     /// The client has as many as it may have.
-    pub(crate) fn count(&mut self, address: IpAddr, max: usize) -> Result<(), Rejection> {
-        let client = client_group(address);
+    pub(crate) fn count(&mut self, address: IpAddr, most: PerClient) -> Result<(), Rejection> {
+        let client = (most.listener, client_group(address));
         let mut clients = self.limits.lock();
-        let count = clients.entry(client).or_insert(0);
-        if *count >= max {
+        // One that is refused has others, so that it is no new entry.
+        let count = clients.entry(client.clone()).or_insert(0);
+        if *count >= most.max {
             return Err(Rejection::Client);
         }
         *count += 1;
@@ -132,12 +163,12 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         self.limits.open.fetch_sub(1, Relaxed);
-        let Some(client) = self.client else { return };
+        let Some(client) = &self.client else { return };
         let mut clients = self.limits.lock();
-        if let Some(count) = clients.get_mut(&client) {
+        if let Some(count) = clients.get_mut(client) {
             *count -= 1;
             if *count == 0 {
-                clients.remove(&client);
+                clients.remove(client);
             }
         }
     }
@@ -151,18 +182,35 @@ mod tests {
         text.parse().unwrap()
     }
 
+    fn most(max: usize) -> Option<PerClient> {
+        Some(PerClient::to(&"http".into(), max))
+    }
+
+    #[test]
+    fn listeners_count_on_their_own() {
+        let limits = Arc::new(ConnectionLimits::new(10));
+        let many = || Some(PerClient::to(&"many".into(), 5));
+        let permits: Vec<_> = (0..3)
+            .map(|_| limits.admit(address("192.0.2.1"), many()).unwrap())
+            .collect();
+        let _one = limits.admit(address("192.0.2.1"), most(1)).unwrap();
+        assert!(limits.admit(address("192.0.2.1"), most(1)).is_err());
+        drop(permits);
+        assert_eq!(limits.lock().len(), 1);
+    }
+
     #[test]
     fn each_limit_refuses_by_name_and_places_come_back() {
         let limits = Arc::new(ConnectionLimits::new(3));
-        let first = limits.admit(address("192.0.2.1"), Some(2)).unwrap();
-        let _second = limits.admit(address("192.0.2.1"), Some(2)).unwrap();
-        let refused = limits.admit(address("192.0.2.1"), Some(2));
+        let first = limits.admit(address("192.0.2.1"), most(2)).unwrap();
+        let _second = limits.admit(address("192.0.2.1"), most(2)).unwrap();
+        let refused = limits.admit(address("192.0.2.1"), most(2));
         assert_eq!(refused.unwrap_err(), Rejection::Client);
-        let _other = limits.admit(address("192.0.2.2"), Some(2)).unwrap();
+        let _other = limits.admit(address("192.0.2.2"), most(2)).unwrap();
         let refused = limits.admit(address("192.0.2.3"), None);
         assert_eq!(refused.unwrap_err(), Rejection::Total);
         drop(first);
-        let again = limits.admit(address("192.0.2.1"), Some(2)).unwrap();
+        let again = limits.admit(address("192.0.2.1"), most(2)).unwrap();
         assert_eq!(limits.open(), 3);
         drop(again);
         assert_eq!(limits.open(), 2);
@@ -171,11 +219,11 @@ mod tests {
     #[test]
     fn ipv6_clients_are_grouped_by_network() {
         let limits = Arc::new(ConnectionLimits::new(10));
-        let _first = limits.admit(address("2001:db8::1"), Some(1)).unwrap();
-        assert!(limits.admit(address("2001:db8::ffff:2"), Some(1)).is_err());
-        assert!(limits.admit(address("2001:db8:0:1::1"), Some(1)).is_ok());
-        let _mapped = limits.admit(address("::ffff:192.0.2.1"), Some(1)).unwrap();
-        assert!(limits.admit(address("192.0.2.1"), Some(1)).is_err());
+        let _first = limits.admit(address("2001:db8::1"), most(1)).unwrap();
+        assert!(limits.admit(address("2001:db8::ffff:2"), most(1)).is_err());
+        assert!(limits.admit(address("2001:db8:0:1::1"), most(1)).is_ok());
+        let _mapped = limits.admit(address("::ffff:192.0.2.1"), most(1)).unwrap();
+        assert!(limits.admit(address("192.0.2.1"), most(1)).is_err());
     }
 
     #[test]

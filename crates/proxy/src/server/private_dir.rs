@@ -2,7 +2,7 @@
 
 use std::{
     collections::hash_map::RandomState,
-    fs::{self, DirBuilder},
+    fs::{self, DirBuilder, File, TryLockError},
     hash::BuildHasher,
     io,
     os::unix::fs::DirBuilderExt,
@@ -12,9 +12,16 @@ use std::{
 /// Where such folders are made, the first that works: the place of the system for it, then that for temporary files.
 const PARENTS: [&str; 2] = ["/run/portcullis", "/tmp"];
 
+/// The file in such a folder that its process has locked for as long as it lives. Where processes share a place and not their numbers,
+/// as containers do, nothing else tells who is alive.
+const LOCK: &str = "lock";
+
 /// Removed with everything in it when it is dropped.
 #[derive(Debug)]
-pub(crate) struct PrivateDir(PathBuf);
+pub(crate) struct PrivateDir {
+    path: PathBuf,
+    _lock: File,
+}
 
 impl PrivateDir {
     /// Makes a folder that nobody else can enter.
@@ -38,13 +45,19 @@ impl PrivateDir {
         remove_left_behind(parent);
         let unique = RandomState::new().hash_one(0u8);
         let path = parent.join(format!("portcullis-{}-{unique:016x}", std::process::id()));
+        // Nobody takes it for one of a dead process before it is locked.
+        let new = path.with_extension("new");
         // Fails when the name is taken, so nobody can have prepared the folder.
-        DirBuilder::new().mode(0o700).create(&path)?;
-        Ok(Self(path))
+        DirBuilder::new().mode(0o700).create(&new)?;
+        let lock = File::create_new(new.join(LOCK))?;
+        // A file system without locks is as good as any when nobody shares it.
+        let _ = lock.try_lock();
+        fs::rename(&new, &path)?;
+        Ok(Self { path, _lock: lock })
     }
 
     pub(crate) fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 }
 
@@ -61,11 +74,21 @@ fn remove_left_behind(parent: &Path) {
             .and_then(|(pid, unique)| Some((pid.parse::<u32>().ok()?, unique)));
         let Some((pid, unique)) = owner else { continue };
         let ours = unique.len() == 16 && unique.bytes().all(|byte| byte.is_ascii_hexdigit());
-        // This process has made none yet. In a container every process of this program has the same number.
-        let dead = pid == std::process::id() || !Path::new("/proc").join(pid.to_string()).exists();
-        if ours && dead {
+        if ours && is_left_behind(&entry.path(), pid) {
             // Another process may be removing the same one.
             let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// Whether the process that has made the folder is gone.
+fn is_left_behind(folder: &Path, pid: u32) -> bool {
+    match File::open(folder.join(LOCK)).map(|lock| lock.try_lock()) {
+        Ok(Ok(())) => true,
+        Ok(Err(TryLockError::WouldBlock)) => false,
+        // This process has made none yet. In a container every process of this program has the same number.
+        Ok(Err(TryLockError::Error(_))) | Err(_) => {
+            pid == std::process::id() || !Path::new("/proc").join(pid.to_string()).exists()
         }
     }
 }
@@ -73,7 +96,7 @@ fn remove_left_behind(parent: &Path) {
 impl Drop for PrivateDir {
     fn drop(&mut self) {
         // What cannot be removed is empty sockets in a folder that nobody else can enter.
-        let _ = fs::remove_dir_all(&self.0);
+        let _ = fs::remove_dir_all(&self.path);
     }
 }
 
@@ -92,6 +115,27 @@ mod tests {
         fs::write(path.join("x"), "").unwrap();
         drop(folder);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_folder_that_is_in_use_stays_whatever_number_its_process_has() {
+        let parent = tempfile::tempdir().unwrap();
+        // As from two containers with one place for such folders: both processes are number 1.
+        let neighbour = PrivateDir::create_in(parent.path()).unwrap();
+        let own = PrivateDir::create_in(parent.path()).unwrap();
+        assert!(neighbour.path().exists());
+        // One that is gone may have had the number of one that is not.
+        let gone = format!(
+            "portcullis-{}-0123456789abcdef",
+            std::os::unix::process::parent_id()
+        );
+        let gone = parent.path().join(gone);
+        fs::create_dir(&gone).unwrap();
+        File::create(gone.join(LOCK)).unwrap();
+        drop(PrivateDir::create_in(parent.path()).unwrap());
+        assert!(!gone.exists());
+        drop((neighbour, own));
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0);
     }
 
     #[test]

@@ -109,18 +109,7 @@ impl Process {
             &self.telemetry,
             &self.reload_asked,
         );
-        let echo = self.echo_socket();
-        let parts = Parts {
-            agents: manager,
-            metrics: &self.telemetry.metrics,
-            buffer_memory: &self.buffer_memory,
-            sockets: &self.sockets,
-            beside: &self.beside,
-            echo_socket: &echo,
-            previous: Some(old),
-        };
-        let snapshot = Snapshot::compile(config, &parts).map_err(ServeError::Compile)?;
-        let snapshot = Arc::new(snapshot);
+        let snapshot = Arc::new(self.compile(config, manager).await?);
         snapshot.targets_are_found(TARGETS_FOUND_WITHIN).await;
         self.workers.prepare(&snapshot).await?;
         let awaited = |agent: &AgentId| agents::is_awaited(config, agent);
@@ -140,6 +129,32 @@ impl Process {
         let loaded = tokio::task::spawn_blocking(move || tls::load(&listeners, &in_use)).await;
         // A panic is an error as good as any.
         Ok(loaded.map_err(io::Error::other)??)
+    }
+
+    /// Certificates, folders and lists of targets are in files as well.
+    async fn compile(
+        &self,
+        config: &Config,
+        agents: Arc<AgentManager>,
+    ) -> Result<Snapshot, ServeError> {
+        let (config, echo) = (config.clone(), self.echo_socket());
+        let (telemetry, beside) = (self.telemetry.clone(), self.beside.clone());
+        let (buffer_memory, sockets) = (self.buffer_memory.clone(), self.sockets.clone());
+        let previous = self.snapshot.clone();
+        let compiled = tokio::task::spawn_blocking(move || {
+            let parts = Parts {
+                agents,
+                metrics: &telemetry.metrics,
+                buffer_memory: &buffer_memory,
+                sockets: &sockets,
+                beside: &beside,
+                echo_socket: &echo,
+                previous: Some(&previous),
+            };
+            Snapshot::compile(&config, &parts)
+        });
+        let compiled = compiled.await.map_err(io::Error::other)?;
+        compiled.map_err(ServeError::Compile)
     }
 
     async fn commit(

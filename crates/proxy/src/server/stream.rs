@@ -110,10 +110,15 @@ impl EdgeStream {
             // From here on HTTP/2 has its own limits.
             self.connection.begin_request();
         } else {
-            self.head.received -= seen.len();
+            self.head.is_read_again(seen.len());
         }
         self.preread = seen;
         Ok(self.http2)
+    }
+
+    /// When what the client begins with has to be there.
+    pub(crate) const fn begins_until(&self) -> Instant {
+        self.head.deadline
     }
 
     fn poll_read_head(
@@ -353,6 +358,8 @@ fn arm(timer: &mut Pin<Box<Sleep>>, cx: &mut Context<'_>) -> Poll<()> {
 /// What is known of the head that is awaited.
 struct HeadWatch {
     deadline: Instant,
+    /// Whether the deadline is that of a whole head, and not that of its first byte.
+    is_begun: bool,
     received: usize,
     refused: bool,
 }
@@ -362,6 +369,7 @@ impl HeadWatch {
     fn first(limit: Duration) -> Self {
         Self {
             deadline: Instant::now() + limit,
+            is_begun: true,
             received: 0,
             refused: false,
         }
@@ -370,14 +378,21 @@ impl HeadWatch {
     /// Another head may begin within `idle`.
     fn next(&mut self, idle: Duration) {
         self.deadline = Instant::now() + idle;
+        self.is_begun = false;
         self.received = 0;
     }
 
     fn received(&mut self, count: usize, limit: Duration) {
-        if self.received == 0 {
+        if !self.is_begun {
+            self.is_begun = true;
             self.deadline = Instant::now() + limit;
         }
         self.received += count;
+    }
+
+    /// So much of it comes once more.
+    fn is_read_again(&mut self, count: usize) {
+        self.received -= count;
     }
 }
 
@@ -430,6 +445,31 @@ impl LazyTimer {
 mod tests {
     use super::*;
     use std::future::poll_fn;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_head_has_its_time_once() {
+        let (limit, idle) = (Duration::from_secs(10), Duration::from_secs(60));
+        let pass = |seconds| tokio::time::advance(Duration::from_secs(seconds));
+        let begun = Instant::now();
+        let mut head = HeadWatch::first(limit);
+        pass(8).await;
+        head.received(4, limit);
+        assert_eq!(head.deadline, begun + limit);
+        // It was looked at for its version.
+        head.is_read_again(4);
+        pass(1).await;
+        head.received(4, limit);
+        assert_eq!((head.deadline, head.received), (begun + limit, 4));
+        // Another one begins with its first byte.
+        head.next(idle);
+        assert_eq!(head.deadline, Instant::now() + idle);
+        pass(50).await;
+        let begun = Instant::now();
+        head.received(1, limit);
+        pass(5).await;
+        head.received(1, limit);
+        assert_eq!((head.deadline, head.received), (begun + limit, 2));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_timer_is_armed_also_when_the_task_has_done_much() {

@@ -126,7 +126,11 @@ pub(crate) async fn admit(route: &Route) -> Result<Option<Admitted>> {
     let Some(upstream) = route.upstream() else {
         return Ok(None);
     };
-    match upstream.gate.enter(&upstream.config.limits).await {
+    match upstream
+        .gate
+        .enter(&upstream.config.limits, &upstream.turn)
+        .await
+    {
         Ok(admitted) => Ok(Some(admitted)),
         Err(Saturated) => Error::e_explain(
             CustomCode("upstream_saturated", 503),

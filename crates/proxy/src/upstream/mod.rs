@@ -24,7 +24,8 @@ pub(crate) use attempts::{
 };
 use bytes::Bytes;
 use connect::Connect;
-use gate::{Gate, GateStatus};
+use gate::{Gate, GateStatus, Turn};
+pub(crate) use health::Connectors as CheckConnectors;
 use health::Probers;
 use http::HeaderValue;
 use pingora::{Error, ErrorType::CustomCode, Result, upstreams::peer::HttpPeer};
@@ -62,6 +63,7 @@ pub(crate) struct Upstream {
     places: Places,
     counts: Arc<Counts>,
     gate: Arc<Gate>,
+    turn: Turn,
     probers: Option<Probers>,
     /// Held while it is decided whether a target is ejected.
     ejecting: Mutex<()>,
@@ -85,6 +87,7 @@ impl Upstream {
         upstream: &portcullis_config::Upstream,
         connect: Connect,
         places: Places,
+        checks: &Arc<CheckConnectors>,
         previous: Option<&Self>,
     ) -> Self {
         let key = match &upstream.balance {
@@ -102,10 +105,8 @@ impl Upstream {
             places,
             counts: previous.map_or_else(Arc::default, |previous| previous.counts.clone()),
             gate: previous.map_or_else(Arc::default, |previous| previous.gate.clone()),
-            probers: upstream
-                .health_check
-                .as_ref()
-                .map(|check| Probers::new(check, &upstream.id)),
+            turn: Turn::default(),
+            probers: Probers::new(upstream, checks),
             ejecting: Mutex::default(),
             key,
             sticky: upstream
@@ -118,7 +119,18 @@ impl Upstream {
         let known = previous.map(|previous| previous.targets.load_full());
         let set = compiled.set(compiled.places.targets(), known.as_deref());
         compiled.put(set);
+        if previous.is_none() {
+            compiled.begin();
+        }
         compiled
+    }
+
+    /// Begins to ask how targets are. Those that the upstream before it has too are marked for both, which they must not be by a
+    /// configuration that does not take effect.
+    pub(crate) fn begin(&self) {
+        if let Some(probers) = &self.probers {
+            probers.begin(&self.targets.load());
+        }
     }
 
     /// Takes up what the upstream's sources find, for as long as there is the upstream.
@@ -377,7 +389,12 @@ mod tests {
         let config = &config.upstreams[0];
         let connect = Connect::read(config).unwrap();
         let places = Places::new(config, &Discovery::default(), Path::new("/echo")).unwrap();
-        Upstream::new(config, connect, places, previous)
+        let authorities = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../tests/fixtures/tls/ca.pem"
+        );
+        let checks = Arc::new(CheckConnectors::new(authorities.to_owned()));
+        Upstream::new(config, connect, places, &checks, previous)
     }
 
     /// Addresses of all targets, with the requests that they have.
@@ -420,6 +437,32 @@ mod tests {
         assert_eq!(in_flight(&new), named(&[(two, 1), (one, 0)]));
         drop((first, second));
         assert_eq!(in_flight(&new), named(&[(two, 0), (one, 0)]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn checks_mark_shared_targets_only_once_they_are_in_effect() {
+        // Nobody ever answers there. Time passes by itself while the checks wait.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let target = format!("target \"{}\"", silent.local_addr().unwrap());
+        let checked = format!("{target}; health-check \"http\" path=\"/wrong\"");
+        let state = |upstream: &Upstream| upstream.status().targets[0].state;
+        let long = Duration::from_secs(60);
+        let old = upstream(&target, None);
+        let in_vain = upstream(&checked, Some(&old));
+        tokio::time::sleep(long).await;
+        assert_eq!(state(&old), "up");
+        drop(in_vain);
+        let new = upstream(&checked, Some(&old));
+        old.retire(Some(&new));
+        new.begin();
+        tokio::time::sleep(long).await;
+        assert_eq!(state(&new), "unhealthy");
+        // Whoever takes over knows it, and one that nobody had before is asked at once.
+        let next = upstream(&format!("{checked}; balance \"random\""), Some(&new));
+        assert_eq!(state(&next), "unhealthy");
+        let other = upstream(&checked, None);
+        tokio::time::sleep(long).await;
+        assert_eq!(state(&other), "unhealthy");
     }
 
     #[test]

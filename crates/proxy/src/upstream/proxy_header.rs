@@ -38,6 +38,17 @@ pub(super) fn header(version: ProxyProtocol, ends: Ends) -> Vec<u8> {
     }
 }
 
+/// The header of a connection that is nobody's but the proxy's: its target takes the real ends for the client's.
+pub(super) fn of_our_own(version: ProxyProtocol) -> Vec<u8> {
+    /// Version 2, a connection for the proxy itself.
+    const LOCAL: u8 = 0x20;
+    match version {
+        ProxyProtocol::V1 => b"PROXY UNKNOWN\r\n".to_vec(),
+        // Neither family nor addresses follow.
+        ProxyProtocol::V2 => [&SIGNATURE[..], &[LOCAL, 0, 0, 0]].concat(),
+    }
+}
+
 /// Connections with different headers must have different keys, whatever clients do to their ports and addresses.
 pub(super) fn group_key(base: u64, header: &[u8]) -> u64 {
     static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
@@ -155,6 +166,12 @@ mod tests {
         assert_eq!(
             line(mixed),
             "PROXY TCP6 ::ffff:192.0.2.7 2001:db8::1 0 443\r\n"
+        );
+        let own = String::from_utf8(of_our_own(ProxyProtocol::V1)).unwrap();
+        assert_eq!(own, "PROXY UNKNOWN\r\n");
+        assert_eq!(
+            of_our_own(ProxyProtocol::V2),
+            b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00"
         );
         let expected =
             b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0c\xc0\x00\x02\x07\xc6\x33\x64\x01\x9c\x40\x01\xbb";

@@ -14,7 +14,7 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, LazyLock},
 };
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -85,11 +85,11 @@ impl Profile {
 /// # Errors
 /// The file cannot be written.
 pub(crate) fn write_authorities(folder: &Path) -> io::Result<PathBuf> {
-    let (usable, _) = usable_authorities();
+    let Authorities { usable, .. } = &*OF_THE_SYSTEM;
     let mut pem = String::new();
     for certificate in usable {
         pem += "-----BEGIN CERTIFICATE-----\n";
-        let text = BASE64_STANDARD.encode(&certificate);
+        let text = BASE64_STANDARD.encode(certificate);
         let mut rest = text.as_str();
         while !rest.is_empty() {
             let (line, more) = rest.split_at(rest.len().min(64));
@@ -104,26 +104,34 @@ pub(crate) fn write_authorities(folder: &Path) -> io::Result<PathBuf> {
     Ok(path)
 }
 
-/// What of the system's authorities is understood, and what went wrong first.
-fn usable_authorities() -> (
-    Vec<CertificateDer<'static>>,
-    Option<rustls_native_certs::Error>,
-) {
+/// The authorities of the system.
+struct Authorities {
+    /// Those that are understood.
+    usable: Vec<CertificateDer<'static>>,
+    /// What went wrong first.
+    problem: Option<String>,
+}
+
+/// Read once: Pingora has those that there were at the start, whatever becomes of them.
+static OF_THE_SYSTEM: LazyLock<Authorities> = LazyLock::new(|| {
     let mut found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
     found
         .certs
         .retain(|certificate| roots.add(certificate.clone()).is_ok());
-    (found.certs, found.errors.into_iter().next())
-}
+    Authorities {
+        usable: found.certs,
+        problem: found.errors.first().map(ToString::to_string),
+    }
+});
 
-/// Pingora has them in the file that was written at the start; what is found here is only whether there are any.
+/// Whether there are any.
 fn system_authorities() -> Result<(), String> {
-    let (usable, error) = usable_authorities();
+    let Authorities { usable, problem } = &*OF_THE_SYSTEM;
     if !usable.is_empty() {
         return Ok(());
     }
-    let why = error.map(|error| format!(" ({error})"));
+    let why = problem.as_ref().map(|problem| format!(" ({problem})"));
     Err(format!(
         "the system has no certificates of authorities{}: install them (Debian: ca-certificates), name a file of them in \
          SSL_CERT_FILE, or write `ca=\"…\"`",
@@ -276,7 +284,7 @@ mod tests {
             .unwrap()
             .map(Result::unwrap)
             .collect();
-        assert_eq!(written, usable_authorities().0);
+        assert_eq!(written, OF_THE_SYSTEM.usable);
     }
 
     #[test]

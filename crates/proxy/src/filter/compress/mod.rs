@@ -5,15 +5,14 @@
 //! takes it is given the module; nobody else pays for it. Pingora's own module is not used: it takes the first coding that the
 //! client names whatever its weight, has its own list of types, and holds back what was not flushed, which stalls event streams.
 
-mod accept;
 mod decide;
 mod encoder;
 
-use crate::{exchange, request::Request};
+use crate::{accept_encoding, exchange, request::Request};
 use async_trait::async_trait;
 use bytes::Bytes;
 use encoder::{Encoder, Slot};
-use http::{HeaderMap, Version, header};
+use http::{HeaderMap, Version};
 use pingora::{
     Error,
     ErrorType::InternalError,
@@ -40,10 +39,10 @@ pub(crate) fn prepare(session: &mut Session, request: &Request) {
     if head.version < Version::HTTP_11 || request.switches {
         return;
     }
-    let wanted = head.headers.get_all(header::ACCEPT_ENCODING);
-    let wanted = wanted.iter().map(|value| value.as_bytes());
+    let ours = compress.algorithms.iter().copied();
+    let liked = accept_encoding::liked(&head.headers, ours, Algorithm::name);
     let armed = Armed {
-        algorithm: accept::best(wanted, &compress.algorithms),
+        algorithm: liked.first().copied(),
         compress: compress.clone(),
         is_head: head.method == http::Method::HEAD,
         names_weakly: names_weakly(&head.headers),

@@ -1,10 +1,13 @@
 //! `concurrency-limit`: requests at a time.
 
 use super::Key;
-use crate::{filter::Flow, reply::Reply, request::Request};
+use crate::{
+    filter::{Flow, refusal::Refusal},
+    reply::Reply,
+    request::Request,
+};
 use pingora::http::RequestHeader;
 use portcullis_config::Enforcement;
-use prometheus_client::metrics::counter::Counter;
 use std::{
     array,
     collections::HashMap,
@@ -91,19 +94,19 @@ impl Drop for Place {
 pub(crate) struct ConcurrencyLimit {
     counts: Arc<Concurrency>,
     status: u16,
-    refused: Counter,
+    refusal: Refusal,
 }
 
 impl ConcurrencyLimit {
     pub(super) fn new(
         counts: Arc<Concurrency>,
         limit: &portcullis_config::ConcurrencyLimit,
-        refused: Counter,
+        refusal: Refusal,
     ) -> Self {
         Self {
             counts,
             status: limit.status,
-            refused,
+            refusal,
         }
     }
 
@@ -114,19 +117,11 @@ impl ConcurrencyLimit {
     ) -> Flow {
         let key = self.counts.key.of(head, request);
         let entered = self.counts.enter(key);
-        if entered.was_full {
-            self.refused.inc();
+        request.limits.places.extend(entered.place);
+        if entered.was_full && self.refusal.refuse(request, "too_many_at_once") {
+            return Flow::Reply(Reply::status(self.status).with_retry_after(Some(RETRY_AFTER)));
         }
-        match entered.place {
-            Some(place) => {
-                request.limits.places.push(place);
-                Flow::Continue
-            }
-            None => {
-                request.refused_by("concurrency-limit", "too_many_at_once");
-                Flow::Reply(Reply::status(self.status).with_retry_after(Some(RETRY_AFTER)))
-            }
-        }
+        Flow::Continue
     }
 }
 

@@ -7,13 +7,13 @@ mod concurrency;
 mod rate;
 mod table;
 
+use super::refusal::Refusal;
 use crate::{request::Request, server::limits::client_group, snapshot::Snapshot};
 use concurrency::Concurrency;
 pub(crate) use concurrency::{ConcurrencyLimit, Place};
 use http::HeaderName;
 use pingora::http::RequestHeader;
 use portcullis_config::{LimitKey, LimitLine};
-use prometheus_client::metrics::counter::Counter;
 use rate::Rate;
 pub(crate) use rate::RateLimit;
 use smallvec::SmallVec;
@@ -43,12 +43,12 @@ impl Limits {
         line: &LimitLine,
         limit: &portcullis_config::RateLimit,
         previous: Option<&Snapshot>,
-        refused: Counter,
+        refusal: Refusal,
     ) -> Result<RateLimit, String> {
         let before = previous.map(|previous| &previous.limits.rates);
         let make = || Rate::new(limit);
         let rate = known(&mut self.rates, before, line, limit, make)?;
-        Ok(RateLimit::new(rate, limit, refused))
+        Ok(RateLimit::new(rate, limit, refusal))
     }
 
     /// The step of a route for this line.
@@ -60,12 +60,12 @@ impl Limits {
         line: &LimitLine,
         limit: &portcullis_config::ConcurrencyLimit,
         previous: Option<&Snapshot>,
-        refused: Counter,
+        refusal: Refusal,
     ) -> Result<ConcurrencyLimit, String> {
         let before = previous.map(|previous| &previous.limits.concurrencies);
         let make = || Concurrency::new(limit);
         let counts = known(&mut self.concurrencies, before, line, limit, make)?;
-        Ok(ConcurrencyLimit::new(counts, limit, refused))
+        Ok(ConcurrencyLimit::new(counts, limit, refusal))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Key, table::Table};
 use crate::{
-    filter::{Flow, Head},
+    filter::{Flow, Head, refusal::Refusal},
     reply::Reply,
     request::Request,
 };
@@ -16,8 +16,6 @@ use pingora::{
     Result,
     http::{RequestHeader, ResponseHeader},
 };
-use portcullis_config::Enforcement;
-use prometheus_client::metrics::counter::Counter;
 use std::{fmt, num::NonZeroU32, sync::Arc, time::Duration};
 
 /// draft-ietf-httpapi-ratelimit-headers, the tenth version.
@@ -77,8 +75,7 @@ const fn whole_seconds(duration: Duration) -> u64 {
 pub(crate) struct RateLimit {
     rate: Arc<Rate>,
     status: u16,
-    mode: Enforcement,
-    refused: Counter,
+    refusal: Refusal,
     /// What clients are told beside their own state, unless nothing.
     policy: Option<Policy>,
 }
@@ -93,14 +90,13 @@ impl RateLimit {
     pub(super) fn new(
         rate: Arc<Rate>,
         limit: &portcullis_config::RateLimit,
-        refused: Counter,
+        refusal: Refusal,
     ) -> Self {
         let policy = limit.headers.then(|| Policy::new("limit", &rate));
         Self {
             rate,
             status: limit.status,
-            mode: limit.mode,
-            refused,
+            refusal,
             policy: policy.flatten(),
         }
     }
@@ -129,11 +125,9 @@ impl RateLimit {
         let Err(wait) = taken else {
             return Flow::Continue;
         };
-        self.refused.inc();
-        if self.mode == Enforcement::Shadow {
+        if !self.refusal.refuse(request, "rate_limited") {
             return Flow::Continue;
         }
-        request.refused_by("rate-limit", "rate_limited");
         Flow::Reply(Reply::status(self.status).with_retry_after(Some(wait)))
     }
 
@@ -186,7 +180,7 @@ impl fmt::Debug for RateLimit {
 mod tests {
     use super::*;
     use governor::clock::FakeRelativeClock;
-    use portcullis_config::LimitKey;
+    use portcullis_config::{Enforcement, LimitKey};
 
     fn rate(
         requests: u32,

@@ -1,7 +1,7 @@
 //! Accepts agents that dial, and bounds those of whom nothing is known yet.
 
 use super::super::{
-    limits::{ConnectionLimits, Permit},
+    limits::{ConnectionLimits, PerClient, Permit},
     proxy_id,
 };
 use portcullis_agent_manager::Allowance;
@@ -97,7 +97,7 @@ async fn from_network(
     limits: &Arc<ConnectionLimits>,
 ) -> io::Result<Option<Arrival>> {
     let (stream, client) = listener.accept().await?;
-    let place = limits.admit(client.ip(), Some(REGISTERING_PER_CLIENT));
+    let place = limits.admit(client.ip(), Some(PerClient::in_all(REGISTERING_PER_CLIENT)));
     Ok(place
         .ok()
         .map(|place| Arrival::Tls(stream, tls.clone(), place)))

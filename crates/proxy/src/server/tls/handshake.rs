@@ -141,20 +141,44 @@ pub(crate) async fn handshake(
     tls: &Arc<ListenerTls>,
     deadline: Instant,
 ) -> Result<(TlsStream<Transport>, TlsSession), Failure> {
-    timeout_at(deadline, shake_hands(transport, tls))
-        .await
-        .unwrap_or_else(|_| Err(Failure::new(HandshakeFailure::Timeout)))
+    let shaken = timeout_at(deadline, shake_hands(transport, tls)).await;
+    match shaken {
+        Ok(Ok(shaken)) => Ok(shaken),
+        Ok(Err(Broken { failure, left })) => {
+            // It has its own time: the reason is known, whatever the deadline.
+            if let Some(transport) = left {
+                part(*transport).await;
+            }
+            Err(failure)
+        }
+        Err(_) => Err(Failure::new(HandshakeFailure::Timeout)),
+    }
+}
+
+/// A handshake that did not come to its end, and the connection if the client may not know yet.
+struct Broken {
+    failure: Failure,
+    left: Option<Box<Transport>>,
+}
+
+impl From<Failure> for Broken {
+    fn from(failure: Failure) -> Self {
+        Self {
+            failure,
+            left: None,
+        }
+    }
 }
 
 async fn shake_hands(
     mut transport: Transport,
     tls: &Arc<ListenerTls>,
-) -> Result<(TlsStream<Transport>, TlsSession), Failure> {
+) -> Result<(TlsStream<Transport>, TlsSession), Broken> {
     /// The type of the record that every client begins with (RFC 8446 section 5.1).
     const HANDSHAKE: u8 = 22;
     let first = transport.peek_byte().await;
     match first.map_err(|error| Failure::of(&error))? {
-        None => return Err(Failure::new(HandshakeFailure::Closed)),
+        None => return Err(Failure::new(HandshakeFailure::Closed).into()),
         Some(HANDSHAKE) => {}
         Some(byte) => {
             // Requests begin with the name of a method.
@@ -164,7 +188,7 @@ async fn shake_hands(
                 false => HandshakeFailure::NotTls,
             });
             failure.transport = is_http.then(|| Box::new(transport));
-            return Err(failure);
+            return Err(failure.into());
         }
     }
     let start = LazyConfigAcceptor::new(Acceptor::default(), transport).await;
@@ -179,8 +203,10 @@ async fn shake_hands(
     let stream = match accepted {
         Ok(stream) => stream,
         Err((error, transport)) => {
-            part(transport).await;
-            return Err(failed(Failure::of(&error)));
+            return Err(Broken {
+                failure: failed(Failure::of(&error)),
+                left: Some(Box::new(transport)),
+            });
         }
     };
     let session = TlsSession::of(stream.get_ref().1, asked_for.clone(), tls.clone())
@@ -195,8 +221,8 @@ async fn part(mut transport: Transport) {
     const LONGEST: Duration = Duration::from_millis(500);
     const MOST: usize = 64 << 10;
     // Whatever goes wrong here, the client is not served.
-    let _ = transport.shutdown().await;
     let read = async {
+        let _ = transport.shutdown().await;
         let mut left = MOST;
         let mut piece = [0; 4096];
         while let Ok(count @ 1..) = transport.read(&mut piece).await

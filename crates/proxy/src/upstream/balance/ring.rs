@@ -1,6 +1,8 @@
 //! Consistent hashing on a ring: every target has points on a circle, and a key belongs to the target whose point comes next. Where
-//! the points are depends on the target's name alone. So one that comes or goes moves no key between two others, and replicas of
-//! the proxy agree. A key whose target must not be taken goes to the next one on the circle, and comes back.
+//! the points are depends on the target's name alone, and how many there are on its weight against those of the others. So replicas of
+//! the proxy agree, and one that comes or goes moves no key between two others as long as these keep their numbers of points: where it
+//! changes what all weights have in common, or so many targets that there would be too many points, some keys move. A key whose target
+//! must not be taken goes to the next one on the circle, and comes back.
 
 use super::{Field, mix, scaled};
 

@@ -1,15 +1,15 @@
 //! Asks a target by `grpc.health.v1.Health/Check`.
 
-use super::http::USER_AGENT;
+use super::{NO_HTTP2, http::USER_AGENT, is_other, uri};
 use bytes::{BufMut, Bytes, BytesMut};
-use http::{HeaderMap, header};
+use http::{HeaderMap, Version, header};
 use pingora::{
-    Error, ErrorType::InvalidHTTPHeader, Result, connectors::http::Connector, http::RequestHeader,
-    protocols::http::client::HttpSession, upstreams::peer::HttpPeer,
+    Result, connectors::http::Connector, http::RequestHeader, protocols::http::client::HttpSession,
+    upstreams::peer::HttpPeer,
 };
 use prost::Message;
 
-const PATH: &[u8] = b"/grpc.health.v1.Health/Check";
+const PATH: &str = "/grpc.health.v1.Health/Check";
 /// `ServingStatus.SERVING`
 const SERVING: i32 = 1;
 /// A frame's flag and length.
@@ -39,13 +39,16 @@ pub(super) async fn ask(
     service: &str,
     host: &str,
 ) -> Result<std::result::Result<(), String>> {
-    let mut head = RequestHeader::build("POST", PATH, None)?;
-    head.set_version(http::Version::HTTP_2);
-    head.set_uri(uri(peer, host)?);
+    let mut head = RequestHeader::build("POST", PATH.as_bytes(), None)?;
+    head.set_version(Version::HTTP_2);
+    head.set_uri(uri(peer, host, PATH)?);
     head.insert_header(header::CONTENT_TYPE, "application/grpc")?;
     head.insert_header(header::TE, "trailers")?;
     head.insert_header(header::USER_AGENT, USER_AGENT)?;
     let (mut session, _) = connector.get_http_session(peer).await?;
+    if is_other(&session, peer) {
+        return Ok(Err(NO_HTTP2.to_owned()));
+    }
     session.set_write_timeout(peer.options.write_timeout);
     session.set_read_timeout(peer.options.read_timeout);
     session.write_request_header(Box::new(head)).await?;
@@ -71,16 +74,6 @@ pub(super) async fn ask(
         _ => None,
     };
     Ok(judge(&headers, trailers.as_ref(), &body))
-}
-
-fn uri(peer: &HttpPeer, host: &str) -> Result<http::Uri> {
-    let scheme = if peer.is_tls() { "https" } else { "http" };
-    http::Uri::builder()
-        .scheme(scheme)
-        .authority(host)
-        .path_and_query(PATH)
-        .build()
-        .map_err(|error| Error::because(InvalidHTTPHeader, "no authority", error))
 }
 
 /// A frame of gRPC with the question.

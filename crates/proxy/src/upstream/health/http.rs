@@ -1,8 +1,10 @@
 //! Asks a target by a GET.
 
-use http::header;
+use super::{NO_HTTP2, is_other, uri};
+use http::{Version, header};
 use pingora::{
-    Result, connectors::http::Connector, http::RequestHeader, upstreams::peer::HttpPeer,
+    Result, connectors::http::Connector, http::RequestHeader, protocols::http::client::HttpSession,
+    upstreams::peer::HttpPeer,
 };
 use std::ops::RangeInclusive;
 
@@ -21,10 +23,17 @@ pub(super) async fn ask(
     expected: &[RangeInclusive<u16>],
 ) -> Result<std::result::Result<(), String>> {
     let mut head = RequestHeader::build("GET", path.as_bytes(), None)?;
-    head.insert_header(header::HOST, host)?;
     head.insert_header(header::USER_AGENT, USER_AGENT)?;
-    // Every question makes a connection: one that is kept would not show that no more are taken.
     let (mut session, _) = connector.get_http_session(peer).await?;
+    if is_other(&session, peer) {
+        return Ok(Err(NO_HTTP2.to_owned()));
+    }
+    if matches!(session, HttpSession::H2(_)) {
+        head.set_version(Version::HTTP_2);
+        head.set_uri(uri(peer, host, path)?);
+    } else {
+        head.insert_header(header::HOST, host)?;
+    }
     session.set_write_timeout(peer.options.write_timeout);
     session.set_read_timeout(peer.options.read_timeout);
     session.write_request_header(Box::new(head)).await?;

@@ -5,19 +5,25 @@ mod grpc;
 mod http;
 mod verdict;
 
-use super::{set::TargetSet, target::Target};
+use super::{
+    connect,
+    proxy_header::{self, Introduced},
+    set::TargetSet,
+    target::Target,
+};
+use ::http::Uri;
 use pingora::{
+    Error,
+    ErrorType::InvalidHTTPHeader,
     Result,
-    connectors::{TransportConnector, http::Connector},
+    connectors::{ConnectorOptions, TransportConnector, http::Connector},
+    protocols::http::client::HttpSession,
     upstreams::peer::{HttpPeer, Peer},
 };
-use portcullis_config::{HealthCheck, HealthCheckKind, UpstreamId};
+use portcullis_config::{HealthCheck, HealthCheckKind, ProxyProtocol, Upstream, UpstreamId};
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 use tokio::{
@@ -35,40 +41,95 @@ const AT_ONCE: usize = 32;
 pub(super) struct Probers {
     check: Arc<Check>,
     tasks: Mutex<Tasks>,
-    retired: AtomicBool,
 }
 
 /// By the address of the target.
 #[derive(Debug, Default)]
 struct Tasks {
+    stage: Stage,
     /// Ends them when it is dropped.
     set: JoinSet<()>,
     known: HashMap<Option<Arc<str>>, AbortHandle>,
+}
+
+/// Whether anybody is asked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Stage {
+    /// Not yet: another configuration has the targets, and may keep them.
+    #[default]
+    Waiting,
+    Asking,
+    /// Not any longer.
+    Retired,
 }
 
 /// How the targets of an upstream are asked.
 struct Check {
     upstream: UpstreamId,
     settings: HealthCheck,
-    /// Made when they are needed: they read the certificates of the system.
-    connector: OnceLock<Connector>,
-    transport: OnceLock<TransportConnector>,
+    send_proxy_protocol: Option<ProxyProtocol>,
+    connectors: Arc<Connectors>,
     permits: Semaphore,
 }
 
-impl Probers {
-    pub(super) fn new(settings: &HealthCheck, upstream: &UpstreamId) -> Self {
+/// What connections of checks are made with, all of the process.
+pub(crate) struct Connectors {
+    /// A file.
+    authorities: String,
+    /// Made when they are needed: they read the authorities, and many configurations ask nobody.
+    http: OnceLock<Connector>,
+    transport: OnceLock<TransportConnector>,
+}
+
+impl Connectors {
+    /// The file has the authorities that are believed where an upstream names none.
+    pub(crate) const fn new(authorities: String) -> Self {
         Self {
+            authorities,
+            http: OnceLock::new(),
+            transport: OnceLock::new(),
+        }
+    }
+
+    fn http(&self) -> &Connector {
+        let make = || Connector::new(Some(self.options()));
+        self.http.get_or_init(make)
+    }
+
+    fn transport(&self) -> &TransportConnector {
+        let make = || TransportConnector::new(Some(self.options()));
+        self.transport.get_or_init(make)
+    }
+
+    fn options(&self) -> ConnectorOptions {
+        ConnectorOptions::from_server_conf(&connect::settings(&self.authorities))
+    }
+}
+
+impl Probers {
+    /// They ask nobody before [`begin`](Self::begin). `None`: there is nothing to ask.
+    pub(super) fn new(upstream: &Upstream, connectors: &Arc<Connectors>) -> Option<Self> {
+        let settings = upstream.health_check.as_ref()?;
+        Some(Self {
             check: Arc::new(Check {
-                upstream: upstream.clone(),
+                upstream: upstream.id.clone(),
                 settings: settings.clone(),
-                connector: OnceLock::new(),
-                transport: OnceLock::new(),
+                send_proxy_protocol: upstream.send_proxy_protocol,
+                connectors: connectors.clone(),
                 permits: Semaphore::new(AT_ONCE),
             }),
             tasks: Mutex::default(),
-            retired: AtomicBool::new(false),
+        })
+    }
+
+    /// The configuration has taken effect, or nobody else has its targets.
+    pub(super) fn begin(&self, targets: &TargetSet) {
+        let mut tasks = self.tasks();
+        if tasks.stage == Stage::Waiting {
+            tasks.stage = Stage::Asking;
         }
+        drop(tasks);
+        self.watch(targets);
     }
 
     /// From now on these are the targets. Has to be called where there is a runtime; without one nobody is asked, as in tests of
@@ -77,12 +138,11 @@ impl Probers {
         let Ok(runtime) = Handle::try_current() else {
             return;
         };
-        if self.retired.load(Relaxed) {
+        let mut tasks = self.tasks();
+        let Tasks { stage, set, known } = &mut *tasks;
+        if *stage != Stage::Asking {
             return;
         }
-        // Every change is whole, so a poisoned lock loses nothing.
-        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-        let Tasks { set, known } = &mut *tasks;
         while set.try_join_next().is_some() {}
         known.retain(|address, task| {
             let stays = targets.targets().any(|target| target.address == *address);
@@ -101,9 +161,15 @@ impl Probers {
 
     /// Another configuration has taken over. Requests may go on to have this one for a long time.
     pub(super) fn retire(&self) {
-        self.retired.store(true, Relaxed);
-        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-        *tasks = Tasks::default();
+        *self.tasks() = Tasks {
+            stage: Stage::Retired,
+            ..Tasks::default()
+        };
+    }
+
+    fn tasks(&self) -> MutexGuard<'_, Tasks> {
+        // Every change is whole, so a poisoned lock loses nothing.
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -112,14 +178,14 @@ async fn probe(check: Arc<Check>, target: Arc<Target>) {
     /// The first question comes at once, but not to all targets at the same moment.
     const SPREAD: Duration = Duration::from_millis(50);
     let settings = &check.settings;
-    let mut verdict = Verdict::new(settings, target.state.health());
+    let mut verdict = Verdict::new(settings);
     tokio::time::sleep(SPREAD.mul_f64(rand::random())).await;
     loop {
         let found = check.examine(&target).await;
         let problem = found.err();
         target.state.checked(problem.as_deref());
-        if let Some(is_healthy) = verdict.add(problem.is_none()) {
-            let was = target.state.health();
+        let was = target.state.health();
+        if let Some(is_healthy) = verdict.add(was, problem.is_none()) {
             target.state.set_health(is_healthy, Instant::now());
             let upstream = &check.upstream;
             let address = target.address.as_deref().unwrap_or_default();
@@ -155,9 +221,7 @@ impl Check {
         let peer = self.peer(target);
         match &self.settings.kind {
             HealthCheckKind::Tcp => {
-                let make = || TransportConnector::new(None);
-                let transport = self.transport.get_or_init(make);
-                transport.new_stream(&peer).await?;
+                self.connectors.transport().new_stream(&peer).await?;
                 Ok(Ok(()))
             }
             HealthCheckKind::Http {
@@ -166,20 +230,17 @@ impl Check {
                 expected,
             } => {
                 let host = named(host.as_deref(), target);
-                http::ask(self.connector(), &peer, path, host, expected).await
+                http::ask(self.connectors.http(), &peer, path, host, expected).await
             }
             HealthCheckKind::Grpc { service, host } => {
                 let host = named(host.as_deref(), target);
-                grpc::ask(self.connector(), &peer, service, host).await
+                grpc::ask(self.connectors.http(), &peer, service, host).await
             }
         }
     }
 
-    fn connector(&self) -> &Connector {
-        self.connector.get_or_init(|| Connector::new(None))
-    }
-
-    /// As requests connect, but with the waits of the question.
+    /// As requests connect, but with the waits of the question, on behalf of nobody, and never over a connection of another
+    /// question: one that is kept would not show that no more are taken.
     fn peer(&self, target: &Target) -> HttpPeer {
         let mut peer = target.peer.clone();
         if let Some(options) = peer.get_mut_peer_options() {
@@ -188,19 +249,54 @@ impl Check {
             options.total_connection_timeout = timeout;
             options.read_timeout = timeout;
             options.write_timeout = timeout;
+            // Pingora shares out a connection of HTTP/2 that has room for more, also one that was never given back.
+            options.max_h2_streams = 1;
+            if let Some(version) = self.send_proxy_protocol {
+                let header = proxy_header::of_our_own(version);
+                options.custom_l4 = Some(Arc::new(Introduced { header }));
+            }
         }
         peer
     }
 }
 
+/// The host that is asked for, by default the address. That of a socket is a path, which is no host.
 fn named<'a>(host: Option<&'a str>, target: &'a Target) -> &'a str {
-    host.or(target.address.as_deref()).unwrap_or_default()
+    let is_of_network = target.peer.address().as_inet().is_some();
+    let address = target.address.as_deref().filter(|_| is_of_network);
+    host.or(address).unwrap_or("localhost")
 }
+
+/// Where HTTP/2 is asked. Left to itself, Pingora says `https` of every connection.
+fn uri(peer: &HttpPeer, host: &str, path: &str) -> Result<Uri> {
+    let scheme = if peer.is_tls() { "https" } else { "http" };
+    Uri::builder()
+        .scheme(scheme)
+        .authority(host)
+        .path_and_query(path)
+        .build()
+        .map_err(|error| Error::because(InvalidHTTPHeader, "no authority", error))
+}
+
+/// Whether the connection speaks another protocol than what is configured; requests would not be sent over it.
+fn is_other(session: &HttpSession, peer: &HttpPeer) -> bool {
+    let wants_http2 = peer.options.alpn.get_min_http_version() == 2;
+    wants_http2 && !matches!(session, HttpSession::H2(_))
+}
+
+/// What is wrong with such a one.
+const NO_HTTP2: &str = "the target does not agree to HTTP/2";
 
 impl std::fmt::Debug for Check {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Check")
             .field("settings", &self.settings)
             .finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Connectors {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connectors").finish_non_exhaustive()
     }
 }

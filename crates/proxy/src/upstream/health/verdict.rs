@@ -7,28 +7,24 @@ use portcullis_config::HealthCheck;
 pub(super) struct Verdict {
     healthy_after: u32,
     unhealthy_after: u32,
-    /// What holds; `None` before the first answer.
-    is_healthy: Option<bool>,
     /// Answers in a row that say something else.
     against: u32,
 }
 
 impl Verdict {
-    /// What was known of the target before holds until answers say something else.
-    pub(super) const fn new(settings: &HealthCheck, known: Option<bool>) -> Self {
+    pub(super) const fn new(settings: &HealthCheck) -> Self {
         Self {
             healthy_after: settings.healthy,
             unhealthy_after: settings.unhealthy,
-            is_healthy: known,
             against: 0,
         }
     }
 
-    /// An answer came, or none. Returns what holds from now on when that is something else than before. The first answer decides
-    /// alone.
-    pub(super) fn add(&mut self, is_good: bool) -> Option<bool> {
-        let Some(is_healthy) = self.is_healthy else {
-            self.is_healthy = Some(is_good);
+    /// An answer came, or none. Returns what holds from now on when that is something else than `known`, which held so far. The
+    /// first answer decides alone.
+    pub(super) fn add(&mut self, known: Option<bool>, is_good: bool) -> Option<bool> {
+        let Some(is_healthy) = known else {
+            self.against = 0;
             return Some(is_good);
         };
         if is_good == is_healthy {
@@ -45,7 +41,6 @@ impl Verdict {
             return None;
         }
         self.against = 0;
-        self.is_healthy = Some(is_good);
         Some(is_good)
     }
 }
@@ -57,7 +52,7 @@ mod tests {
     use std::time::Duration;
 
     /// What is said to each of these answers: `+` good, `-` not.
-    fn said(known: Option<bool>, answers: &str) -> String {
+    fn said(mut known: Option<bool>, answers: &str) -> String {
         let settings = HealthCheck {
             kind: HealthCheckKind::Tcp,
             interval: Duration::from_secs(1),
@@ -65,8 +60,12 @@ mod tests {
             healthy: 2,
             unhealthy: 3,
         };
-        let mut verdict = Verdict::new(&settings, known);
-        let told = answers.chars().map(|answer| verdict.add(answer == '+'));
+        let mut verdict = Verdict::new(&settings);
+        let told = answers.chars().map(|answer| {
+            let told = verdict.add(known, answer == '+');
+            known = told.or(known);
+            told
+        });
         told.map(|told| match told {
             None => '.',
             Some(true) => 'H',
