@@ -6,6 +6,8 @@
 mod defects;
 #[path = "tidy/features.rs"]
 mod features;
+#[path = "tidy/locks.rs"]
+mod locks;
 
 use portcullis_agent_manager::{FailureReason, Phase};
 use regex::Regex;

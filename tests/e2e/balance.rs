@@ -118,6 +118,7 @@ fn random_reaches_everybody() {
 
 #[test]
 fn least_requests_spares_who_is_busy_also_after_a_reload() {
+    const IN_FLIGHT: &str = "portcullis_upstream_requests_in_flight{upstream=\"pool\"}";
     let (released, waiting) = (Arc::new(AtomicBool::new(false)), Arc::default());
     let origins = [held(&released, &waiting), Origin::start()];
     let builder = |weight| {
@@ -144,6 +145,8 @@ fn least_requests_spares_who_is_busy_also_after_a_reload() {
             proxy.reload(&builder(weight));
         }
         for _ in 0..10 {
+            // One that was answered counts until it is over, which may come later.
+            proxy.wait_metric(IN_FLIGHT, 1.0);
             assert_eq!(proxy.get("/").text(), "ok");
         }
     }

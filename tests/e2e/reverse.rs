@@ -1,9 +1,16 @@
 //! Agents that dial the proxy: who may register, what becomes of what is registered.
 
 use crate::harness::{Origin, Proxy, TestAgent, eventually, proxy::Builder};
-use portcullis_agent_protocol::Decision;
-use serde_json::Value;
-use std::{fs, os::unix::fs::PermissionsExt};
+use portcullis_agent_protocol::{
+    Decision,
+    codec::frame::{self, MessageType},
+};
+use serde_json::{Value, json};
+use std::{
+    fs,
+    io::{ErrorKind, Read, Write},
+    os::unix::{fs::PermissionsExt, net::UnixStream},
+};
 
 const TOKEN: &str = "a-token-that-is-long-enough";
 
@@ -77,18 +84,91 @@ fn d18_who_may_not_register_is_refused() {
     let origin = Origin::start();
     for (shows, way, reason) in [
         ("another-token-as-long", "", "has not shown the token"),
-        (TOKEN, "uid=123456", "belongs to another user"),
+        (TOKEN, "uid=123456", "no agent of the user"),
     ] {
         let agent = TestAgent::named("inside").dialling(shows).start();
         let proxy = asking(&agent, &origin, way, "").start();
         let line = proxy.log_line(|line| line["message"] == "a registration came to nothing");
-        assert_eq!(line["agent"], "inside");
+        // Who is of no user that may has not been asked.
+        let agent = if way.is_empty() { "inside" } else { "" };
+        assert_eq!(line["agent"], agent);
         assert!(line["error"].as_str().unwrap().contains(reason), "{line}");
         assert_eq!(proxy.get("/").status, 503);
         assert_eq!(proxy.access_line_of("/")["reason"], "unreachable");
         assert_eq!(registrations(&proxy), 0);
     }
     assert_eq!(origin.connections(), 0);
+}
+
+/// Connects and says nothing.
+fn silent(agent: &TestAgent) -> UnixStream {
+    UnixStream::connect(agent.door()).unwrap()
+}
+
+fn was_closed(mut connection: &UnixStream) -> bool {
+    matches!(connection.read(&mut [0]), Ok(0))
+}
+
+fn is_open(mut connection: &UnixStream) -> bool {
+    connection.set_nonblocking(true).unwrap();
+    let read = connection.read(&mut [0]);
+    matches!(read, Err(error) if error.kind() == ErrorKind::WouldBlock)
+}
+
+fn register(agent: &TestAgent, id: &str) -> UnixStream {
+    let registration = json!({"protocol_version": 2, "agent_id": id, "auth_token": TOKEN});
+    let mut bytes = Vec::new();
+    frame::append(
+        &mut bytes,
+        MessageType::HandshakeRequest,
+        64 << 10,
+        |out: &mut Vec<u8>| out.extend(registration.to_string().as_bytes()),
+    )
+    .unwrap();
+    let mut connection = silent(agent);
+    connection.write_all(&bytes).unwrap();
+    connection
+}
+
+#[test]
+fn those_who_come_and_say_nothing_keep_nobody_waiting() {
+    let agent = agent();
+    let origin = Origin::start();
+    let with = |way: &str| asking(&agent, &origin, way, "");
+    let proxy = with("").start();
+    // More than there are places. All are of one user, which gives way to itself.
+    let before: Vec<_> = (0..70).map(|_| silent(&agent)).collect();
+    let _registered = register(&agent, "inside");
+    eventually("it has registered", || {
+        (registrations(&proxy) == 1).then_some(())
+    });
+    let (gone, still) = before.split_at(before.len() - 10);
+    assert!(still.iter().all(is_open), "it has waited for them");
+    assert!(gone[..gone.len() - 6].iter().all(was_closed));
+    proxy.log_line(|line| {
+        let message = line["message"].as_str().unwrap_or_default();
+        message.starts_with("too many are about to register")
+    });
+    // It is a setting, and holds for whoever comes next.
+    proxy.reload(&with("registering=1"));
+    let one = silent(&agent);
+    let other = silent(&agent);
+    assert!(was_closed(&one));
+    assert!(is_open(&other));
+    assert_eq!(registrations(&proxy), 1);
+}
+
+#[test]
+fn little_of_what_strangers_call_themselves_is_in_the_log() {
+    let agent = agent();
+    let origin = Origin::start();
+    let proxy = asking(&agent, &origin, "", "").start();
+    let _connection = register(&agent, &"x".repeat(60_000));
+    let line = proxy.log_line(|line| line["message"] == "a registration came to nothing");
+    let error = line["error"].as_str().unwrap();
+    assert!(error.contains("no such agent registers here"), "{line}");
+    assert!(line["agent"].as_str().unwrap().starts_with("xxx"), "{line}");
+    assert!(line.to_string().len() < 1000, "{line}");
 }
 
 #[test]

@@ -9,7 +9,11 @@ use crate::harness::{
 };
 use portcullis_agent_protocol::Decision;
 use serde_json::Value;
-use std::{fs, io::Read, net::TcpStream};
+use std::{
+    fs,
+    io::{ErrorKind, Read},
+    net::TcpStream,
+};
 
 const TOKEN: &str = "a-token-that-is-long-enough";
 
@@ -228,15 +232,20 @@ fn those_who_come_and_say_nothing_have_a_limit() {
     let line = proxy.log_line(|line| line["message"] == "agents may dial");
     let address = line["address"].as_str().unwrap();
     let dial = || TcpStream::connect(address).unwrap();
-    let silent: Vec<_> = (0..16).map(|_| dial()).collect();
-    // One more of the same client is closed, and not by a deadline.
-    assert_eq!(dial().read(&mut [0]).unwrap_or(0), 0);
+    let mut silent: Vec<_> = (0..17).map(|_| dial()).collect();
+    // The oldest gives way to one more of the same client, and not at its deadline.
+    assert_eq!(silent[0].read(&mut [0]).unwrap_or(0), 0);
+    silent[16].set_nonblocking(true).unwrap();
+    let newest = silent[16].read(&mut [0]);
+    assert_eq!(
+        newest.map_err(|error| error.kind()),
+        Err(ErrorKind::WouldBlock)
+    );
     proxy.log_line(|line| {
         let message = line["message"].as_str().unwrap_or_default();
         message.starts_with("too many are about to register")
     });
-    drop(silent);
-    // The places are free again.
+    // And so do others to an agent.
     let agent = agent.start();
     proxy.wait_ready();
     wait_verdicts(&proxy);

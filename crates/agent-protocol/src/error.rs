@@ -28,13 +28,14 @@ pub enum ProtocolError {
     Malformed {
         /// Which message, or which part of it.
         what: &'static str,
-        /// What is wrong with it.
+        /// What is wrong with it; at most 256 bytes of it, and `…` when there
+        /// is more.
         detail: String,
     },
     /// An answer to an event that was never sent, or was already answered.
     #[error("answer to an event that is not outstanding: {id:?}")]
     UnknownEvent {
-        /// The id in the answer.
+        /// The id in the answer, cut like the detail of a malformed message.
         id: String,
     },
     /// The peer chose something in the handshake that was not offered.
@@ -42,7 +43,7 @@ pub enum ProtocolError {
     NotOffered {
         /// What was chosen: a version, an encoding or an extension.
         what: &'static str,
-        /// The choice.
+        /// The choice, cut like the detail of a malformed message.
         chosen: String,
     },
 }
@@ -51,9 +52,20 @@ impl ProtocolError {
     pub(crate) fn malformed(what: &'static str, detail: impl ToString) -> Self {
         Self::Malformed {
             what,
-            detail: detail.to_string(),
+            detail: shown(&detail.to_string()),
         }
     }
+}
+
+/// So much of what others wrote is in an error.
+const SHOWN_BYTES: usize = 256;
+
+/// What others wrote, as errors have it: they end up in logs, and anybody may
+/// be the other.
+pub(crate) fn shown(text: &str) -> String {
+    let end = text.floor_char_boundary(SHOWN_BYTES);
+    let cut = if end < text.len() { "…" } else { "" };
+    format!("{}{cut}", &text[..end])
 }
 
 /// Why there is no connection to an agent.
@@ -153,4 +165,30 @@ pub enum ConfigureError {
     /// the one that it had, else it is not known with which.
     #[error(transparent)]
     Call(#[from] CallError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_wrote_is_cut_between_characters() {
+        for (text, wanted) in [
+            ("waf".to_owned(), "waf".to_owned()),
+            ("x".repeat(256), "x".repeat(256)),
+            ("x".repeat(257), format!("{}…", "x".repeat(256))),
+            (
+                format!("x{}", "ä".repeat(70_000)),
+                format!("x{}…", "ä".repeat(127)),
+            ),
+        ] {
+            assert_eq!(shown(&text), wanted);
+        }
+        let ProtocolError::Malformed { detail, .. } =
+            ProtocolError::malformed("registration", "y".repeat(60_000))
+        else {
+            panic!("it is of another kind");
+        };
+        assert_eq!(detail.len(), 256 + '…'.len_utf8());
+    }
 }

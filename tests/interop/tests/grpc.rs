@@ -142,7 +142,6 @@ async fn ask(client: &AgentClientV2, path: &str) -> AgentResponse {
             protocol: "HTTP/1.1".to_owned(),
             tls_version: None,
             tls_cipher: None,
-            client_certificate: None,
             route_id: Some("all".to_owned()),
             upstream_id: None,
             timestamp: "2026-07-01T12:00:00Z".to_owned(),

@@ -43,7 +43,6 @@ fn event(path: &str) -> RequestHeadersEvent {
             protocol: "HTTP/1.1".to_owned(),
             tls_version: None,
             tls_cipher: None,
-            client_certificate: None,
             route_id: None,
             upstream_id: None,
             timestamp: "2026-07-01T12:00:00Z".to_owned(),

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::error::shown;
 use crate::{Capabilities, Extensions, ProtocolError};
 
 /// The version of the protocol that this library speaks.
@@ -114,19 +115,22 @@ pub fn agree(response: HandshakeResponse, offered: Extensions) -> Result<Agreeme
             .unwrap_or_else(|| "the agent gave no reason".to_owned());
         return Ok(Agreement::Refused(reason));
     }
-    let not_offered = |what, chosen| Err(ProtocolError::NotOffered { what, chosen });
+    let not_offered = |what, chosen: &str| {
+        let chosen = shown(chosen);
+        Err(ProtocolError::NotOffered { what, chosen })
+    };
     if response.protocol_version != PROTOCOL_VERSION {
-        return not_offered("version", response.protocol_version.to_string());
+        return not_offered("version", &response.protocol_version.to_string());
     }
     if let Some(encoding) = response.encoding.filter(|encoding| encoding != JSON) {
-        return not_offered("encoding", encoding);
+        return not_offered("encoding", &encoding);
     }
     match Extensions::from_names(response.extensions.iter().map(String::as_str)) {
         Ok(chosen) if chosen.is_within(offered) => {
             Ok(Agreement::Accepted(response.capabilities, chosen))
         }
-        Ok(chosen) => not_offered("extensions", chosen.names().join(", ")),
-        Err(unknown) => not_offered("extension", unknown.to_owned()),
+        Ok(chosen) => not_offered("extensions", &chosen.names().join(", ")),
+        Err(unknown) => not_offered("extension", unknown),
     }
 }
 

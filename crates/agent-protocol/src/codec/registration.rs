@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 
 use super::handshake::PROTOCOL_VERSION;
+use crate::error::shown;
 use crate::{Capabilities, Extensions, ProtocolError};
 
 /// The first message of the connection, from the agent.
@@ -87,14 +88,14 @@ pub fn decode_reply(
             reason.unwrap_or_else(|| "the proxy gave no reason".to_owned())
         ));
     }
-    let not_offered = |chosen: String| ProtocolError::NotOffered {
+    let not_offered = |chosen: &str| ProtocolError::NotOffered {
         what: "extensions",
-        chosen,
+        chosen: shown(chosen),
     };
     match Extensions::from_names(reply.extensions.iter().map(String::as_str)) {
         Ok(chosen) if chosen.is_within(offered) => Ok(Ok(chosen)),
-        Ok(chosen) => Err(not_offered(chosen.names().join(", "))),
-        Err(unknown) => Err(not_offered(unknown.to_owned())),
+        Ok(chosen) => Err(not_offered(&chosen.names().join(", "))),
+        Err(unknown) => Err(not_offered(unknown)),
     }
 }
 

@@ -43,25 +43,34 @@ struct Door {
     agent: ReverseAgent,
     options: ConnectOptions,
     ended: mpsc::UnboundedReceiver<Result<(), RegisterError>>,
+    /// Each that is still unknown has another one.
+    unknown: Arc<()>,
     _directory: TempDir,
 }
 
 impl Door {
     fn new(settings: ReverseSettings) -> Self {
+        Self::with(vec![ReverseAgent::new(settings)])
+    }
+
+    /// What is leased is the first of them.
+    fn with(agents: Vec<ReverseAgent>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("reverse.sock");
         let listener = UnixListener::bind(&path).unwrap();
-        let agent = ReverseAgent::new(settings);
+        let agent = agents[0].clone();
         let door = ReverseDoor {
-            agents: vec![agent.clone()],
+            agents,
             proxy_id: "test".to_owned(),
         };
         let (ends, ended) = mpsc::unbounded_channel();
+        let unknown = Arc::new(());
+        let places = Arc::downgrade(&unknown);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (door, ends) = (door.clone(), ends.clone());
+                let (door, ends, place) = (door.clone(), ends.clone(), places.upgrade());
                 tokio::spawn(async move {
-                    let ended = door.receive(stream, |_| {}).await;
+                    let ended = door.receive(stream, place, |_| {}).await;
                     drop(ends.send(ended.map(drop)));
                 });
             }
@@ -71,6 +80,7 @@ impl Door {
             agent,
             options: ConnectOptions::new("waf"),
             ended,
+            unknown,
             _directory: directory,
         }
     }
@@ -118,6 +128,11 @@ impl Door {
             Err(RegisterError::Refused { reason, .. }) => reason,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// How many have connected and are not known yet.
+    fn unknown(&self) -> usize {
+        Arc::strong_count(&self.unknown) - 1
     }
 }
 
@@ -168,11 +183,18 @@ async fn who_may_not_is_refused_and_told_no_more_than_that() {
     let mut door = Door::new(settings(1));
     let _agent = door.dial("another token, as long");
     assert_eq!(door.refusal().await, "it has not shown the token");
-    let mut foreign = Door::new(ReverseSettings {
+    // Somebody else of this user may.
+    let own = settings(1);
+    let other = ReverseSettings {
+        id: "other".to_owned(),
         peer: ReversePeer::User(rustix_uid() + 1),
         ..settings(1)
-    });
-    let _agent = foreign.dial(TOKEN);
+    };
+    let mut foreign = Door::with(vec![ReverseAgent::new(other), ReverseAgent::new(own)]);
+    let mut peer = RawPeer::connect(&foreign.path).await;
+    let registration = json!({"protocol_version": 2, "agent_id": "other", "auth_token": TOKEN});
+    peer.send_json(MessageType::HandshakeRequest, &registration)
+        .await;
     assert_eq!(
         foreign.refusal().await,
         "its process belongs to another user"
@@ -186,6 +208,46 @@ async fn who_may_not_is_refused_and_told_no_more_than_that() {
     assert_eq!(reply["error"], "the registration was not accepted");
     peer.ended().await;
     assert!(door.lease().await.is_err());
+}
+
+#[tokio::test]
+async fn a_user_of_no_agent_is_refused_unheard() {
+    let mut door = Door::new(ReverseSettings {
+        peer: ReversePeer::User(rustix_uid() + 1),
+        ..settings(1)
+    });
+    let mut peer = RawPeer::connect(&door.path).await;
+    let reply = peer.receive_json(MessageType::HandshakeResponse).await;
+    assert_eq!(
+        (&reply["success"], &reply["error"]),
+        (&json!(false), &json!("the registration was not accepted"))
+    );
+    peer.ended().await;
+    let ended = within(door.ended.recv()).await.unwrap();
+    let uid = rustix_uid();
+    assert!(
+        matches!(ended, Err(RegisterError::Stranger { uid: it }) if it == uid),
+        "{ended:?}"
+    );
+}
+
+#[tokio::test]
+async fn little_of_what_a_stranger_says_is_in_an_error() {
+    let mut door = Door::new(settings(1));
+    let long = "x".repeat(60_000);
+    for registration in [
+        json!({"protocol_version": 2, "agent_id": long}),
+        json!({"protocol_version": long, "agent_id": "waf"}),
+    ] {
+        let mut peer = RawPeer::connect(&door.path).await;
+        until(|| door.unknown() == 1).await;
+        peer.send_json(MessageType::HandshakeRequest, &registration)
+            .await;
+        let ended = within(door.ended.recv()).await.unwrap();
+        let error = ended.unwrap_err().to_string();
+        assert!(error.contains("xxx…") && error.len() < 400, "{error}");
+        assert_eq!(door.unknown(), 0);
+    }
 }
 
 #[tokio::test]
@@ -252,6 +314,7 @@ async fn a_legacy_agent_registers_and_takes_its_configuration() {
     let configure = peer.receive_json(MessageType::Configure).await;
     assert_eq!(configure["config"], config);
     assert!(door.lease().await.is_err(), "it has not taken it yet");
+    assert_eq!(door.unknown(), 0, "but it is known");
     let id = configure["correlation_id"].as_str().unwrap().to_owned();
     let taken = legacy_answer(&id, &json!("allow"));
     peer.send_json(MessageType::AgentResponse, &taken).await;

@@ -65,7 +65,7 @@ impl Door {
             while let Ok((stream, _)) = listener.accept().await {
                 let (door, ends, tls) = (door.clone(), ends.clone(), accepts.clone());
                 tokio::spawn(async move {
-                    let ended = door.receive_tls(stream, &tls, |_| {}).await;
+                    let ended = door.receive_tls(stream, &tls, (), |_| {}).await;
                     drop(ends.send(ended.map(drop)));
                 });
             }

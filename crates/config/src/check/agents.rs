@@ -5,7 +5,7 @@ use crate::{
     diagnostic::{Diagnostic, Report, code},
     header_pattern,
     kdl::{Parsed, ParsedAgent, PartialPool},
-    model::{AgentTransport, Pool, ReversePlace},
+    model::{AgentReverse, AgentTransport, Pool, ReversePlace},
     source::Span,
 };
 use std::collections::HashMap;
@@ -48,7 +48,7 @@ pub(super) fn owned_headers(parsed: &Parsed, report: &Report) {
 
 /// Agents that dial the same place find one mode or one certificate there.
 pub(super) fn reverse_places(parsed: &Parsed, report: &Report) {
-    let mut places: HashMap<String, (&ReversePlace, Span)> = HashMap::new();
+    let mut places: HashMap<String, (&AgentReverse, Span)> = HashMap::new();
     for agent in &parsed.agents {
         let Some(AgentTransport::Reverse(reverse)) = &agent.transport else {
             continue;
@@ -58,8 +58,19 @@ pub(super) fn reverse_places(parsed: &Parsed, report: &Report) {
             ReversePlace::Tls { address, .. } => (address.to_string(), "tls"),
         };
         let entry = places.entry(name.clone());
-        let (other, first) = *entry.or_insert((&reverse.place, agent.span));
-        let (message, help) = match (other, &reverse.place) {
+        let (other, first) = *entry.or_insert((reverse, agent.span));
+        let contradiction = |message: String| {
+            Diagnostic::error(code::CONTRADICTION, agent.span, message)
+                .also(first, "this agent dials it too")
+        };
+        if other.registering != reverse.registering {
+            let message =
+                format!("at {name} cannot be two bounds for those who are about to register");
+            report.add(contradiction(message).help(
+                "write the same `registering` and `registering-per-client` for both, or let each dial a place of its own",
+            ));
+        }
+        let (message, help) = match (&other.place, &reverse.place) {
             (ReversePlace::Socket { mode: one, .. }, ReversePlace::Socket { mode, .. })
                 if one != mode =>
             {
@@ -80,11 +91,8 @@ pub(super) fn reverse_places(parsed: &Parsed, report: &Report) {
             }
             _ => continue,
         };
-        report.add(
-            Diagnostic::error(code::CONTRADICTION, agent.span, message)
-                .also(first, "this agent dials it too")
-                .help(format!("write the same `{setting}` for both, or {help}")),
-        );
+        let help = format!("write the same `{setting}` for both, or {help}");
+        report.add(contradiction(message).help(help));
     }
 }
 

@@ -1,4 +1,4 @@
-//! `reverse "PATH" uid=… token-file="…" replicas=… mode="…"`, and `reverse "IP:PORT" certificate-name="…" …` with `tls`.
+//! `reverse "PATH" uid=… token-file="…" replicas=… mode="…" registering=…`, and `reverse "IP:PORT" certificate-name="…" …` with `tls`.
 
 use super::{
     address::{Use, socket_address},
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     diagnostic::{Diagnostic, code},
-    model::{AgentReverse, AgentTls, ReverseFiles, ReversePlace},
+    model::{AgentReverse, AgentTls, Registering, ReverseFiles, ReversePlace},
     source::Span,
 };
 use std::net::IpAddr;
@@ -28,6 +28,7 @@ pub(super) fn reverse(node: &mut Node<'_>, tls: Option<&(AgentTls, Span)>) -> Op
     let replicas = node
         .property("replicas")
         .and_then(|value| value.count(1..=64));
+    let registering = registering(node);
     let place = match is_address(&written.text()?) {
         true => address(node, written, tls, token.is_some()),
         false => socket(node, written),
@@ -36,7 +37,30 @@ pub(super) fn reverse(node: &mut Node<'_>, tls: Option<&(AgentTls, Span)>) -> Op
         place: place?,
         token,
         replicas: replicas.unwrap_or(1),
+        registering: registering?,
     })
+}
+
+/// `None` when something is wrong with it.
+fn registering(node: &mut Node<'_>) -> Option<Registering> {
+    const ALL: usize = 64;
+    const PER_CLIENT: usize = 16;
+    let all = node.property("registering");
+    let all = all.map_or(Some(ALL), |value| value.count(1..=1024));
+    let Some(written) = node.property("registering-per-client") else {
+        let all = all?;
+        let per_client = PER_CLIENT.min(all);
+        return Some(Registering { all, per_client });
+    };
+    let per_client = written.count(1..=1024);
+    let (all, per_client) = (all?, per_client?);
+    if per_client > all {
+        let message = format!("one client cannot have {per_client} places of {all}");
+        let help = format!("write at most {all}, or let `registering` be more than that");
+        written.report(written.error(code::CONTRADICTION, message).help(help));
+        return None;
+    }
+    Some(Registering { all, per_client })
 }
 
 /// What could not be meant for the path of a socket.

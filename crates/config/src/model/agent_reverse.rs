@@ -12,6 +12,17 @@ pub struct AgentReverse {
     pub token: Option<Secret>,
     /// How many connections it may have. Default 1, 1 to 64.
     pub replicas: usize,
+    /// How many may be about to register. Agents of one place have the same.
+    pub registering: Registering,
+}
+
+/// How many may have connected at one place without having said yet who they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Registering {
+    /// In all. Default 64, 1 to 1024.
+    pub all: usize,
+    /// Of one client: a user at a socket; at an address an IPv4 address, or a /64 of IPv6. Default 16, 1 to `all`.
+    pub per_client: usize,
 }
 
 /// Where agents register, and by what they are known there.

@@ -48,7 +48,7 @@ pub use agent::{
 };
 pub use agent_endpoint::{AgentEndpoint, AgentTls, AgentUrl, Dialect};
 pub use agent_pool::{Pool, PoolBalance};
-pub use agent_reverse::{AgentReverse, ReverseFiles, ReversePlace};
+pub use agent_reverse::{AgentReverse, Registering, ReverseFiles, ReversePlace};
 pub use authz::Authz;
 pub use balance::{Balance, Hash, HashAlgorithm, HashKey, Sticky};
 pub use compress::{Algorithm, Compress, CompressLevels};

@@ -2,13 +2,19 @@
 //! and shared by the workers.
 
 mod accept;
+mod places;
 
-use self::accept::{Agents, Listener, accept};
+use self::{
+    accept::{Agents, Listener, accept},
+    places::Places,
+};
 use super::listeners;
 use portcullis_agent_protocol::{
     ReverseAgent, ReversePeer, ReverseSettings, ReverseTls, ReverseTlsFiles, server,
 };
-use portcullis_config::{Agent, AgentReverse, AgentTransport, ReverseFiles, ReversePlace};
+use portcullis_config::{
+    Agent, AgentReverse, AgentTransport, Registering, ReverseFiles, ReversePlace,
+};
 use std::{
     collections::BTreeMap,
     fs::Permissions,
@@ -46,6 +52,7 @@ struct Open {
     place: Place,
     setting: Setting,
     agents: Agents,
+    registering: Arc<Places>,
     accepting: AbortHandle,
 }
 
@@ -55,6 +62,7 @@ pub(super) struct Plan(Vec<Planned>);
 struct Planned {
     place: Place,
     setting: Setting,
+    registering: Registering,
     agents: Vec<ReverseAgent>,
     /// `None`: it is open already.
     listener: Option<Listener>,
@@ -109,6 +117,7 @@ impl Doors {
                 agents: here.collect(),
                 place,
                 setting,
+                registering: reverse.registering,
                 listener,
             });
         }
@@ -118,16 +127,14 @@ impl Doors {
     /// Accepts where it was planned, on the current runtime, and nowhere else.
     pub(super) fn adopt(&mut self, mut plan: Plan) {
         let mut before = std::mem::take(&mut self.open);
-        for planned in std::mem::take(&mut plan.0) {
+        for mut planned in std::mem::take(&mut plan.0) {
             let place = planned.place.clone();
-            let open = match (planned.listener, before.remove(&place)) {
+            let open = match (planned.listener.take(), before.remove(&place)) {
                 (None, Some(mut open)) => {
-                    open.change(planned.setting, planned.agents);
+                    open.change(planned);
                     open
                 }
-                (Some(listener), _) => {
-                    Open::new(planned.place, planned.setting, planned.agents, listener)
-                }
+                (Some(listener), _) => Open::new(planned, listener),
                 // What is kept was open when it was planned, and nothing closes it meanwhile.
                 (None, None) => continue,
             };
@@ -164,19 +171,22 @@ impl Place {
 }
 
 impl Open {
-    fn new(place: Place, setting: Setting, agents: Vec<ReverseAgent>, listener: Listener) -> Self {
-        let agents = Agents::new(agents.into());
-        let accepting = tokio::spawn(accept(listener, Arc::clone(&agents))).abort_handle();
+    fn new(planned: Planned, listener: Listener) -> Self {
+        let agents = Agents::new(planned.agents.into());
+        let registering = Arc::new(Places::new(planned.registering));
+        let accepting = accept(listener, Arc::clone(&agents), Arc::clone(&registering));
         Self {
-            place,
-            setting,
+            place: planned.place,
+            setting: planned.setting,
             agents,
-            accepting,
+            registering,
+            accepting: tokio::spawn(accepting).abort_handle(),
         }
     }
 
-    fn change(&mut self, setting: Setting, agents: Vec<ReverseAgent>) {
-        match (&mut self.setting, setting, &self.place) {
+    fn change(&mut self, planned: Planned) {
+        let agents = planned.agents;
+        match (&mut self.setting, planned.setting, &self.place) {
             (Setting::Mode(mode), Setting::Mode(wanted), Place::Socket(path)) => {
                 set_mode(path, mode, wanted);
             }
@@ -193,6 +203,7 @@ impl Open {
             // A place is a path or an address, and has what belongs to it.
             (Setting::Mode(_) | Setting::Tls(_), ..) => {}
         }
+        self.registering.set_bounds(planned.registering);
         *self.agents.lock().unwrap_or_else(PoisonError::into_inner) = agents;
     }
 }

@@ -9,6 +9,7 @@ use super::messages::{
     APPEND_OR_ADD, Answer, CheckResponse, DeniedResponse, HeaderValueOption, Kind,
     OVERWRITE_OR_ADD, OkResponse, Struct, Value,
 };
+use crate::error::shown;
 use crate::{CallError, Decision, HeaderOp, ProtocolError, Verdict};
 
 /// Metadata may be so deep; what is deeper is left out.
@@ -32,7 +33,7 @@ pub(super) fn decision(response: CheckResponse) -> Result<Decision, CallError> {
             let detail = "refuses with a status that lets pass".to_owned();
             return Err(malformed(detail));
         }
-        (_, Some(Answer::Error(_))) => return Err(CallError::Agent(shortened(message))),
+        (_, Some(Answer::Error(_))) => return Err(CallError::Agent(shown(&message))),
         (_, Some(Answer::Denied(answer))) => denied(answer)?,
         (_, _) => denied(DeniedResponse::default())?,
     };
@@ -189,11 +190,4 @@ fn json(value: Value, depth: usize) -> Json {
             .map(|value| json(value, depth + 1))
             .collect(),
     }
-}
-
-/// A message of the service, for the log.
-pub(super) fn shortened(mut text: String) -> String {
-    const MOST: usize = 256;
-    text.truncate(text.floor_char_boundary(MOST));
-    text
 }

@@ -15,6 +15,7 @@ use super::deferred::Deferred;
 use super::messages::{CheckRequest, CheckResponse, Metadata};
 use crate::dialect::channel::{self, GrpcEndpoint, reasons};
 use crate::dialect::exchanges::{Dialect, Exchange};
+use crate::error::shown;
 use crate::{CallError, Capabilities, ConnectError, ConnectOptions, Decision, Event};
 
 const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
@@ -113,7 +114,7 @@ fn meaning(status: &Status) -> Result<Decision, CallError> {
     let said = || {
         let message = status.message();
         let text = format!("gRPC status {}: {message}", status.code() as i32);
-        answered::shortened(text)
+        shown(&text)
     };
     match status.code() {
         Code::PermissionDenied => Ok(answered::refused(403, status.message())),

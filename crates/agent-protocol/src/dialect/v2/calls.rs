@@ -16,6 +16,7 @@ use std::collections::HashMap;
 use std::task::{Context, Poll, Waker};
 
 use crate::codec::EventId;
+use crate::error::shown;
 use crate::{CallError, CallGuard, Decision, ProtocolError};
 
 /// What a call ends with.
@@ -207,7 +208,7 @@ impl CallTable {
             }
             let id = match id {
                 EventId::Number(number) => number.to_string(),
-                EventId::Correlation(id) => id,
+                EventId::Correlation(id) => shown(&id),
             };
             return Err(ProtocolError::UnknownEvent { id });
         };

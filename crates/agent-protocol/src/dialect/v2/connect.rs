@@ -17,6 +17,7 @@ use crate::codec::frame::{self, MessageType};
 use crate::codec::handshake::{self, Agreement, HandshakeRequest};
 use crate::codec::registration::RegistrationReply;
 use crate::codec::{BadMessage, EventId};
+use crate::error::shown;
 use crate::transport::{Frames, Inbound, Outbound, Socket};
 use crate::{CallError, ConfigureError, ConnectError, Extensions, ProtocolError};
 
@@ -179,7 +180,7 @@ fn acknowledged(
     let (id, answer) = decoded.map_err(|BadMessage { error, .. }| error)?;
     if id != *expected {
         return Err(ProtocolError::UnknownEvent {
-            id: format!("{id:?}"),
+            id: shown(&format!("{id:?}")),
         }
         .into());
     }

@@ -1,8 +1,8 @@
 //! Accepts agents that dial, and bounds those of whom nothing is known yet.
 
-use super::super::{
-    limits::{ConnectionLimits, PerClient, Permit},
-    proxy_id,
+use super::{
+    super::proxy_id,
+    places::{Client, GivesWay, Place, Places},
 };
 use portcullis_agent_manager::Allowance;
 use portcullis_agent_protocol::{
@@ -13,16 +13,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
-use tokio::{
-    net::{TcpListener, TcpStream, UnixListener, UnixStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
-};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
-/// So many may be about to register at one place at once. At a socket further ones wait; at an address they are closed, since
-/// anybody could keep others waiting there.
-const REGISTERING: usize = 64;
-/// How many of those at an address may come from one client.
-const REGISTERING_PER_CLIENT: usize = 16;
 /// How long nothing is accepted after accepting went wrong.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Lines in a second about those who came in vain, because anybody can come.
@@ -36,29 +28,17 @@ pub(super) enum Listener {
     Tls(TcpListener, ReverseTls),
 }
 
-/// One that has connected, and the place that it has until it has registered.
+/// One that has connected.
 enum Arrival {
-    Unix(UnixStream, OwnedSemaphorePermit),
-    Tls(TcpStream, ReverseTls, Permit),
+    Unix(UnixStream),
+    Tls(TcpStream, ReverseTls),
 }
 
-pub(super) async fn accept(listener: Listener, agents: Agents) {
-    let places = Arc::new(Semaphore::new(REGISTERING));
-    let limits = Arc::new(ConnectionLimits::new(REGISTERING));
+pub(super) async fn accept(listener: Listener, agents: Agents, places: Arc<Places>) {
     let lines = Arc::new(Mutex::new(Allowance::new(LINES_PER_SECOND, Instant::now())));
     loop {
-        let arrival = match &listener {
-            Listener::Unix(listener) => from_socket(listener, &places).await,
-            Listener::Tls(listener, tls) => from_network(listener, tls, &limits).await,
-        };
-        let arrival = match arrival {
-            Ok(Some(arrival)) => arrival,
-            Ok(None) => {
-                say(&lines, |dropped| {
-                    tracing::warn!(dropped, "too many are about to register, one was closed");
-                });
-                continue;
-            }
+        let (arrival, client) = match next(&listener).await {
+            Ok(come) => come,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept agents that dial");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -71,55 +51,79 @@ pub(super) async fn accept(listener: Listener, agents: Agents) {
             proxy_id: proxy_id(),
         };
         drop(agents);
+        let place = place(&door, client, &places, &lines);
         let lines = Arc::clone(&lines);
         tokio::spawn(async move {
-            if let Err(error) = register(door, arrival).await {
+            if let Err(error) = register(door, arrival, place).await {
                 say(&lines, |dropped| in_vain(&error, dropped));
             }
         });
     }
 }
 
-async fn from_socket(
-    listener: &UnixListener,
-    places: &Arc<Semaphore>,
-) -> io::Result<Option<Arrival>> {
-    // Nobody closes it.
-    let place = Arc::clone(places).acquire_owned().await;
-    let place = place.map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
-    Ok(Some(Arrival::Unix(stream, place)))
+async fn next(listener: &Listener) -> io::Result<(Arrival, Client)> {
+    match listener {
+        Listener::Unix(listener) => {
+            let (stream, _) = listener.accept().await?;
+            let client = Client::User(stream.peer_cred()?.uid());
+            Ok((Arrival::Unix(stream), client))
+        }
+        Listener::Tls(listener, tls) => {
+            let (stream, client) = listener.accept().await?;
+            let client = Client::at(client.ip());
+            Ok((Arrival::Tls(stream, tls.clone()), client))
+        }
+    }
 }
 
-async fn from_network(
-    listener: &TcpListener,
-    tls: &ReverseTls,
-    limits: &Arc<ConnectionLimits>,
-) -> io::Result<Option<Arrival>> {
-    let (stream, client) = listener.accept().await?;
-    let place = limits.admit(client.ip(), Some(PerClient::in_all(REGISTERING_PER_CLIENT)));
-    Ok(place
-        .ok()
-        .map(|place| Arrival::Tls(stream, tls.clone(), place)))
+/// `None` for one that the door refuses unheard, which takes no time.
+fn place(
+    door: &ReverseDoor,
+    client: Client,
+    places: &Arc<Places>,
+    lines: &Mutex<Allowance>,
+) -> Option<(Place, GivesWay)> {
+    if let Client::User(uid) = client
+        && !door.expects_user(uid)
+    {
+        return None;
+    }
+    let (place, gives_way, gone) = places.take(client);
+    if gone > 0 {
+        say(lines, |dropped| {
+            tracing::warn!(
+                dropped,
+                "too many are about to register, the oldest was closed"
+            );
+        });
+    }
+    Some((place, gives_way))
 }
 
-async fn register(door: ReverseDoor, arrival: Arrival) -> Result<CloseReason, RegisterError> {
-    let log = |agent: &str| tracing::info!(agent, "agent has registered");
+async fn register(
+    door: ReverseDoor,
+    arrival: Arrival,
+    place: Option<(Place, GivesWay)>,
+) -> Result<(), RegisterError> {
+    let Some((place, gives_way)) = place else {
+        return serve(door, arrival, ()).await.map(drop);
+    };
+    tokio::select! {
+        ended = serve(door, arrival, place) => ended.map(drop),
+        // Whoever wanted the place has said so.
+        () = gives_way.wanted() => Ok(()),
+    }
+}
+
+async fn serve(
+    door: ReverseDoor,
+    arrival: Arrival,
+    place: impl Send,
+) -> Result<CloseReason, RegisterError> {
+    let registered = |agent: &str| tracing::info!(agent, "agent has registered");
     match arrival {
-        Arrival::Unix(stream, place) => {
-            let registered = |agent: &str| {
-                drop(place);
-                log(agent);
-            };
-            door.receive(stream, registered).await
-        }
-        Arrival::Tls(stream, tls, place) => {
-            let registered = |agent: &str| {
-                drop(place);
-                log(agent);
-            };
-            door.receive_tls(stream, &tls, registered).await
-        }
+        Arrival::Unix(stream) => door.receive(stream, place, registered).await,
+        Arrival::Tls(stream, tls) => door.receive_tls(stream, &tls, place, registered).await,
     }
 }
 

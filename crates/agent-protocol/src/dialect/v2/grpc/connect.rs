@@ -21,6 +21,7 @@ use crate::codec::handshake::{self, Agreement};
 use crate::codec::protobuf::messages::{FromAgent, FromProxy, Ping, ProxyToAgent};
 use crate::codec::{BadMessage, EventId, protobuf};
 use crate::dialect::channel::{self, GrpcEndpoint};
+use crate::error::shown;
 use crate::grpc::{MessageCodec, PROCESS_STREAM, SERVICE, describe};
 use crate::transport::now_ms;
 use crate::{CallError, ConfigureError, ConnectError, ProtocolError};
@@ -149,7 +150,7 @@ impl Opening<'_> {
                     let decoded = protobuf::decode_answer(*response, shared.extensions);
                     let (id, answer) = decoded.map_err(|BadMessage { error, .. }| error)?;
                     if id != EventId::Number(handshake::CONFIGURE_EVENT_ID) {
-                        let id = format!("{id:?}");
+                        let id = shown(&format!("{id:?}"));
                         return Err(ProtocolError::UnknownEvent { id }.into());
                     }
                     return taken(configure::outcome(answer.map_err(CallError::from)));

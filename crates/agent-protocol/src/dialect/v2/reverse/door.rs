@@ -18,6 +18,7 @@ use super::tls::is_named;
 use super::{Registered, ReverseAgent, ReversePeer, ReverseTls};
 use crate::codec::frame::MessageType;
 use crate::codec::registration::{self, Registration, RegistrationReply};
+use crate::error;
 use crate::transport::{Frames, Socket};
 use crate::{ConnectError, Extensions, ProtocolError};
 
@@ -55,10 +56,18 @@ pub enum RegisterError {
     /// It took too long.
     #[error("the agent did not register in time")]
     Timeout,
+    /// It has not been asked who it is, since no agent may register here as
+    /// whose user it has connected.
+    #[error("no agent of the user {uid} registers here")]
+    Stranger {
+        /// The user that its process belongs to.
+        uid: u32,
+    },
     /// It may not.
     #[error("agent {id:?} may not register: {reason}")]
     Refused {
-        /// As which agent.
+        /// As which agent. Anybody may have said it, and at most 256 bytes of
+        /// it are here.
         id: String,
         /// Why not; the agent itself is told less.
         reason: &'static str,
@@ -87,19 +96,40 @@ impl Shown {
 }
 
 impl ReverseDoor {
+    /// Whether some agent may register here whose process belongs to this
+    /// user. Others are refused unheard.
+    #[must_use]
+    pub fn expects_user(&self, uid: u32) -> bool {
+        let mut agents = self.agents.iter();
+        agents.any(|agent| agent.settings().peer == ReversePeer::User(uid))
+    }
+
     /// Lets an agent register that has connected, and goes on until the
     /// connection ends. `registered` is told the id of the agent.
+    ///
+    /// `unknown` is dropped as soon as it is known which agent it is and that
+    /// it may register. What is bounded by it are those who have only
+    /// connected; further on `replicas` is the bound.
     ///
     /// # Errors
     /// See [`RegisterError`]; the agent has been told what it may know.
     pub async fn receive(
         self,
         stream: UnixStream,
+        unknown: impl Send,
         registered: impl FnOnce(&str),
     ) -> Result<CloseReason, RegisterError> {
         let admitted = async {
-            let shown = Shown::User(stream.peer_cred()?.uid());
-            self.admit(stream.into(), shown, None).await
+            let uid = stream.peer_cred()?.uid();
+            if !self.expects_user(uid) {
+                let stranger = stranger();
+                let mut opening = Opening::new(stream.into(), &stranger);
+                // It may have gone already; it is refused all the same.
+                drop(opening.send_reply(&refusal(NOT_ACCEPTED)).await);
+                return Err(RegisterError::Stranger { uid });
+            }
+            self.admit(stream.into(), Shown::User(uid), None, unknown)
+                .await
         };
         Self::keep(admitted, registered).await
     }
@@ -113,12 +143,13 @@ impl ReverseDoor {
         self,
         stream: TcpStream,
         tls: &ReverseTls,
+        unknown: impl Send,
         registered: impl FnOnce(&str),
     ) -> Result<CloseReason, RegisterError> {
         let admitted = async {
             let (stream, shown) = tls.accept(stream).await.map_err(RegisterError::Tls)?;
             let shown = Shown::Certificate(shown);
-            self.admit(stream.into(), shown, Some(tls)).await
+            self.admit(stream.into(), shown, Some(tls), unknown).await
         };
         Self::keep(admitted, registered).await
     }
@@ -145,28 +176,29 @@ impl ReverseDoor {
         stream: Socket,
         shown: Shown,
         tls: Option<&ReverseTls>,
+        unknown: impl Send,
     ) -> Result<Admitted, RegisterError> {
-        let mut stranger = ConnectOptions::new("");
-        stranger.limits.max_frame_bytes = REGISTRATION_BYTES;
+        let stranger = stranger();
         let mut opening = Opening::new(stream, &stranger);
         let (kind, payload) = opening.receive().await?;
         if kind != MessageType::HandshakeRequest {
             return Err(ProtocolError::UnexpectedMessage(kind).into());
         }
         let registration = registration::decode_registration(&payload)?;
-        let id = registration.agent_id.to_string();
         let agent = match self.judge(&registration, &shown) {
             Ok(agent) => agent,
             Err(reason) => {
                 let told = match reason {
                     FULL => FULL,
-                    _ => "the registration was not accepted",
+                    _ => NOT_ACCEPTED,
                 };
                 opening.send_reply(&refusal(told)).await?;
+                let id = error::shown(&registration.agent_id);
                 return Err(RegisterError::Refused { id, reason });
             }
         };
         let _place = Place(agent.clone());
+        drop(unknown);
         let settings = agent.settings();
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
         let options = ConnectOptions {
@@ -184,7 +216,7 @@ impl ReverseDoor {
             error: None,
             proxy_id: options.proxy_id.clone(),
             proxy_version: options.proxy_version.clone(),
-            connection_id: format!("{id}-{number:x}"),
+            connection_id: format!("{}-{number:x}", settings.id),
             extensions: extensions.names().into_iter().map(str::to_owned).collect(),
         };
         opening.send_reply(&reply).await?;
@@ -252,6 +284,14 @@ fn mismatch(peer: &ReversePeer, shown: &Shown) -> Option<&'static str> {
     }
 }
 
+/// What is known of somebody who has only connected.
+fn stranger() -> ConnectOptions {
+    let mut stranger = ConnectOptions::new("");
+    stranger.limits.max_frame_bytes = REGISTRATION_BYTES;
+    stranger
+}
+
+const NOT_ACCEPTED: &str = "the registration was not accepted";
 const STRANGER: &str = "no such agent registers here";
 const FULL: &str = "as many are registered as may be";
 
