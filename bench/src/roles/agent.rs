@@ -20,6 +20,9 @@ pub(crate) struct Options {
     /// There are no answers.
     #[arg(long, conflicts_with = "after_ms")]
     never: bool,
+    /// Each verdict may be used again for so many milliseconds.
+    #[arg(long, default_value_t = 0)]
+    hold_for_ms: u64,
 }
 
 /// Serves until it is killed.
@@ -31,9 +34,9 @@ pub(crate) fn run(options: &Options) -> Result<(), BenchError> {
     runtime.block_on(async {
         let socket = &options.socket;
         let listener = server::bind_socket(socket).map_err(BenchError::file("bind", socket))?;
-        let answers = Arc::new(match options.never {
-            true => Answers::Never,
-            false => Answers::After(Duration::from_millis(options.after_ms)),
+        let answers = Arc::new(Answers {
+            after: (!options.never).then(|| Duration::from_millis(options.after_ms)),
+            hold_for: Duration::from_millis(options.hold_for_ms),
         });
         // More than the proxy may have it work on: what waits shall wait in the proxy.
         let serving = ServeOptions {
@@ -46,9 +49,11 @@ pub(crate) fn run(options: &Options) -> Result<(), BenchError> {
     })
 }
 
-enum Answers {
-    After(Duration),
-    Never,
+struct Answers {
+    /// `None`: never.
+    after: Option<Duration>,
+    /// Zero: a verdict is for one request.
+    hold_for: Duration,
 }
 
 #[async_trait]
@@ -58,11 +63,11 @@ impl Agent for Answers {
     }
 
     async fn request_headers(&self, _event: &RequestHeaders<'_>) -> Result<Decision, AgentError> {
-        match self {
-            Self::After(wait) if wait.is_zero() => {}
-            Self::After(wait) => tokio::time::sleep(*wait).await,
-            Self::Never => std::future::pending().await,
+        match self.after {
+            Some(wait) if wait.is_zero() => {}
+            Some(wait) => tokio::time::sleep(wait).await,
+            None => std::future::pending().await,
         }
-        Ok(Decision::allow())
+        Ok(Decision::allow().hold_for(self.hold_for))
     }
 }

@@ -202,6 +202,25 @@ pub(crate) static SCENARIOS: &[Scenario] = &[
         }],
     },
     Scenario {
+        name: "cached-allow",
+        about: "allow, whose verdict is known from an earlier request",
+        subject: Subject::Ours {
+            filters: r#"agent "allow""#,
+            agents: &[Agent {
+                id: "allow",
+                start: Start::Role(&["agent", "--hold-for-ms", "3600000"]),
+                settings: "        verdict-cache max-ttl=\"1h\"\n",
+            }],
+        },
+        request: PLAIN_GET,
+        by_default: false,
+        optional: false,
+        comparisons: &[Comparison {
+            at_most: Some(1.5),
+            ..OVER_PLAIN
+        }],
+    },
+    Scenario {
         name: "parallel",
         about: "plain and three agents at once for request headers",
         subject: Subject::Ours {

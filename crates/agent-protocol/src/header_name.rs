@@ -18,16 +18,20 @@ pub fn folded(name: &str) -> Cow<'_, str> {
 /// The names of a message that are another one and read as this one: in every mixture of the two signs.
 #[must_use]
 pub fn twins(headers: &HeaderMap, name: &HeaderName) -> Vec<HeaderName> {
+    let wanted = name.as_str();
     // There must be a place for the other sign.
-    if !name.as_str().contains(['-', '_']) {
+    if !wanted.contains(['-', '_']) {
         return Vec::new();
     }
-    let wanted = folded(name.as_str());
-    let is_twin = |other: &&HeaderName| {
-        let text = other.as_str();
-        text.len() == wanted.len() && *other != name && folded(text) == wanted
-    };
+    let is_twin = |other: &&HeaderName| reads_as(other.as_str(), wanted) && *other != name;
     headers.keys().filter(is_twin).cloned().collect()
+}
+
+/// Whether two names in lower case are the same when underscores count as hyphens.
+fn reads_as(one: &str, other: &str) -> bool {
+    let fold = |byte| if byte == b'_' { b'-' } else { byte };
+    let mut pairs = one.bytes().zip(other.bytes());
+    one.len() == other.len() && pairs.all(|(one, other)| fold(one) == fold(other))
 }
 
 /// Takes out all fields that are read as this name.

@@ -37,10 +37,11 @@ pub(crate) struct Edge {
 
 #[async_trait]
 impl ProxyHttp for Edge {
-    type CTX = Request;
+    /// In a box: Pingora moves it from future to future.
+    type CTX = Box<Request>;
 
-    fn new_ctx(&self) -> Request {
-        Request::default()
+    fn new_ctx(&self) -> Self::CTX {
+        Box::default()
     }
 
     fn init_downstream_modules(&self, _modules: &mut pingora::modules::http::HttpModules) {}
@@ -48,12 +49,12 @@ impl ProxyHttp for Edge {
     async fn early_request_filter(
         &self,
         session: &mut Session,
-        request: &mut Request,
+        request: &mut Self::CTX,
     ) -> Result<()> {
         begin::begin(session, request, &self.live, &self.telemetry.metrics)
     }
 
-    async fn request_filter(&self, session: &mut Session, request: &mut Request) -> Result<bool> {
+    async fn request_filter(&self, session: &mut Session, request: &mut Self::CTX) -> Result<bool> {
         if let Some(reply) = request.pending.take() {
             return answered(session, reply, request).await;
         }
@@ -98,7 +99,7 @@ impl ProxyHttp for Edge {
     async fn upstream_peer(
         &self,
         session: &mut Session,
-        request: &mut Request,
+        request: &mut Self::CTX,
     ) -> Result<Box<HttpPeer>> {
         let (Some(begun), Some(route)) = (&request.begun, &request.route) else {
             return Error::e_explain(InternalError, "no route");
@@ -123,7 +124,7 @@ impl ProxyHttp for Edge {
         _session: &mut Session,
         body: &mut Option<Bytes>,
         end_of_stream: bool,
-        request: &mut Request,
+        request: &mut Self::CTX,
     ) -> Result<()> {
         upstream::drop_empty_end(body, end_of_stream);
         mirror::passes(&mut request.copying, body.as_ref(), end_of_stream);
@@ -140,7 +141,7 @@ impl ProxyHttp for Edge {
         &self,
         session: &mut Session,
         response: &mut ResponseHeader,
-        request: &mut Request,
+        request: &mut Self::CTX,
     ) -> Result<()> {
         if response.status == 101 && !session.is_upgrade_req() {
             // Passed on it would leave the client's connection in a state that neither side agreed on.
@@ -182,7 +183,7 @@ impl ProxyHttp for Edge {
         &self,
         session: &mut Session,
         head: &mut RequestHeader,
-        request: &mut Request,
+        request: &mut Self::CTX,
     ) -> Result<()> {
         let (Some(begun), Some(route)) = (&request.begun, &request.route) else {
             return Ok(());
@@ -200,7 +201,7 @@ impl ProxyHttp for Edge {
         &self,
         _session: &mut Session,
         _peer: &HttpPeer,
-        request: &mut Request,
+        request: &mut Self::CTX,
         error: Box<Error>,
     ) -> Box<Error> {
         match &request.route {
@@ -214,7 +215,7 @@ impl ProxyHttp for Edge {
         _peer: &HttpPeer,
         session: &mut Session,
         error: Box<Error>,
-        request: &mut Request,
+        request: &mut Self::CTX,
         client_reused: bool,
     ) -> Box<Error> {
         let (Some(begun), Some(route)) = (&request.begun, &request.route) else {
@@ -233,7 +234,7 @@ impl ProxyHttp for Edge {
         &self,
         session: &mut Session,
         error: &Error,
-        request: &mut Request,
+        request: &mut Self::CTX,
     ) -> FailToProxy {
         let mut status = 0;
         if let Some(begun) = &request.begun
@@ -275,11 +276,11 @@ impl ProxyHttp for Edge {
         }
     }
 
-    async fn logging(&self, session: &mut Session, error: Option<&Error>, request: &mut Request) {
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, request: &mut Self::CTX) {
         access::finished(session, error, request, &self.telemetry);
     }
 
-    fn suppress_error_log(&self, _: &Session, _: &Request, _: &Error) -> bool {
+    fn suppress_error_log(&self, _: &Session, _: &Self::CTX, _: &Error) -> bool {
         // The access log has the request and its reason.
         true
     }
@@ -287,7 +288,7 @@ impl ProxyHttp for Edge {
     fn suppress_proxy_warn_log(
         &self,
         _: &Session,
-        _: &Request,
+        _: &Self::CTX,
         _: &Error,
         _: ProxyWarnLogContext,
     ) -> bool {
@@ -296,8 +297,8 @@ impl ProxyHttp for Edge {
 }
 
 async fn answered(session: &mut Session, reply: Reply, request: &mut Request) -> Result<bool> {
-    // What goes wrong here goes wrong on the way to the client.
-    reply::write(session, reply, request)
+    // Only requests that are answered here have room for it. What goes wrong here goes wrong on the way to the client.
+    Box::pin(reply::write(session, reply, request))
         .await
         .map_err(Error::into_down)?;
     Ok(true)

@@ -19,7 +19,7 @@ pub(crate) trait Head {
 /// the client's is left beside it.
 impl Head for RequestHeader {
     fn set(&mut self, name: HeaderName, value: HeaderValue) -> Result<()> {
-        Head::remove(self, &name);
+        remove_twins(self, &name);
         self.insert_header(name, value)
     }
 
@@ -29,9 +29,13 @@ impl Head for RequestHeader {
 
     fn remove(&mut self, name: &HeaderName) {
         self.remove_header(name);
-        for twin in header_name::twins(&self.headers, name) {
-            self.remove_header(&twin);
-        }
+        remove_twins(self, name);
+    }
+}
+
+fn remove_twins(head: &mut RequestHeader, name: &HeaderName) {
+    for twin in header_name::twins(&head.headers, name) {
+        head.remove_header(&twin);
     }
 }
 

@@ -257,7 +257,9 @@ pub(crate) async fn on_request(head: &mut RequestHeader, request: &mut Request) 
         request.steps_run = position + 1;
         match filter {
             Filter::Agents(agents) => {
-                let flow = agents::on_request(agents, position, head, request).await?;
+                // Only requests that need it have room for it.
+                let asked = Box::pin(agents::on_request(agents, position, head, request));
+                let flow = asked.await?;
                 if matches!(flow, Flow::Reply(_)) {
                     return Ok(flow);
                 }

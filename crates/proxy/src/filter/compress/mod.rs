@@ -12,7 +12,7 @@ use crate::{accept_encoding, exchange, request::Request};
 use async_trait::async_trait;
 use bytes::Bytes;
 use encoder::{Encoder, Slot};
-use http::{HeaderMap, Version};
+use http::{HeaderMap, Version, header};
 use pingora::{
     Error,
     ErrorType::InternalError,
