@@ -149,12 +149,17 @@ fn those_who_come_and_say_nothing_keep_nobody_waiting() {
         let message = line["message"].as_str().unwrap_or_default();
         message.starts_with("too many are about to register")
     });
-    // It is a setting, and holds for whoever comes next.
-    proxy.reload(&with("registering=1"));
-    let one = silent(&agent);
-    let other = silent(&agent);
-    assert!(was_closed(&one));
-    assert!(is_open(&other));
+    // These are settings, and hold for whoever comes next.
+    for (settings, most) in [
+        ("registering=4 registering-per-client=2", 2),
+        ("registering=1", 1),
+    ] {
+        proxy.reload(&with(settings));
+        let come: Vec<_> = (0..4).map(|_| silent(&agent)).collect();
+        let (gone, still) = come.split_at(4 - most);
+        assert!(gone.iter().all(was_closed), "{settings}");
+        assert!(still.iter().all(is_open), "{settings}");
+    }
     assert_eq!(registrations(&proxy), 1);
 }
 
