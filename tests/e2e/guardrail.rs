@@ -451,6 +451,10 @@ fn both_directions_have_limits_of_their_own() {
             assert_eq!(response.text(), body, "{looks_at}");
         }
     }
+}
+
+#[test]
+fn both_directions_have_a_ratio_of_their_own() {
     // Less than this may come of a few bytes, whatever the ratio.
     let huge = format!(r#"{{"a":"{}"}}"#, "x".repeat(500_000));
     for (looks_at, status) in [
