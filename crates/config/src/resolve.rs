@@ -109,6 +109,7 @@ fn listener(written: ParsedListener, system: &System, sources: &Sources) -> Opti
         tls: written.tls.map(|tls| listener_tls(tls, sources)),
         http2: written.http2.map(|http2| http2.value).unwrap_or_default(),
         half_close: written.half_close,
+        underscores_in_headers: written.underscores_in_headers,
         timeouts: written.timeouts,
         limits: written.limits,
         trusted_proxies: written
@@ -192,13 +193,13 @@ fn agent(written: ParsedAgent, defaults: &Defaults, sources: &Sources) -> Option
     for body in bodies.into_iter().flatten() {
         body.read_only |= ext_proc.observability;
     }
-    Some(Agent {
     let transport = written.transport?;
     if transport.remembers() {
         // Without it what is kept of a request that is broken off would take the place of others.
         let told = inspect.request_complete.get_or_insert_default();
         told.queue = told.queue.max(REMEMBERED);
     }
+    Some(Agent {
         id: written.id.value,
         transport,
         stateless: written.stateless,
