@@ -175,7 +175,11 @@ impl Download<'_> {
         hop::clean_response(&mut head);
         let has_body = head::has_body(&head, &self.begun.method);
         self.judge(&mut head, has_body).await?;
-        let steps = &self.request.plan(self.route).response;
+        let plan = self.request.plan(self.route);
+        if plan.whole_responses {
+            head::check_whole(&head).map_err(Halt::Failed)?;
+        }
+        let steps = &plan.response;
         if !has_body || steps.is_empty() {
             let agents = self.agents();
             let copying = (has_body && agents.copies()).then_some(&agents);
