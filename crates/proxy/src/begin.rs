@@ -12,7 +12,7 @@ use crate::{
     strict,
     telemetry::metrics::Metrics,
 };
-use http::{HeaderName, HeaderValue, Method, Version, header, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header, request::Parts};
 use pingora::{
     Error, ErrorType::InternalError, OrErr, Result, http::RequestHeader, proxy::Session,
 };
@@ -99,6 +99,7 @@ fn prepare(session: &mut Session, request: &mut Request) -> Result<()> {
         // What only an agent may say, nobody else has said, on whatever route.
         for name in begun.snapshot().agents.owned_headers().found_in(headers) {
             headers.remove(name);
+        plain_length(headers);
         }
         begun.identity.forward(headers, &begun.connection, version)
     })?;
@@ -188,6 +189,21 @@ fn refuse(request: &mut Request, status: u16, reason: &'static str) {
     request.reason = Some(reason);
     let mut reply = Reply::status(status);
     if status == 405 {
+/// A length in the digits that it needs. Zeros in front of it pass our checks, and some read an octal number in them.
+fn plain_length(headers: &mut HeaderMap) {
+    let Some(length) = headers.get_mut(header::CONTENT_LENGTH) else {
+        return;
+    };
+    let digits = length.as_bytes();
+    if digits.len() > 1
+        && digits.starts_with(b"0")
+        && let Some(number) = str::from_utf8(digits).ok().and_then(|it| it.parse().ok())
+    {
+        let number: u64 = number;
+        *length = HeaderValue::from(number);
+    }
+}
+
         let allowed = HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS");
         reply = reply.with_header(header::ALLOW, allowed);
     }

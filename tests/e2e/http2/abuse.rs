@@ -183,6 +183,26 @@ fn requests_that_are_taken_back_later_end_the_connection() {
     proxy.wait_metric(FLOODS, 1.0);
 }
 
+/// Streams that the client brings us to reset cost it as much as those that it resets.
+#[test]
+fn resets_that_are_brought_about_end_the_connection() {
+    let origin = Origin::start();
+    let proxy = Proxy::in_front_of(&origin).start();
+    beside_others(&proxy, |step| {
+        let pairs = |round: u32| {
+            let streams = (0..100).map(|number| 2 * (100 * round + number) + 1);
+            let more_than_said = |stream| {
+                let fields = [head("POST", NEVER), vec![("content-length", "0")]].concat();
+                [request(stream, 0, &fields), frame(DATA, 0, stream, b"x")].concat()
+            };
+            streams.flat_map(more_than_said).collect()
+        };
+        let code = flood(&proxy, &[], pairs, 200, step);
+        assert!(matches!(code, Some(ENHANCE_YOUR_CALM) | None), "{code:?}");
+        proxy.wait_metric(FLOODS, 1.0);
+    });
+}
+
 #[test]
 fn a_head_without_an_end_ends_the_connection() {
     let proxy = Proxy::builder(r#"routes { route "other" { respond 200 "ok" } }"#).start();
