@@ -16,7 +16,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header, request:
 use pingora::{
     Error, ErrorType::InternalError, OrErr, Result, http::RequestHeader, proxy::Session,
 };
-use std::time::{Instant, SystemTime};
+use std::{
+    sync::OnceLock,
+    time::{Instant, SystemTime},
+};
 
 /// Takes the snapshot, checks the head, and finds the route. What is wrong becomes a pending reply.
 ///
@@ -65,6 +68,7 @@ pub(crate) fn begin(
         identity,
         method,
         target,
+        memory: OnceLock::new(),
         _in_flight: InFlight::new(&metrics.in_flight),
     });
     if let Some(strict::Refusal(status, reason)) = refusal {
@@ -95,11 +99,11 @@ fn prepare(session: &mut Session, request: &mut Request) -> Result<()> {
             // It does not know what would come of it (RFC 9110 section 10.1.1).
             headers.remove(header::EXPECT);
         }
+        plain_length(headers);
         hop::remove_nominated(headers);
         // What only an agent may say, nobody else has said, on whatever route.
         for name in begun.snapshot().agents.owned_headers().found_in(headers) {
             headers.remove(name);
-        plain_length(headers);
         }
         begun.identity.forward(headers, &begun.connection, version)
     })?;
@@ -185,10 +189,6 @@ fn as_http1(head: &mut Parts) -> Result<()> {
     }
 }
 
-fn refuse(request: &mut Request, status: u16, reason: &'static str) {
-    request.reason = Some(reason);
-    let mut reply = Reply::status(status);
-    if status == 405 {
 /// A length in the digits that it needs. Zeros in front of it pass our checks, and some read an octal number in them.
 fn plain_length(headers: &mut HeaderMap) {
     let Some(length) = headers.get_mut(header::CONTENT_LENGTH) else {
@@ -204,6 +204,10 @@ fn plain_length(headers: &mut HeaderMap) {
     }
 }
 
+fn refuse(request: &mut Request, status: u16, reason: &'static str) {
+    request.reason = Some(reason);
+    let mut reply = Reply::status(status);
+    if status == 405 {
         let allowed = HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS");
         reply = reply.with_header(header::ALLOW, allowed);
     }

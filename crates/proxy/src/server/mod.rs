@@ -183,7 +183,10 @@ impl Process {
         let mut doors = Doors::default();
         let (settings, doors_plan) = reached(&config, &executable, &mut supervisor, &doors).await?;
         doors.adopt(doors_plan);
-        let buffer_memory = Arc::new(BufferMemory::new(bytes(config.system.buffer_memory)));
+        let buffer_memory = Arc::new(BufferMemory::new(
+            bytes(config.system.buffer_memory),
+            config.system.buffer_memory_per_client,
+        ));
         let sockets = Arc::new(Sockets::new(telemetry.metrics.open_sockets()));
         let authorities = write_authorities(private.path())?.display().to_string();
         let beside = Beside::start(&authorities)?;
