@@ -49,7 +49,7 @@ const SPELLINGS: &[(&[u8], &str)] = &[
     (b"/..plain", "/..plain"),
     (b"/.hidden", "/.hidden"),
     (b"/a;v=1/b", "/a;v=1/b"),
-    (b"/a/..;/plain", "/a/..;/plain"),
+    (b"/a/...;/plain", "/a/...;/plain"),
     (b"/a|b", "/a%7Cb"),
     (b"/[x]", "/%5Bx%5D"),
     (b"/\"quoted\"", "/%22quoted%22"),
