@@ -147,23 +147,6 @@ fn http_1_0_without_a_host_is_refused_where_the_upstream_needs_one() {
     assert_eq!(client.response().text(), "ok");
 }
 
-/// Some read an octal number in zeros.
-#[test]
-fn lengths_have_no_zeros_in_front() {
-    let origin = Origin::start();
-    let proxy = Proxy::in_front_of(&origin).start();
-    for (sent, length, body) in [("0010", "10", "0123456789"), ("000", "0", "")] {
-        let mut client = proxy.client();
-        client.send(format!(
-            "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {sent}\r\n\r\n{body}"
-        ));
-        assert_eq!(client.response().status, 200);
-        let request = origin.last();
-        assert_eq!(request.header("content-length").as_deref(), Some(length));
-        assert_eq!(request.body, body.as_bytes());
-    }
-}
-
 #[test]
 fn http_1_0_gets_no_chunks() {
     let origin = Origin::answering(|_| {
