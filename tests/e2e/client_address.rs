@@ -3,6 +3,7 @@
 use crate::harness::{
     Origin, Proxy, Recorded, TestAgent,
     agent::{Dialect, Reaction},
+    http2,
 };
 use portcullis_agent_protocol::Decision;
 
@@ -81,6 +82,37 @@ fn x_forwarded_for_is_walked_over_trusted_proxies() {
     }
 }
 
+/// A client in front of a trusted proxy cannot make its address unreadable.
+#[test]
+fn bytes_that_are_no_text_hide_nobody() {
+    let origin = Origin::start();
+    let proxy = Proxy::in_front_of(&origin)
+        .listener(r#"h2c; trusted-proxies "127.0.0.1""#)
+        .start();
+    let of_client = |id: &str| {
+        let line = proxy.access_line(|line| line["request_id"] == id);
+        assert_eq!(line["client_ip"], "203.0.113.9");
+        let request = origin.last();
+        for (name, value) in [
+            ("x-real-ip", "203.0.113.9"),
+            ("x-forwarded-for", "203.0.113.9, 127.0.0.1"),
+        ] {
+            assert_eq!(request.header(name).as_deref(), Some(value));
+        }
+    };
+    let request = b"GET / HTTP/1.1\r\nhost: test\r\nx-forwarded-for: \xff, 203.0.113.9\r\n\r\n";
+    let response = proxy.client().send(request).response();
+    assert_eq!(response.status, 200);
+    of_client(response.header("x-request-id").unwrap());
+    let mut request = http2::get("/");
+    let claim = http::HeaderValue::from_bytes(b"\xff, 203.0.113.9").unwrap();
+    request.headers_mut().insert("x-forwarded-for", claim);
+    let response = http2::exchange(proxy.address_of("http"), vec![request])
+        .remove(0)
+        .unwrap();
+    of_client(response.headers()["x-request-id"].to_str().unwrap());
+}
+
 #[test]
 fn an_untrusted_client_is_where_it_connects_from() {
     let (request, line) = forwarded("", CLAIMS);
@@ -117,11 +149,39 @@ fn d27_names_with_underscores_are_the_same_names() {
         "x_forwarded-user: root",
     ];
     // Not from a trusted proxy either: it says what it means with dashes.
-    for listener in ["", r#"trusted-proxies "127.0.0.1""#] {
+    for listener in [
+        "",
+        r#"underscores-in-headers "pass""#,
+        r#"trusted-proxies "127.0.0.1"; underscores-in-headers "pass""#,
+    ] {
         let (request, line) = forwarded(listener, &lines);
         let head = String::from_utf8(request.head).unwrap();
         assert!(!head.contains('_'), "{head}");
         assert_eq!(line["client_ip"], "127.0.0.1");
+    }
+}
+
+/// What reads like a name that agents and rules decide by goes on only where the operator says so, and what tells how a body is
+/// read not even then.
+#[test]
+fn d27_names_with_underscores_pass_where_they_may() {
+    let lines = ["user_agent: a", "content_encoding: gzip", "x_own: 1"];
+    for (listener, names) in [
+        ("", &[][..]),
+        (r#"underscores-in-headers "drop""#, &[]),
+        (
+            r#"underscores-in-headers "pass""#,
+            &["user_agent", "x_own"][..],
+        ),
+    ] {
+        let (request, _) = forwarded(listener, &lines);
+        let head = String::from_utf8(request.head).unwrap();
+        let fields = head.lines().skip(1).filter_map(|line| line.split_once(':'));
+        let left: Vec<_> = fields
+            .map(|(name, _)| name)
+            .filter(|name| name.contains('_'))
+            .collect();
+        assert_eq!(left, names, "{listener}");
     }
 }
 

@@ -116,7 +116,6 @@ fn d27_no_client_can_say_under_another_spelling_what_is_asked_about() {
         "x_forwarded-proto: https",
         "x_real_ip: 6.6.6.6",
         "x_request_id: 6",
-        "x_own: kept",
     ];
     // What could make two readings of a message is not passed on at all.
     for line in ["content_length: 6", "transfer_encoding: chunked"] {
@@ -131,7 +130,6 @@ fn d27_no_client_can_say_under_another_spelling_what_is_asked_about() {
         ("x-real-ip", &["127.0.0.1"]),
         ("content-length", &[]),
         ("transfer-encoding", &[]),
-        ("x-own", &["kept"]),
     ] {
         assert_eq!(read(&asked, name), told, "{name}");
     }
@@ -143,7 +141,6 @@ fn d27_no_client_can_say_under_another_spelling_what_is_asked_about() {
         ("x-request-id", 1),
         ("content-length", 0),
         ("transfer-encoding", 0),
-        ("x-own", 1),
     ] {
         assert_eq!(read(&request, name).len(), count, "{name}");
     }

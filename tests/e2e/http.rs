@@ -1,7 +1,7 @@
 //! HTTP as clients and origins speak it: connections, bodies of all kinds and sizes, and ends that come too early.
 
 use crate::harness::{
-    Answer, Origin, Proxy, eventually,
+    Answer, Http2Answer, Http2Origin, Origin, Proxy, eventually,
     http2::{exchange, get, request},
 };
 use std::{
@@ -128,6 +128,23 @@ fn http_1_0_is_served_and_closed() {
         client.send("GET / HTTP/1.0\r\nhost: a\r\nconnection: keep-alive\r\n\r\n");
         assert_eq!(client.response().text(), "ok");
     }
+}
+
+/// HTTP/2 has its host in front, where nothing can be left out.
+#[test]
+fn http_1_0_without_a_host_is_refused_where_the_upstream_needs_one() {
+    let origin = Http2Origin::answering(|_| Http2Answer::with(200, &[], "ok"));
+    let target = format!("target \"{}\"; protocol \"h2c\"", origin.address());
+    let proxy = Proxy::builder(r#"routes { route "all" { upstream "newer" } }"#)
+        .upstream("newer", &target)
+        .start();
+    let mut client = proxy.client();
+    client.send("GET /old HTTP/1.0\r\n\r\n");
+    assert_eq!(client.response().status, 400);
+    assert_eq!(proxy.access_line_of("/old")["reason"], "missing_host");
+    let mut client = proxy.client();
+    client.send("GET /old HTTP/1.0\r\nhost: a\r\n\r\n");
+    assert_eq!(client.response().text(), "ok");
 }
 
 #[test]

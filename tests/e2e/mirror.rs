@@ -1,7 +1,7 @@
 //! Copies of requests for an upstream whose answers nobody waits for.
 
 use crate::harness::{
-    Answer, Http2Answer, Http2Origin, Origin, Proxy, TestAgent,
+    Answer, Http2Answer, Http2Origin, Origin, Proxy, Recorded, TestAgent,
     agent::{Phase, Reaction, When},
     eventually,
     proxy::Builder,
@@ -79,6 +79,50 @@ fn somebody_else_gets_what_the_upstream_gets() {
     assert_eq!(line["upstream"], "origin");
     proxy.wait_metric(&format!("{COPIES}{{outcome=\"answered\"}}"), 2.0);
     assert_eq!(copies.connections(), 1, "its connection is used again");
+}
+
+/// What is for the proxy alone does not reach them either, and nobody but the proxy says that a request is a copy.
+#[test]
+fn copies_have_nothing_that_the_upstream_does_not_get() {
+    let (origin, copies) = (Origin::start(), Origin::start());
+    let proxy = mirrored(&origin, &target(&copies), "mirror \"copies\"")
+        .listener("underscores-in-headers \"pass\"")
+        .start();
+    let lines = [
+        "proxy-authorization: Basic c2VjcmV0",
+        "proxy-authenticate: a",
+        "connection: upgrade, http2-settings",
+        "upgrade: h2c",
+        "http2-settings: AAMAAABkAAQAAP__",
+        "keep-alive: timeout=5",
+        "proxy-connection: keep-alive",
+        "te: trailers",
+        "trailer: x-a",
+        "x-portcullis-mirror: forged",
+        "x_portcullis_mirror: forged",
+        "x-kept: 1",
+    ];
+    assert_eq!(proxy.get_with("/", &lines).status, 200);
+    let mut copy = copies.saw(|_| true);
+    assert_eq!(copy.header("x-portcullis-mirror").as_deref(), Some("all"));
+    let names = |request: &Recorded| {
+        let head = String::from_utf8(request.head.clone()).unwrap();
+        let fields = head.lines().skip(1).filter_map(|line| line.split_once(':'));
+        let mut names: Vec<_> = fields.map(|(name, _)| name.to_ascii_lowercase()).collect();
+        names.retain(|name| name != "x-portcullis-mirror");
+        names.sort();
+        names
+    };
+    let request = origin.last();
+    assert_eq!(request.header("x-portcullis-mirror"), None);
+    assert_eq!(names(&copy), names(&request));
+    assert!(names(&request).contains(&"x-kept".to_owned()));
+    copy.head.make_ascii_lowercase();
+    let text = String::from_utf8(copy.head).unwrap();
+    assert!(
+        !text.contains("forged") && !text.contains("c2vjcmv0"),
+        "{text}"
+    );
 }
 
 #[test]

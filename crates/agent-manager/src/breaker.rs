@@ -11,6 +11,12 @@
 //!
 //! A call that was admitted before the state changed no longer counts: each state has a number, and what a call reports goes
 //! only to the state that admitted it.
+//!
+//! Failures are in a row when the agent has answered nobody in between. A call that is not answered in time, or badly, while
+//! others are answered does not count while the breaker is closed: many calls at once that all take too long come from an
+//! agent that has too much to do and works it off, and whoever can send much at once could else shut it off for everybody. Nor do
+//! failures open it that all began before the first of them was known: they are one crowd, and one more call has to fail behind
+//! them.
 
 use std::{
     sync::{
@@ -84,14 +90,30 @@ pub(crate) enum Outcome {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    Closed { failures: u32 },
-    Open { since: Instant, lost: bool },
-    HalfOpen { probing: u32, successes: u32 },
+    Closed {
+        failures: u32,
+        /// When the first of them was known.
+        since: Option<Instant>,
+    },
+    Open {
+        since: Instant,
+        lost: bool,
+    },
+    HalfOpen {
+        probing: u32,
+        successes: u32,
+    },
 }
 
-/// Admits a call; to be given back with the call's outcome.
+/// Admits a call; to be given back with the call's outcome. The number of the state, and when the call began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Admission(u64);
+pub(crate) struct Admission(u64, Instant);
+
+/// Nothing has failed since the last answer.
+const WELL: State = State::Closed {
+    failures: 0,
+    since: None,
+};
 
 /// The state machine. Time is an argument.
 #[derive(Debug)]
@@ -105,7 +127,7 @@ impl Breaker {
     const fn new(settings: BreakerSettings) -> Self {
         Self {
             settings,
-            state: State::Closed { failures: 0 },
+            state: WELL,
             number: 0,
         }
     }
@@ -131,7 +153,7 @@ impl Breaker {
             State::HalfOpen { probing, .. } if *probing >= self.settings.probes => return None,
             State::HalfOpen { probing, .. } => *probing += 1,
         }
-        Some(Admission(self.number))
+        Some(Admission(self.number, now))
     }
 
     fn record(&mut self, admission: Admission, outcome: Outcome, now: Instant) {
@@ -139,10 +161,13 @@ impl Breaker {
             return;
         }
         match (&mut self.state, outcome) {
-            (State::Closed { failures }, Outcome::Success) => *failures = 0,
-            (State::Closed { failures }, Outcome::Lost | Outcome::Failed) => {
-                *failures += 1;
-                if *failures >= self.settings.failures {
+            (State::Closed { .. }, Outcome::Success) => self.state = WELL,
+            (State::Closed { failures, since }, Outcome::Lost | Outcome::Failed) => {
+                *failures = failures.saturating_add(1);
+                let since = *since.get_or_insert(now);
+                let is_crowd = outcome == Outcome::Failed && admission.1 < since;
+                let is_enough = *failures >= self.settings.failures;
+                if is_enough && (!is_crowd || self.settings.failures == 1) {
                     self.open(outcome, now);
                 }
             }
@@ -150,7 +175,7 @@ impl Breaker {
                 *probing -= 1;
                 *successes += 1;
                 if *successes >= self.settings.successes {
-                    self.enter(State::Closed { failures: 0 });
+                    self.enter(WELL);
                 }
             }
             (State::HalfOpen { .. }, Outcome::Lost | Outcome::Failed) => self.open(outcome, now),
@@ -196,7 +221,7 @@ impl Breaker {
 
     /// Closed, and the last call was a success.
     fn is_quiet(&self) -> bool {
-        self.state == State::Closed { failures: 0 }
+        self.state == WELL
     }
 }
 
@@ -206,15 +231,21 @@ pub(crate) struct SharedBreaker {
     /// The number of the state while it is quiet, else [`NOT_QUIET`].
     quiet: AtomicU64,
     breaker: Mutex<Breaker>,
+    /// What `answered` counts from.
+    made: Instant,
+    /// When the last answer came, in whole milliseconds.
+    answered: AtomicU64,
 }
 
 const NOT_QUIET: u64 = u64::MAX;
 
 impl SharedBreaker {
-    pub(crate) const fn new(settings: BreakerSettings) -> Self {
+    pub(crate) fn new(settings: BreakerSettings) -> Self {
         Self {
             quiet: AtomicU64::new(0),
             breaker: Mutex::new(Breaker::new(settings)),
+            made: Instant::now(),
+            answered: AtomicU64::new(0),
         }
     }
 
@@ -223,7 +254,7 @@ impl SharedBreaker {
     pub(crate) fn admit(&self, now: Instant) -> Option<Admitted<'_>> {
         let admission = match self.quiet.load(Relaxed) {
             NOT_QUIET => self.change(|breaker| breaker.admit(now))?,
-            number => Admission(number),
+            number => Admission(number, now),
         };
         Some(Admitted {
             breaker: self,
@@ -248,11 +279,29 @@ impl SharedBreaker {
     }
 
     fn record(&self, admission: Admission, outcome: Outcome, now: Instant) {
+        if outcome == Outcome::Success {
+            let now = self.milliseconds(now);
+            // Most calls end in the same millisecond as another, and only read.
+            if self.answered.load(Relaxed) < now {
+                self.answered.fetch_max(now, Relaxed);
+            }
+        }
         let nothing_new = matches!(outcome, Outcome::Success | Outcome::Neutral);
         if nothing_new && self.quiet.load(Relaxed) == admission.0 {
             return;
         }
-        self.change(|breaker| breaker.record(admission, outcome, now));
+        let answers_others = outcome == Outcome::Failed
+            && self.answered.load(Relaxed) > self.milliseconds(admission.1);
+        self.change(|breaker| {
+            if !answers_others || breaker.state() != BreakerState::Closed {
+                breaker.record(admission, outcome, now);
+            }
+        });
+    }
+
+    fn milliseconds(&self, at: Instant) -> u64 {
+        let since = at.saturating_duration_since(self.made).as_millis();
+        u64::try_from(since).unwrap_or(u64::MAX)
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut Breaker) -> T) -> T {
@@ -419,6 +468,37 @@ mod tests {
         breaker.record(old, Outcome::Success, now);
         assert_eq!(breaker.admit(now), None);
         breaker.record(probe, Outcome::Success, now);
+    }
+
+    #[test]
+    fn failures_beside_answers_are_not_in_a_row() {
+        let shared = SharedBreaker::new(SETTINGS);
+        let start = Instant::now();
+        let after = |ms| start + Duration::from_millis(ms);
+        // A crowd comes at once; some of it is answered, and the rest waits for too long.
+        let mut crowd: Vec<_> = (0..20).map(|_| shared.admit(start).unwrap()).collect();
+        for answered in crowd.drain(..5) {
+            answered.record(Outcome::Success, after(49));
+        }
+        for late in crowd {
+            late.record(Outcome::Failed, after(50));
+        }
+        assert_eq!(shared.state(), BreakerState::Closed);
+        // From then on it answers nobody, neither a crowd nor whoever comes behind it.
+        let crowd: Vec<_> = (0..20).map(|_| shared.admit(after(60)).unwrap()).collect();
+        for late in crowd {
+            late.record(Outcome::Failed, after(110));
+        }
+        assert_eq!(shared.state(), BreakerState::Closed);
+        let call = shared.admit(after(111)).unwrap();
+        call.record(Outcome::Failed, after(161));
+        assert_eq!(shared.state(), BreakerState::Open);
+        // Of probes each counts.
+        let late = after(20_000);
+        shared.admit(late).unwrap().record(Outcome::Success, late);
+        let probe = shared.admit(late).unwrap();
+        probe.record(Outcome::Failed, late);
+        assert_eq!(shared.state(), BreakerState::Open);
     }
 
     #[test]

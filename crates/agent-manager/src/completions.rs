@@ -25,10 +25,15 @@ pub struct CompletionSettings {
     pub queue: usize,
     /// The agent has this long to take one of them.
     pub timeout: Duration,
+    /// How often one of them is tried at most while the agent has no room for it or cannot be reached; at least 1.
+    pub tries: u32,
 }
 
 /// An agent works on so many of these events of a worker at once.
 const AT_ONCE: usize = 32;
+
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// A request that is over.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,11 +97,43 @@ async fn empty(pool: Weak<Pool>, mut events: mpsc::Receiver<Telling>) {
     while under_way.next().await.is_some() {}
 }
 
-async fn tell_one(pool: Weak<Pool>, Telling { completed, replica }: Telling) {
-    let Some(pool) = pool.upgrade() else { return };
-    let Some(settings) = pool.agent.settings.completions else {
-        return;
-    };
+async fn tell_one(pool: Weak<Pool>, telling: Telling) {
+    let mut tried = 0;
+    loop {
+        let Some(pool) = pool.upgrade() else { return };
+        let Some(settings) = pool.agent.settings.completions else {
+            return;
+        };
+        let record = try_to_tell(&pool, &telling, settings).await;
+        tried += 1;
+        if tried >= settings.tries || !was_not_asked(record.verdict) {
+            if let Some(observer) = &pool.agent.observer {
+                observer.completed(&record);
+            }
+            return;
+        }
+        drop(pool);
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Whether it never had the event, and may have it later.
+const fn was_not_asked(verdict: RecordedVerdict) -> bool {
+    use FailureReason::{BreakerOpen, Saturated, Unreachable};
+    matches!(
+        verdict,
+        RecordedVerdict::Failed {
+            reason: Saturated | BreakerOpen | Unreachable,
+            ..
+        }
+    )
+}
+
+async fn try_to_tell(
+    pool: &Arc<Pool>,
+    Telling { completed, replica }: &Telling,
+    settings: CompletionSettings,
+) -> Record {
     let started = Instant::now();
     let used = AgentUse {
         agent: 0,
@@ -124,7 +161,7 @@ async fn tell_one(pool: Weak<Pool>, Telling { completed, replica }: Telling) {
     };
     let conversation = Conversation::default();
     if let Some(replica) = replica {
-        conversation.bind_replica(used.agent, replica);
+        conversation.bind_replica(used.agent, *replica);
     }
     let limits = Limits::new(settings.timeout, &conversation, started);
     let called = call(&link, &ask, limits, &conversation, &AtomicBool::new(false)).await;
@@ -133,17 +170,15 @@ async fn tell_one(pool: Weak<Pool>, Telling { completed, replica }: Telling) {
         Ok(_) => (RecordedVerdict::Allow, None),
         Err(failure) => (failed(failure.reason), Some(failure.detail)),
     };
-    if let Some(observer) = &pool.agent.observer {
-        observer.completed(&Record {
-            agent: pool.agent.id().clone(),
-            phase: Phase::RequestComplete,
-            verdict,
-            reason,
-            tags: Vec::new(),
-            duration: started.elapsed(),
-            calls: 1,
-            cached: false,
-        });
+    Record {
+        agent: pool.agent.id().clone(),
+        phase: Phase::RequestComplete,
+        verdict,
+        reason,
+        tags: Vec::new(),
+        duration: started.elapsed(),
+        calls: 1,
+        cached: false,
     }
 }
 

@@ -26,6 +26,8 @@ const AGENT_TIMEOUT: Duration = Duration::from_millis(50);
 const AGENT_CALLS: usize = 100;
 /// Calls to an agent that may wait, when nobody says otherwise.
 const AGENT_QUEUE: usize = 200;
+/// Ends of requests that may wait for an agent of ours that keeps something until then.
+const REMEMBERED: usize = 65_536;
 /// Less than this part of the targets in order is as good as none, when nobody says otherwise.
 const PANIC_THRESHOLD: Share = Share::of_hundredths(1_000);
 /// The most that agents may take of a request, when nobody says otherwise.
@@ -107,6 +109,7 @@ fn listener(written: ParsedListener, system: &System, sources: &Sources) -> Opti
         tls: written.tls.map(|tls| listener_tls(tls, sources)),
         http2: written.http2.map(|http2| http2.value).unwrap_or_default(),
         half_close: written.half_close,
+        underscores_in_headers: written.underscores_in_headers,
         timeouts: written.timeouts,
         limits: written.limits,
         trusted_proxies: written
@@ -190,9 +193,15 @@ fn agent(written: ParsedAgent, defaults: &Defaults, sources: &Sources) -> Option
     for body in bodies.into_iter().flatten() {
         body.read_only |= ext_proc.observability;
     }
+    let transport = written.transport?;
+    if transport.remembers() {
+        // Without it what is kept of a request that is broken off would take the place of others.
+        let told = inspect.request_complete.get_or_insert_default();
+        told.queue = told.queue.max(REMEMBERED);
+    }
     Some(Agent {
         id: written.id.value,
-        transport: written.transport?,
+        transport,
         stateless: written.stateless,
         dialect: written.dialect,
         ext_proc,

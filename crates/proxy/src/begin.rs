@@ -12,11 +12,14 @@ use crate::{
     strict,
     telemetry::metrics::Metrics,
 };
-use http::{HeaderName, HeaderValue, Method, Version, header, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header, request::Parts};
 use pingora::{
     Error, ErrorType::InternalError, OrErr, Result, http::RequestHeader, proxy::Session,
 };
-use std::time::{Instant, SystemTime};
+use std::{
+    sync::OnceLock,
+    time::{Instant, SystemTime},
+};
 
 /// Takes the snapshot, checks the head, and finds the route. What is wrong becomes a pending reply.
 ///
@@ -65,6 +68,7 @@ pub(crate) fn begin(
         identity,
         method,
         target,
+        memory: OnceLock::new(),
         _in_flight: InFlight::new(&metrics.in_flight),
     });
     if let Some(strict::Refusal(status, reason)) = refusal {
@@ -95,6 +99,7 @@ fn prepare(session: &mut Session, request: &mut Request) -> Result<()> {
             // It does not know what would come of it (RFC 9110 section 10.1.1).
             headers.remove(header::EXPECT);
         }
+        plain_length(headers);
         hop::remove_nominated(headers);
         // What only an agent may say, nobody else has said, on whatever route.
         for name in begun.snapshot().agents.owned_headers().found_in(headers) {
@@ -181,6 +186,21 @@ fn as_http1(head: &mut Parts) -> Result<()> {
             put(&mut head.headers, header::HOST, host)
         }
         None => Ok(()),
+    }
+}
+
+/// A length in the digits that it needs. Zeros in front of it pass our checks, and some read an octal number in them.
+fn plain_length(headers: &mut HeaderMap) {
+    let Some(length) = headers.get_mut(header::CONTENT_LENGTH) else {
+        return;
+    };
+    let digits = length.as_bytes();
+    if digits.len() > 1
+        && digits.starts_with(b"0")
+        && let Some(number) = str::from_utf8(digits).ok().and_then(|it| it.parse().ok())
+    {
+        let number: u64 = number;
+        *length = HeaderValue::from(number);
     }
 }
 

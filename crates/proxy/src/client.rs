@@ -1,9 +1,9 @@
 //! Who the client is, and what the next hop is told about it.
 
-use crate::server::connection::Connection;
+use crate::{mirror, server::connection::Connection};
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 use pingora::{ErrorType::InternalError, OrErr, Result, http::RequestHeader};
-use portcullis_config::why_protected;
+use portcullis_config::{Underscores, why_protected};
 use std::{
     fmt::Write,
     net::{IpAddr, SocketAddr},
@@ -99,7 +99,7 @@ impl Identity {
             .then(|| forwarded_for(headers))
             .filter(|chain| !chain.is_empty());
         let forwarded = forwarded_element(headers, peer, &self.host, self.scheme, trusted);
-        remove_made_up(headers, trusted);
+        remove_made_up(headers, trusted, connection.listener.underscores_in_headers);
         let peer_value = connection.peer_value();
         let chain = match chain {
             None => peer_value.clone(),
@@ -190,14 +190,13 @@ fn is_request_id(id: &[u8]) -> bool {
 }
 
 /// The first address from the right that is not a trusted proxy's. `None` when the header says nothing usable; what cannot be
-/// read ends the walk at the last proxy that could.
+/// read ends the walk at the last proxy that could. It is walked over bytes: whoever is to the left of a proxy must not be able
+/// to make what the proxy has added unreadable.
 fn walk(head: &RequestHeader, connection: &Connection) -> Option<IpAddr> {
     let mut client = None;
     for value in head.headers.get_all(X_FORWARDED_FOR).iter().rev() {
-        // Texts of other alphabets may stand in front of addresses that are read first.
         for part in value.as_bytes().rsplit(|byte| *byte == b',') {
-            let part = std::str::from_utf8(part).unwrap_or_default();
-            let Some(address) = parse_address(part.trim()) else {
+            let Some(address) = parse_address(part) else {
                 return client;
             };
             client = Some(address);
@@ -210,7 +209,8 @@ fn walk(head: &RequestHeader, connection: &Connection) -> Option<IpAddr> {
 }
 
 /// An address as proxies write it: bare, in brackets, or with a port.
-fn parse_address(text: &str) -> Option<IpAddr> {
+fn parse_address(text: &[u8]) -> Option<IpAddr> {
+    let text = str::from_utf8(text).ok()?.trim();
     let address = text
         .parse::<IpAddr>()
         .or_else(|_| text.parse::<SocketAddr>().map(|address| address.ip()))
@@ -219,17 +219,31 @@ fn parse_address(text: &str) -> Option<IpAddr> {
     Some(address.to_canonical())
 }
 
-/// The values of all X-Forwarded-For lines as one list.
+/// What the next hop may read of all X-Forwarded-For lines, as one list: the addresses behind the last element that is none,
+/// for what is in front of that one is nobody's word.
 fn forwarded_for(headers: &HeaderMap) -> String {
-    let mut chain = String::new();
-    for value in headers.get_all(X_FORWARDED_FOR) {
-        let Ok(value) = value.to_str() else { continue };
-        if !chain.is_empty() {
-            chain.push_str(", ");
-        }
-        chain.push_str(value.trim());
-    }
-    chain
+    let lines = headers.get_all(X_FORWARDED_FOR).iter().rev();
+    let parts = lines.flat_map(|value| value.as_bytes().rsplit(|byte| *byte == b','));
+    let addresses = parts.map_while(|part| {
+        parse_address(part)?;
+        str::from_utf8(part).ok().map(str::trim)
+    });
+    let mut addresses: Vec<&str> = addresses.collect();
+    addresses.reverse();
+    addresses.join(", ")
+}
+
+/// The elements of a list behind the last one that is not visible ASCII.
+fn readable_end(list: &[u8]) -> &str {
+    let is_plain = |byte: u8| matches!(byte, b'\t' | b' '..=b'~');
+    let readable = match list.iter().rposition(|byte| !is_plain(*byte)) {
+        None => list,
+        Some(bad) => match memchr::memchr(b',', &list[bad..]) {
+            None => b"",
+            Some(comma) => &list[bad + comma + 1..],
+        },
+    };
+    str::from_utf8(readable).unwrap_or_default().trim()
 }
 
 /// RFC 7239, spoken only when the request speaks it already: our element, behind those of trusted proxies, instead of those
@@ -246,8 +260,13 @@ fn forwarded_element(
     }
     let mut text = String::new();
     if trusted {
-        for value in headers.get_all(header::FORWARDED) {
-            text.push_str(value.to_str().ok()?);
+        let lines: Vec<&[u8]> = headers
+            .get_all(header::FORWARDED)
+            .iter()
+            .map(HeaderValue::as_bytes)
+            .collect();
+        text.push_str(readable_end(&lines.join(&b", "[..])));
+        if !text.is_empty() {
             text.push_str(", ");
         }
     }
@@ -260,13 +279,14 @@ fn forwarded_element(
     Some(text)
 }
 
-/// Takes out what only a trusted proxy may say. Spellings with underscores go from everybody, and so do those of all other
-/// names that nobody may edit: many servers take them for the same name, and who reads a length or a coding in one of them
-/// sees the message end elsewhere.
-fn remove_made_up(headers: &mut HeaderMap, trusted: bool) {
+/// Takes out what only a trusted proxy may say, and what marks copies of ours. Names with underscores go from everybody, since
+/// many servers take them for those with hyphens, by which agents and rules have decided. Where the operator lets them pass,
+/// those go that must not be made up at all: names that nobody may edit, and those by which a body is read, for who reads a
+/// length or a coding in one of them sees another message.
+fn remove_made_up(headers: &mut HeaderMap, trusted: bool, underscores: Underscores) {
     let made_up = |name: &str| match name.contains('_') {
-        true => why_protected(name).is_some(),
-        false => !trusted && is_forwarding(name),
+        true => underscores == Underscores::Drop || is_telling(name),
+        false => name == mirror::MARK.as_str() || !trusted && is_forwarding(name),
     };
     let removed: Vec<HeaderName> = headers
         .keys()
@@ -276,6 +296,18 @@ fn remove_made_up(headers: &mut HeaderMap, trusted: bool) {
     for name in removed {
         headers.remove(name);
     }
+}
+
+/// Whether a name with underscores reads as one that frames, describes or routes a message, or says whose it is.
+fn is_telling(name: &str) -> bool {
+    let read = name.replace('_', "-");
+    why_protected(name).is_some()
+        || read == mirror::MARK.as_str()
+        || read.starts_with("content-")
+        || matches!(
+            &*read,
+            "range" | "if-range" | "request-range" | "expect" | "proxy-authorization"
+        )
 }
 
 fn is_forwarding(name: &str) -> bool {
@@ -314,6 +346,9 @@ mod tests {
             ("10.0.0.1:5", vec!["203.0.113.9", "10.2.2.2"], "203.0.113.9"),
             ("10.0.0.1:5", vec!["10.9.9.9, 10.2.2.2"], "10.9.9.9"),
             ("10.0.0.1:5", vec!["203.0.113.9, nonsense"], "10.0.0.1"),
+            ("10.0.0.1:5", vec!["\u{ff}, 203.0.113.9"], "203.0.113.9"),
+            ("10.0.0.1:5", vec!["\u{ff}", "203.0.113.9"], "203.0.113.9"),
+            ("10.0.0.1:5", vec!["203.0.113.9, \u{ff}"], "10.0.0.1"),
             ("10.0.0.1:5", vec!["nonsense, 10.2.2.2"], "10.2.2.2"),
             (
                 "10.0.0.1:5",
@@ -418,7 +453,49 @@ mod tests {
         ] {
             assert_eq!(all(&head, gone), [""; 0], "{gone}");
         }
-        assert_eq!(all(&head, "x_own"), ["1"]);
+        assert_eq!(all(&head, "x_own"), [""; 0]);
+    }
+
+    #[test]
+    fn names_with_underscores_pass_where_they_may() {
+        let mut headers = head(&[
+            ("x_own", "1"),
+            ("user_agent", "a"),
+            ("content_encoding", "gzip"),
+            ("content_length", "7"),
+            ("if_range", "a"),
+            ("proxy_authorization", "a"),
+            ("x_portcullis-mirror", "all"),
+            ("x-portcullis-mirror", "all"),
+            ("x_forwarded_for", "1.2.3.4"),
+        ])
+        .headers
+        .clone();
+        remove_made_up(&mut headers, true, Underscores::Pass);
+        let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["user_agent", "x_own"]);
+        remove_made_up(&mut headers, true, Underscores::Drop);
+        assert!(headers.is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_passed_on() {
+        let lines = [
+            ("x-forwarded-for", "1.2.3.4, \u{ff}, 203.0.113.9"),
+            ("x-forwarded-for", "10.1.1.1:80"),
+            ("forwarded", "for=1.2.3.4, for=\u{ff}, for=203.0.113.9"),
+        ];
+        let head = forwarded(&lines, "10.0.0.1:5");
+        assert_eq!(
+            all(&head, "x-forwarded-for"),
+            ["203.0.113.9, 10.1.1.1:80, 10.0.0.1"]
+        );
+        assert_eq!(
+            all(&head, "forwarded"),
+            ["for=203.0.113.9, for=10.0.0.1;host=\"h\";proto=http"]
+        );
+        assert_eq!(all(&head, "x-real-ip"), ["203.0.113.9"]);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use pingora::{
 };
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// Whether the Connection header of a request names only fields that a client may keep from the upstream: not those that
@@ -58,6 +59,28 @@ pub(crate) fn remove_nominated(headers: &mut HeaderMap) {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     } else {
         headers.remove(header::CONNECTION);
+    }
+}
+
+/// Takes out of a request all that is for the next hop alone, credentials included (RFC 9110 sections 7.6.1 and 11.7). On the way
+/// to the upstream Pingora does so; on any other way nobody does.
+pub(crate) fn clean_request(head: &mut RequestHeader) {
+    for name in nominated(&head.headers) {
+        head.remove_header(&name);
+    }
+    for name in [
+        header::CONNECTION,
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+        header::PROXY_AUTHENTICATE,
+        header::PROXY_AUTHORIZATION,
+        header::TE,
+        header::TRAILER,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+        HTTP2_SETTINGS,
+    ] {
+        head.remove_header(&name);
     }
 }
 

@@ -67,6 +67,10 @@ impl ProxyHttp for Edge {
             request.reason = Some(reason);
             return answered(session, Reply::status(status), request).await;
         }
+        if upstream::lacks_host(request.route.as_deref(), session.req_header()) {
+            request.reason = Some("missing_host");
+            return answered(session, Reply::status(400), request).await;
+        }
         if let Some(reply) = local_reply(request) {
             return answered(session, reply, request).await;
         }

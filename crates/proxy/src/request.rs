@@ -3,6 +3,7 @@
 use crate::{
     access,
     client::Identity,
+    exchange::memory::BufferMemory,
     exchange::plan::Plan,
     exchange::tunnel::SocketRun,
     filter::shadow::Shadows,
@@ -137,6 +138,8 @@ pub(crate) struct Begun {
     pub(crate) method: Method,
     /// Path and query in normal form, as router and agents see them.
     pub(crate) target: String,
+    /// See [`buffer_memory`](Self::buffer_memory); few requests need it.
+    pub(crate) memory: OnceLock<Arc<BufferMemory>>,
     pub(crate) _in_flight: InFlight,
 }
 
@@ -238,6 +241,13 @@ impl Begun {
             client: SocketAddr::new(self.identity.ip, self.identity.port),
             local: self.connection.local,
         }
+    }
+
+    /// What it may take of the memory for bodies that are held.
+    pub(crate) fn buffer_memory(&self) -> &Arc<BufferMemory> {
+        self.memory.get_or_init(|| {
+            BufferMemory::of_request(&self.snapshot().buffer_memory, self.identity.ip)
+        })
     }
 
     /// What the configuration was compiled to.

@@ -1,6 +1,6 @@
 //! The builtin agent body-guard as users have it.
 
-use crate::harness::{Answer, Origin, Proxy};
+use crate::harness::{Answer, Origin, Proxy, eventually};
 use std::{io::Write, time::Duration};
 
 fn guarded(origin: &Origin, inspect: &str, config: &str) -> Proxy {
@@ -56,6 +56,29 @@ fn a_stream_is_redacted_across_its_pieces() {
     let response = proxy.get("/");
     assert!(response.complete);
     assert_eq!(String::from_utf8_lossy(&response.body), "pay [card] now");
+}
+
+/// Whoever breaks off bodies takes no room from the bodies of others, and no time from the agent.
+#[test]
+fn what_is_kept_of_a_body_goes_with_its_request() {
+    let origin = Origin::start();
+    let proxy = guarded(
+        &origin,
+        "request-body \"stream\"",
+        r#"request { deny "EVIL" }"#,
+    );
+    let told =
+        r#"portcullis_agent_calls_total{agent="guard",phase="request_complete",outcome="allow"}"#;
+    for broken_off in 1..=3 {
+        let mut client = proxy.client();
+        client
+            .send("POST / HTTP/1.1\r\nhost: test\r\ntransfer-encoding: chunked\r\n\r\n2\r\nEV\r\n");
+        eventually("the request is on its way", || {
+            (origin.connections() == broken_off).then_some(())
+        });
+        drop(client);
+        proxy.wait_metric(told, broken_off as f64);
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! How long a body is: lengths, codings, and both of them (RFC 9112 section 6).
 
 use super::{Case, Expected::*, check, get, line, post, with};
+use crate::harness::{Origin, Proxy};
 
 #[expect(clippy::too_many_lines, reason = "a table")]
 #[rustfmt::skip]
@@ -105,4 +106,21 @@ pub(super) fn cases() -> Vec<Case> {
 #[test]
 fn the_length_of_a_body_has_one_meaning() {
     check(&cases());
+}
+
+/// Some read an octal number in zeros.
+#[test]
+fn lengths_have_no_zeros_in_front() {
+    let origin = Origin::start();
+    let proxy = Proxy::in_front_of(&origin).start();
+    for (sent, length, body) in [("0010", "10", "0123456789"), ("000", "0", "")] {
+        let mut client = proxy.client();
+        client.send(format!(
+            "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {sent}\r\n\r\n{body}"
+        ));
+        assert_eq!(client.response().status, 200);
+        let request = origin.last();
+        assert_eq!(request.header("content-length").as_deref(), Some(length));
+        assert_eq!(request.body, body.as_bytes());
+    }
 }

@@ -290,7 +290,8 @@ fn memory_for_requests_is_used_up() {
         let origin = Origin::start();
         let agent = TestAgent::named("waf").start();
         let filter = format!("agent \"waf\" failure-mode=\"{failure_mode}\"");
-        let proxy = past_with(&filter, "buffer-memory \"1MiB\"", &origin)
+        let system = r#"buffer-memory "1MiB" per-client="100%""#;
+        let proxy = past_with(&filter, system, &origin)
             .agent_with(&agent, &Direction::Request.inspect("buffer", ""))
             .start();
         proxy.wait_ready();

@@ -17,6 +17,7 @@ over_every_transport![
     a_flood_is_told_to_calm_down,
     requests_that_are_taken_back_at_once_end_the_connection,
     requests_that_are_taken_back_later_end_the_connection,
+    resets_that_are_brought_about_end_the_connection,
     a_head_without_an_end_ends_the_connection,
     a_head_that_unfolds_is_refused,
     answers_that_nobody_reads_do_not_pile_up,
@@ -193,6 +194,25 @@ fn requests_that_are_taken_back_later_end_the_connection(transport: Transport) {
     };
     assert!(ended, "{stream}");
     proxy.wait_metric(FLOODS, 1.0);
+}
+
+/// Streams that the client brings us to reset cost it as much as those that it resets.
+fn resets_that_are_brought_about_end_the_connection(transport: Transport) {
+    let origin = Origin::start();
+    let proxy = transport.start(Proxy::in_front_of(&origin));
+    beside_others(&proxy, |step| {
+        let pairs = |round: u32| {
+            let streams = (0..100).map(|number| 2 * (100 * round + number) + 1);
+            let more_than_said = |stream| {
+                let fields = [head("POST", NEVER), vec![("content-length", "0")]].concat();
+                [request(stream, 0, &fields), frame(DATA, 0, stream, b"x")].concat()
+            };
+            streams.flat_map(more_than_said).collect()
+        };
+        let code = flood(&proxy, &[], pairs, 200, step);
+        assert!(matches!(code, Some(ENHANCE_YOUR_CALM) | None), "{code:?}");
+        proxy.wait_metric(FLOODS, 1.0);
+    });
 }
 
 fn a_head_without_an_end_ends_the_connection(transport: Transport) {

@@ -19,32 +19,34 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// State of an agent for each request, found by the request's correlation id.
 ///
 /// An agent that must see all of a body begins with [`with`](Self::with) at the
-/// first piece, goes on with [`with_existing`](Self::with_existing), and fails
+/// first piece, goes on with [`with_existing`](Self::with_existing), and blocks
 /// when that finds nothing: the request was evicted, or its first events went
-/// to another process. It must not begin in the middle.
+/// to another process. It must not begin in the middle. Nor should it fail:
+/// clients can bring this about, and an agent that fails too often is not
+/// asked for a while. An agent that keeps much wants to be told of the
+/// [end of requests](super::Agent::request_complete), and forgets them then.
 ///
 /// ```
-/// use portcullis_agent_protocol::server::{AgentError, PerRequest};
+/// use portcullis_agent_protocol::server::PerRequest;
 /// use portcullis_agent_protocol::{BodyChunk, Decision};
 ///
-/// fn count(seen: &PerRequest<usize>, chunk: &BodyChunk<'_>) -> Result<Decision, AgentError> {
+/// fn count(seen: &PerRequest<usize>, chunk: &BodyChunk<'_>) -> Decision {
 ///     let add = |bytes: &mut usize| {
 ///         *bytes += chunk.data.len();
 ///         *bytes
 ///     };
 ///     let bytes = match chunk.index {
-///         0 => seen.with(chunk.correlation_id, usize::default, add),
-///         _ => seen
-///             .with_existing(chunk.correlation_id, add)
-///             .ok_or_else(|| AgentError::new("the beginning of the body is forgotten"))?,
+///         0 => Some(seen.with(chunk.correlation_id, usize::default, add)),
+///         _ => seen.with_existing(chunk.correlation_id, add),
 ///     };
 ///     if chunk.is_last {
 ///         seen.remove(chunk.correlation_id);
 ///     }
-///     Ok(match bytes > 1_000_000 {
-///         true => Decision::block(413),
-///         false => Decision::allow(),
-///     })
+///     match bytes {
+///         Some(..=1_000_000) => Decision::allow(),
+///         Some(_) => Decision::block(413),
+///         None => Decision::block(403).reason("the beginning of the body is forgotten"),
+///     }
 /// }
 /// ```
 ///

@@ -11,7 +11,7 @@ use crate::{
     diagnostic::{Diagnostic, code},
     model::{
         ByteSize, Http2, ListenerAddress, ListenerId, ListenerLimits, ListenerProxyProtocol,
-        ListenerTimeouts,
+        ListenerTimeouts, Underscores,
     },
     source::{Span, Spanned},
 };
@@ -28,12 +28,16 @@ pub(crate) struct ParsedListener {
     pub(crate) tls_handshake: Option<Span>,
     pub(crate) http2: Option<Spanned<Http2>>,
     pub(crate) half_close: bool,
+    pub(crate) underscores_in_headers: Underscores,
     pub(crate) timeouts: ListenerTimeouts,
     pub(crate) limits: ListenerLimits,
     /// None: the system's list holds.
     pub(crate) trusted_proxies: Option<Vec<IpNet>>,
     pub(crate) span: Span,
 }
+
+const UNDERSCORES: [(&str, Underscores); 2] =
+    [("drop", Underscores::Drop), ("pass", Underscores::Pass)];
 
 /// More than any disk behind us would take in one piece.
 const MOST_BODY_BYTES: ByteSize = ByteSize::mib(1 << 20);
@@ -54,6 +58,12 @@ pub(super) fn listener(node: &mut Node<'_>) -> Option<ParsedListener> {
             tls: block.one("tls", listener_tls::tls),
             http2: block.one("http2", |node| Some(http2::http2(node))),
             half_close: block.one("half-close", Node::flag).unwrap_or(false),
+            underscores_in_headers: block
+                .one("underscores-in-headers", |node| {
+                    node.argument("\"drop\" or \"pass\"")?
+                        .choice(&UNDERSCORES, &[])
+                })
+                .unwrap_or_default(),
             timeouts: block
                 .one("timeouts", |node| {
                     Some(node.block(|block| timeouts(block, &mut tls_handshake)))

@@ -5,11 +5,14 @@ use super::{
     cursor::{Block, Node},
     value::LONGEST,
 };
-use crate::model::{ByteSize, DoubleSlash, EncodedSlash, PathPolicy, System};
+use crate::model::{ByteSize, DoubleSlash, EncodedSlash, PathPolicy, Share, System};
 use std::{net::SocketAddr, time::Duration};
 
 /// Less could not hold one body of the usual size.
 const LEAST_MEMORY: ByteSize = ByteSize::mib(1);
+/// Less would refuse what clients send beside each other anyway.
+const LEAST_SHARE: Share = Share::of_hundredths(100);
+const WHOLE: Share = Share::of_hundredths(Share::WHOLE);
 /// More is a slip of the unit.
 const MOST_MEMORY: ByteSize = ByteSize::mib(1 << 20);
 
@@ -17,6 +20,7 @@ pub(super) fn system(node: &mut Node<'_>) -> System {
     let default = System::default();
     node.block(|block| {
         let any = Duration::ZERO..=LONGEST;
+        let mut per_client = None;
         System {
             worker_threads: block
                 .one("worker-threads", |node| {
@@ -31,10 +35,13 @@ pub(super) fn system(node: &mut Node<'_>) -> System {
                 .unwrap_or(default.max_connections),
             buffer_memory: block
                 .one("buffer-memory", |node| {
+                    let share = node.property("per-client");
+                    per_client = share.and_then(|value| value.share(LEAST_SHARE..=WHOLE));
                     node.argument("a size, such as \"256MiB\"")?
                         .size(LEAST_MEMORY..=MOST_MEMORY)
                 })
                 .unwrap_or(default.buffer_memory),
+            buffer_memory_per_client: per_client.unwrap_or(default.buffer_memory_per_client),
             shutdown_grace: block
                 .one("shutdown-grace", |node| {
                     node.argument("a duration, such as \"10s\"")?

@@ -102,6 +102,18 @@ impl AgentTransport {
             Self::Command { .. } | Self::Builtin { .. } => false,
         }
     }
+
+    /// Whether it is one of ours that keeps something of a request until it is told that the request is over.
+    pub fn remembers(&self) -> bool {
+        use BuiltinAgent::{BodyGuard, FrameGuard};
+        matches!(
+            self,
+            Self::Builtin {
+                name: BodyGuard | FrameGuard,
+                ..
+            }
+        )
+    }
 }
 
 /// The agents inside this program.

@@ -15,7 +15,8 @@ pub struct Inspect {
     pub response_body: Option<BodyInspection>,
     /// The frames of WebSockets in both directions, one by one. Default false.
     pub websocket_frames: bool,
-    /// What became of the request, told at its end. None: it is not told.
+    /// What became of the request, told at its end. None: it is not told. Never None for an agent that
+    /// [remembers](super::AgentTransport::remembers), whose queue has at least 65 536 places.
     pub request_complete: Option<Completions>,
 }
 

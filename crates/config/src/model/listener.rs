@@ -22,6 +22,8 @@ pub struct Listener {
     /// Clients of HTTP/1.1 that close their sending side behind a request are served all the same. Default false: it means that
     /// they have gone.
     pub half_close: bool,
+    /// What becomes of fields of a request with `_` in their names. Default drop.
+    pub underscores_in_headers: Underscores,
     /// How long a client may take.
     pub timeouts: ListenerTimeouts,
     /// How much a client may send.
@@ -62,6 +64,16 @@ pub struct ListenerProxyProtocol {
     /// X-Forwarded-For and X-Request-Id are believed too, when the address in the header is that of a trusted proxy.
     /// Default false.
     pub believes_forwarded: bool,
+}
+
+/// What becomes of fields of a request with `_` in their names, which many servers take for those with `-`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Underscores {
+    /// Nobody sees them. The default.
+    #[default]
+    Drop,
+    /// They are fields like others, but for those that read as one that nobody may change or that says how a body is read.
+    Pass,
 }
 
 /// How long a client may take. None of these can be switched off.

@@ -68,7 +68,7 @@ pub use id::{AgentId, ListenerId, RouteId, UpstreamId};
 pub use inspect::{BodyEncoding, BodyInspection, BodyMode, Completions, Inspect, OnOversize};
 pub use limit::{ConcurrencyLimit, Enforcement, LimitKey, LimitLine, LimitOwner, RateLimit};
 pub use listener::{
-    Listener, ListenerAddress, ListenerLimits, ListenerProxyProtocol, ListenerTimeouts,
+    Listener, ListenerAddress, ListenerLimits, ListenerProxyProtocol, ListenerTimeouts, Underscores,
 };
 pub use listener_tls::{ClientAuth, ListenerCertificate, ListenerTls, TlsVersion};
 pub use mirror::Mirror;

@@ -1,6 +1,6 @@
 //! `system { … }`: settings of the whole process.
 
-use super::ByteSize;
+use super::{ByteSize, Share};
 use ipnet::IpNet;
 use std::{net::SocketAddr, time::Duration};
 
@@ -13,6 +13,8 @@ pub struct System {
     pub max_connections: usize,
     /// All bodies held for agents together; beyond it a request is refused at once. Default 256 MiB, 1 MiB to 1 TiB.
     pub buffer_memory: ByteSize,
+    /// What the requests of one client may take of it together. Default 50 %, 1 % to 100 %. One request that is alone may take all.
+    pub buffer_memory_per_client: Share,
     /// How long requests in flight may go on after SIGTERM. Default 30 s.
     pub shutdown_grace: Duration,
     /// How long readiness is false after SIGTERM before listeners stop. Default 0.
@@ -31,6 +33,7 @@ impl Default for System {
             worker_threads: 0,
             max_connections: 100_000,
             buffer_memory: ByteSize::mib(256),
+            buffer_memory_per_client: Share::of_hundredths(5_000),
             shutdown_grace: Duration::from_secs(30),
             drain_delay: Duration::ZERO,
             trusted_proxies: Vec::new(),

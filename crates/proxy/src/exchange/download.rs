@@ -175,7 +175,11 @@ impl Download<'_> {
         hop::clean_response(&mut head);
         let has_body = head::has_body(&head, &self.begun.method);
         self.judge(&mut head, has_body).await?;
-        let steps = &self.request.plan(self.route).response;
+        let plan = self.request.plan(self.route);
+        if plan.whole_responses {
+            head::check_whole(&head).map_err(Halt::Failed)?;
+        }
+        let steps = &plan.response;
         if !has_body || steps.is_empty() {
             let agents = self.agents();
             let copying = (has_body && agents.copies()).then_some(&agents);
@@ -208,7 +212,7 @@ impl Download<'_> {
     async fn pass_inspected(&self, head: ResponseHeader, ways: &mut Ways) -> Result<(), Halt> {
         let agents = self.agents().behind(&head.headers);
         let body = body_of(&head);
-        let memory = &self.begun.snapshot().buffer_memory;
+        let memory = self.begun.buffer_memory();
         let steps = &self.request.plan(self.route).response;
         let mut pipe = Pipe::new(&agents, steps, &body, memory).map_err(Halt::Stopped)?;
         let idle = self.idle();
@@ -356,7 +360,7 @@ impl Download<'_> {
                 Deflate::Inflate { max_ratio } if compressed => Some(max_ratio),
                 Deflate::Inflate { .. } | Deflate::Refuse => None,
             },
-            memory: &snapshot.buffer_memory,
+            memory: self.begun.buffer_memory(),
             sockets: &snapshot.sockets,
             metrics,
             run: self.request.socket.get_or_init(Box::default),

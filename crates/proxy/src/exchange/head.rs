@@ -3,14 +3,19 @@
 use super::pipe::{Form, Pieces};
 use crate::filter::Head;
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, header};
+use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use pingora::{
+    Error,
+    ErrorType::InvalidHTTPHeader,
     Result,
     http::{RequestHeader, ResponseHeader},
 };
 
 /// What vouches for the bytes of a body (RFC 9530, RFC 1864).
 const DIGESTS: [&str; 4] = ["content-digest", "repr-digest", "digest", "content-md5"];
+
+/// How clients asked for slices before there was a standard; some servers still know it.
+const REQUEST_RANGE: HeaderName = HeaderName::from_static("request-range");
 
 /// How long a body is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,8 +68,9 @@ pub(super) fn inner_request(
         )?;
     }
     if whole_response {
-        head.remove_header(&header::RANGE);
-        head.remove_header(&header::IF_RANGE);
+        for name in [header::RANGE, header::IF_RANGE, REQUEST_RANGE] {
+            head.remove_header(&name);
+        }
     }
     Ok(head)
 }
@@ -74,6 +80,18 @@ pub(super) fn has_body(head: &ResponseHeader, method: &Method) -> bool {
     let status = head.status.as_u16();
     let is_empty = content_length(head.headers.get(header::CONTENT_LENGTH)) == Some(0);
     method != Method::HEAD && !matches!(status, 100..=199 | 204 | 304) && !is_empty
+}
+
+/// Where agents judge whole bodies, a slice that nobody has asked for would pass for one.
+///
+/// # Errors
+/// It is a slice.
+pub(super) fn check_whole(head: &ResponseHeader) -> Result<()> {
+    if head.status == StatusCode::PARTIAL_CONTENT {
+        let why = "a slice that nobody has asked for";
+        return Err(Error::explain(InvalidHTTPHeader, why).into_up());
+    }
+    Ok(())
 }
 
 /// Whether what follows are events as they happen (the media type of `EventSource`).

@@ -184,7 +184,7 @@ impl Exchange<'_> {
         let mut pipe = None;
         if request.has_body && !steps.is_empty() {
             let body = body_of(session.req_header());
-            let memory = &begun.snapshot().buffer_memory;
+            let memory = begun.buffer_memory();
             pipe = Some(Pipe::new(&agents, steps, &body, memory).map_err(Halt::Stopped)?);
         } else if copies {
             agents.copy_begins(body_of(session.req_header()));

@@ -11,7 +11,7 @@ pub(crate) struct Plan {
     pub(crate) response_heads: bool,
     /// Those who see bodies of responses.
     pub(crate) response: Vec<Step>,
-    /// Responses are asked for whole, because an agent that must not be passed by could not judge a slice.
+    /// Responses are asked for whole, because an agent could not judge a slice.
     pub(crate) whole_responses: bool,
     /// The places in the route's filters of those who see the frames of sockets, on the way to the upstream.
     pub(crate) frames: Vec<usize>,

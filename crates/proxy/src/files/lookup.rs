@@ -48,7 +48,6 @@ impl Place {
         let mut names = String::with_capacity(path.len());
         let mut parts = path.strip_prefix('/')?.split('/').peekable();
         let mut is_folder = false;
-        let mut is_well_known = false;
         while let Some(part) = parts.next() {
             if part.is_empty() {
                 // Behind the last slash; two in a row name nothing.
@@ -64,7 +63,7 @@ impl Place {
                 return None;
             }
             // RFC 8615: meant for everybody.
-            is_well_known |= names.is_empty() && name == ".well-known";
+            let is_well_known = names.is_empty() && name == ".well-known";
             if name.starts_with('.') && !dot_files && !is_well_known {
                 return None;
             }
@@ -225,6 +224,8 @@ mod tests {
                 Some((".well-known/security.txt", false)),
             ),
             ("/a/.well-known/x", None),
+            ("/.well-known/.hidden/x", None),
+            ("/.well-known/.well-known", None),
             ("/a//b", None),
             ("//", None),
             ("/a%2Fb", None),

@@ -19,7 +19,6 @@ use portcullis_agent_manager::{
     AgentUse, Ask, Completed, FailureReason, Phase, Record, RecordedVerdict, Refusal,
 };
 use portcullis_agent_protocol::{BodyChunk, Event, EventKind, HeaderOp};
-use portcullis_config::FailureMode;
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -66,8 +65,7 @@ pub(crate) fn plan(filters: &[Filter], obeys: impl Fn(usize, usize) -> bool) -> 
                 };
                 plan.request.extend(step(Direction::Request));
                 let response = step(Direction::Response);
-                let is_closed = guardrail.used.failure_mode == FailureMode::Closed;
-                plan.whole_responses |= response.is_some() && is_closed;
+                plan.whole_responses |= response.is_some();
                 plan.response.extend(response);
                 continue;
             }
@@ -85,8 +83,8 @@ pub(crate) fn plan(filters: &[Filter], obeys: impl Fn(usize, usize) -> bool) -> 
         plan.response.extend(Step::new(position, response));
         for AgentOfRoute { used, inspect, .. } in obeyed().flatten() {
             plan.response_heads |= inspect.response_headers;
-            plan.whole_responses |=
-                inspect.response_body.is_some() && used.failure_mode == FailureMode::Closed;
+            // Whatever its failure mode: that is for an agent that gives no verdict, and not for the client to choose.
+            plan.whole_responses |= inspect.response_body.is_some();
             if inspect.request_complete.is_some() && !plan.completes.contains(&used.agent) {
                 plan.completes.push(used.agent);
             }

@@ -104,7 +104,7 @@ impl Guardrail {
             request,
             begun,
         };
-        let memory = Held::new(&begun.snapshot().buffer_memory);
+        let memory = Held::new(begun.buffer_memory());
         let limit = guarded.body.limit.map_or(u64::MAX, |limit| limit.bytes());
         let mut others = Replacements::new(limit, memory);
         for place in texts {
@@ -425,7 +425,9 @@ mod tests {
 
     #[test]
     fn what_takes_the_place_of_texts_has_a_bound() {
-        let memory = Arc::new(BufferMemory::new(100));
+        const WHOLE: portcullis_config::Share =
+            portcullis_config::Share::of_hundredths(portcullis_config::Share::WHOLE);
+        let memory = Arc::new(BufferMemory::new(100, WHOLE));
         let mut others = Replacements::new(10, Held::new(&memory));
         assert_eq!(others.add(0..1, "12345".to_owned()), Ok(()));
         assert_eq!(others.add(1..2, "12345".to_owned()), Ok(()));

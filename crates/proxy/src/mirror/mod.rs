@@ -8,6 +8,7 @@ pub(crate) mod sender;
 
 use crate::{
     exchange::memory::{BufferMemory, Held},
+    hop,
     request::Request,
     telemetry::metrics::MirrorMetrics,
     upstream::{Ends, Upstream},
@@ -19,8 +20,8 @@ use portcullis_config::Share;
 use sender::Sender;
 use std::sync::Arc;
 
-/// Tells those who get copies that a request is one, and of which route.
-const MARK: HeaderName = HeaderName::from_static("x-portcullis-mirror");
+/// Tells those who get copies that a request is one, and of which route. Clients cannot say so themselves.
+pub(crate) const MARK: HeaderName = HeaderName::from_static("x-portcullis-mirror");
 
 /// What a route copies.
 pub(crate) struct Mirror {
@@ -228,9 +229,8 @@ impl Copied {
         let is_framed = head.headers.contains_key(header::CONTENT_LENGTH)
             || head.headers.contains_key(header::TRANSFER_ENCODING)
             || self.length > 0;
-        for name in [header::TRANSFER_ENCODING, header::EXPECT, header::TE] {
-            head.remove_header(&name);
-        }
+        hop::clean_request(head);
+        head.remove_header(&header::EXPECT);
         // There is room: more was there before.
         if is_framed {
             let _ = head.insert_header(header::CONTENT_LENGTH, self.length);

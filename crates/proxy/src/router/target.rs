@@ -3,7 +3,8 @@
 //! Different spellings of one path are the classic way around a rule, so there is one spelling: encodings of unreserved
 //! characters are decoded, the others have upper-case digits, whatever is no path character is encoded, repeated slashes are
 //! merged or refused, dot segments are resolved (RFC 3986 section 6.2.2). What has no safe meaning is refused: NUL and other
-//! controls, the backslash, broken encodings, a fragment, and an encoded slash unless the configuration keeps it.
+//! controls, the backslash, broken encodings, a fragment, a dot segment with parameters, and an encoded slash unless the
+//! configuration keeps it.
 
 use portcullis_config::{DoubleSlash, EncodedSlash, PathPolicy};
 use std::borrow::Cow;
@@ -18,6 +19,7 @@ pub(crate) enum BadTarget {
     DoubleSlash,
     Fragment,
     NotAbsolute,
+    DotParameter,
 }
 
 impl BadTarget {
@@ -31,6 +33,7 @@ impl BadTarget {
             Self::DoubleSlash => "double_slash_in_path",
             Self::Fragment => "fragment_in_target",
             Self::NotAbsolute => "path_not_absolute",
+            Self::DotParameter => "dot_segment_with_parameter",
         }
     }
 }
@@ -104,6 +107,7 @@ fn normalize_path(raw: &[u8], policy: PathPolicy) -> Result<String, BadTarget> {
                     segments.push("");
                 }
             }
+            _ if is_dot_with_parameter(part) => return Err(BadTarget::DotParameter),
             _ => segments.push(part),
         }
     }
@@ -116,6 +120,15 @@ fn normalize_path(raw: &[u8], policy: PathPolicy) -> Result<String, BadTarget> {
         path.push('/');
     }
     Ok(path)
+}
+
+/// A dot segment for servers that take parameters off a segment (RFC 3986 section 3.3) before they resolve it, and a name for
+/// others.
+fn is_dot_with_parameter(segment: &str) -> bool {
+    let rest = segment
+        .strip_prefix("..")
+        .or_else(|| segment.strip_prefix('.'));
+    rest.is_some_and(|rest| rest.starts_with(';') || rest.starts_with("%3B"))
 }
 
 fn decode_path(raw: &[u8], encoded_slash: EncodedSlash) -> Result<String, BadTarget> {
@@ -251,6 +264,8 @@ mod tests {
             ("/a..b", "/a..b"),
             ("/.hidden", "/.hidden"),
             ("/a;x=1", "/a;x=1"),
+            ("/...;x", "/...;x"),
+            ("/.a;x", "/.a;x"),
             ("/a|b", "/a%7Cb"),
             ("/[x]", "/%5Bx%5D"),
             ("/a?b=%2f/../..//", "/a?b=%2f/../..//"),
@@ -281,6 +296,11 @@ mod tests {
             ("/a%+1", BadTarget::Encoding),
             ("/a%2fb", BadTarget::EncodedSlash),
             ("/a%2Fb", BadTarget::EncodedSlash),
+            ("/a/..;/b", BadTarget::DotParameter),
+            ("/..;x=1", BadTarget::DotParameter),
+            ("/a/.;/b", BadTarget::DotParameter),
+            ("/%2e%2e;/b", BadTarget::DotParameter),
+            ("/..%3b/b", BadTarget::DotParameter),
             ("/a#b", BadTarget::Fragment),
             ("/a?b#c", BadTarget::Fragment),
             ("/a?\u{1}", BadTarget::Control),

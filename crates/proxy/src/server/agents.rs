@@ -115,6 +115,8 @@ fn agent_settings(
             .map(|completions| CompletionSettings {
                 queue: completions.queue,
                 timeout: agent.timeout,
+                // Of those that keep something until then, see the configuration's `remembers`.
+                tries: if agent.transport.remembers() { 10 } else { 1 },
             }),
         verdict_cache: agent.verdict_cache.as_ref().map(|cache| CacheSettings {
             max_entries: cache.max_entries,

@@ -12,7 +12,7 @@ use http::HeaderValue;
 use ipnet::IpNet;
 use pingora::protocols::http::ServerSession;
 use portcullis_config::{
-    Http2, ListenerId, ListenerLimits, ListenerProxyProtocol, ListenerTimeouts,
+    Http2, ListenerId, ListenerLimits, ListenerProxyProtocol, ListenerTimeouts, Underscores,
 };
 use std::{
     net::{IpAddr, SocketAddr},
@@ -33,6 +33,7 @@ pub(crate) struct Listener {
     pub(crate) tls: Option<Arc<ListenerTls>>,
     pub(crate) http2: Http2,
     pub(crate) half_close: bool,
+    pub(crate) underscores_in_headers: Underscores,
     pub(crate) timeouts: ListenerTimeouts,
     pub(crate) limits: ListenerLimits,
     pub(crate) trusted_proxies: Vec<IpNet>,
@@ -47,6 +48,7 @@ impl Listener {
             tls,
             http2: config.http2,
             half_close: config.half_close,
+            underscores_in_headers: config.underscores_in_headers,
             timeouts: config.timeouts,
             limits: config.limits,
             trusted_proxies: config.trusted_proxies.clone(),
@@ -288,6 +290,7 @@ pub(crate) fn test_connection(peer: &str, trusted: &[&str]) -> Connection {
         tls: None,
         http2: Http2::default(),
         half_close: false,
+        underscores_in_headers: Underscores::Drop,
         timeouts: ListenerTimeouts::default(),
         limits: ListenerLimits::default(),
         trusted_proxies: trusted.iter().map(|net| net.parse().unwrap()).collect(),

@@ -44,6 +44,10 @@ const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
+/// The code of an RST_STREAM. None that is known needs more than the last of its bytes.
+const CODE_BYTES: usize = 4;
+/// Codes of resets that a client brings about: PROTOCOL_ERROR, FLOW_CONTROL_ERROR, STREAM_CLOSED and FRAME_SIZE_ERROR.
+const PROVOKED: [u8; 4] = [1, 3, 5, 6];
 const END_STREAM: u8 = 1;
 const ACK: u8 = 1;
 
@@ -117,8 +121,12 @@ impl AsyncWrite for FramedStream {
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.inner).poll_write(cx, data);
-        if let Poll::Ready(Ok(count)) = polled {
-            self.frames.wrote(count);
+        if let Poll::Ready(Ok(count)) = polled
+            && let Err(violation) = self.frames.wrote(&data[..count], Instant::now)
+        {
+            // The first one counts.
+            let _ = self.watched.0.set(violation);
+            cx.waker().wake_by_ref();
         }
         polled
     }
@@ -180,6 +188,7 @@ struct FrameBudget {
     bytes_out: usize,
     bytes_in: usize,
     data_since_turn: usize,
+    resets: Resets,
     settings_seen: bool,
     /// Bytes up to the next head.
     skip: usize,
@@ -196,6 +205,7 @@ impl FrameBudget {
             bytes_out: 0,
             bytes_in: 0,
             data_since_turn: 0,
+            resets: Resets::default(),
             settings_seen: false,
             skip: PREFACE_BYTES,
             head: [0; HEAD_BYTES],
@@ -248,6 +258,10 @@ impl FrameBudget {
             SETTINGS if flags & ACK == 0 => DEAR,
             _ => CHEAP,
         };
+        self.pay(cost, now)
+    }
+
+    fn pay(&mut self, cost: i64, now: impl Fn() -> Instant) -> bool {
         if self.left < cost {
             self.fill_up(now());
         }
@@ -255,11 +269,17 @@ impl FrameBudget {
         self.left >= 0
     }
 
-    /// Counts what the client was sent.
-    fn wrote(&mut self, bytes: usize) {
-        self.bytes_out += bytes;
+    /// Counts what the client was sent. It makes us reset streams by what is wrong with its frames, and pays as if it had taken
+    /// the requests back itself.
+    fn wrote(&mut self, bytes: &[u8], now: impl Fn() -> Instant) -> Result<(), Violation> {
+        self.bytes_out += bytes.len();
         self.earn(self.bytes_out / BYTES_OUT);
         self.bytes_out %= BYTES_OUT;
+        let provoked = self.resets.count(bytes);
+        match provoked == 0 || self.pay(provoked.saturating_mul(DEAR), now) {
+            true => Ok(()),
+            false => Err(Violation::Flood),
+        }
     }
 
     fn earn(&mut self, earned: usize) {
@@ -275,6 +295,53 @@ impl FrameBudget {
             / 1000;
         self.earn(usize::try_from(earned).unwrap_or(usize::MAX));
         self.filled_up = now;
+    }
+}
+
+/// Finds, in what the client is sent, the resets of streams that it has brought about.
+#[derive(Debug, Default)]
+struct Resets {
+    /// Bytes up to the next head.
+    skip: usize,
+    frame: [u8; HEAD_BYTES + CODE_BYTES],
+    read: usize,
+}
+
+impl Resets {
+    fn count(&mut self, mut bytes: &[u8]) -> i64 {
+        let mut provoked = 0;
+        while !bytes.is_empty() {
+            if self.skip > 0 {
+                let skipped = self.skip.min(bytes.len());
+                self.skip -= skipped;
+                bytes = &bytes[skipped..];
+                continue;
+            }
+            let is_reset = self.read >= HEAD_BYTES;
+            let wanted = if is_reset {
+                self.frame.len()
+            } else {
+                HEAD_BYTES
+            };
+            let count = (wanted - self.read).min(bytes.len());
+            self.frame[self.read..self.read + count].copy_from_slice(&bytes[..count]);
+            self.read += count;
+            bytes = &bytes[count..];
+            if self.read < wanted {
+                break;
+            }
+            let [high, middle, low, kind, ..] = self.frame;
+            if is_reset {
+                let [.., code] = self.frame;
+                provoked += i64::from(PROVOKED.contains(&code));
+            } else if kind == RST_STREAM {
+                continue;
+            } else {
+                self.skip = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
+            }
+            self.read = 0;
+        }
+        provoked
     }
 }
 
@@ -360,9 +427,11 @@ mod tests {
         assert_eq!(pings(|_, _| {}, 2), 1000);
         // One that has been silent for long has no more than a new one.
         assert_eq!(pings(|_, _| {}, 9999), 10_000);
-        let takes = |budget: &mut FrameBudget, _| {
-            budget.wrote(BYTES_OUT * 20 - 1);
-            budget.wrote(1);
+        let takes = |budget: &mut FrameBudget, now| {
+            let sent = frame(DATA, 0, BYTES_OUT * 20 - HEAD_BYTES);
+            let (most, last) = sent.split_at(sent.len() - 1);
+            assert_eq!(budget.wrote(most, || now), Ok(()));
+            assert_eq!(budget.wrote(last, || now), Ok(()));
         };
         assert_eq!(pings(takes, 0), 20);
         let gives = |budget: &mut FrameBudget, now| {
@@ -371,6 +440,35 @@ mod tests {
             }
         };
         assert_eq!(pings(gives, 0), 30);
+    }
+
+    #[test]
+    fn resets_that_a_client_brings_about_are_its_own() {
+        let reset = |code: u8| {
+            let mut bytes = frame(RST_STREAM, 0, CODE_BYTES);
+            bytes[HEAD_BYTES..].copy_from_slice(&[0, 0, 0, code]);
+            bytes
+        };
+        // What is between them says nothing, whatever is in it.
+        let between = frame(HEADERS, 0, 40);
+        for (code, most) in [(1, 1000), (5, 1000), (0, 5000), (7, 5000), (8, 5000)] {
+            for size in [1, 9, 12, usize::MAX] {
+                let (mut budget, now) = begun();
+                let sent = [&between[..], &reset(code)].concat();
+                let mut pieces = sent.chunks(size.min(sent.len())).cycle();
+                let count = sent.len().div_ceil(size.min(sent.len()));
+                let mut all = || {
+                    (0..count).all(|_| {
+                        let piece = pieces.next().unwrap();
+                        // What it is sent earns as well, but not here.
+                        budget.bytes_out = 0;
+                        budget.wrote(piece, || now).is_ok()
+                    })
+                };
+                let sent = (0..5000).take_while(|_| all()).count();
+                assert_eq!(sent, most, "{code} in {size}");
+            }
+        }
     }
 
     #[test]

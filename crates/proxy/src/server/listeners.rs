@@ -273,6 +273,7 @@ mod tests {
             tls: None,
             http2: Http2::default(),
             half_close: false,
+            underscores_in_headers: portcullis_config::Underscores::Drop,
             timeouts: ListenerTimeouts::default(),
             limits: ListenerLimits::default(),
             trusted_proxies: Vec::new(),

@@ -183,7 +183,7 @@ impl Process {
         let mut doors = Doors::default();
         let (settings, doors_plan) = reached(&config, &executable, &mut supervisor, &doors).await?;
         doors.adopt(doors_plan);
-        let buffer_memory = Arc::new(BufferMemory::new(bytes(config.system.buffer_memory)));
+        let buffer_memory = buffer_memory(&config.system);
         let sockets = Arc::new(Sockets::new(telemetry.metrics.open_sockets()));
         let authorities = write_authorities(private.path())?.display().to_string();
         let beside = Beside::start(&authorities)?;
@@ -366,6 +366,11 @@ fn manager(
         )))
     };
     Arc::new(AgentManager::new(settings, previous, &proxy_id(), observer))
+}
+
+fn buffer_memory(system: &System) -> Arc<BufferMemory> {
+    let limit = bytes(system.buffer_memory);
+    Arc::new(BufferMemory::new(limit, system.buffer_memory_per_client))
 }
 
 /// What no memory can hold is as good as no limit.

@@ -166,8 +166,10 @@ impl Process {
         let old = std::mem::replace(&mut self.snapshot, prepared.snapshot);
         let (assignments, adopted) = prepared.listeners.split();
         self.limits.set_max(config.system.max_connections);
-        self.buffer_memory
-            .set_limit(bytes(config.system.buffer_memory));
+        self.buffer_memory.set_limit(
+            bytes(config.system.buffer_memory),
+            config.system.buffer_memory_per_client,
+        );
         if let Some(sink) = prepared.access_log {
             self.telemetry.access_log.switch(sink);
         }

@@ -177,6 +177,12 @@ pub(crate) fn as_agreed(route: &Route, head: &RequestHeader) -> Result<()> {
     }
 }
 
+/// Whether a request names no host and its upstream cannot do without one: HTTP/1.0 may leave out what HTTP/2 puts in front.
+pub(crate) fn lacks_host(route: Option<&Route>, head: &RequestHeader) -> bool {
+    let upstream = route.and_then(Route::upstream);
+    upstream.is_some_and(|upstream| upstream.is_http2()) && !head.headers.contains_key(header::HOST)
+}
+
 /// The head of a response has come. A client that is sticky is told where it was.
 ///
 /// # Errors

@@ -20,7 +20,7 @@ use crate::snapshot::Timeouts;
 use arc_swap::ArcSwap;
 pub(crate) use attempts::{
     Ended, UpstreamRun, admit, after_error, after_failed_connect, answered, as_agreed, choose,
-    consider, failed, is_passed_again, may_repeat,
+    consider, failed, is_passed_again, lacks_host, may_repeat,
 };
 use bytes::Bytes;
 use connect::Connect;

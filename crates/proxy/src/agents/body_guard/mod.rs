@@ -25,10 +25,12 @@ use super::content::{Depth, Search, Seen};
 use self::redact::Redactor;
 use self::rules::{BodyRules, Rules};
 
-/// Bodies that are under way at once, of each direction. What is kept of one
+/// Bodies that are under way at once, of each direction: more than a dozen
+/// clients can have open with all the connections and streams that a listener
+/// lets each of them have. What is kept of one goes when its request ends, and
 /// is bounded by `max-match` (a few times as much, see `redact`) and by the
 /// tables of the denied expressions, not by the pieces.
-const MOST_BODIES: usize = 16_384;
+const MOST_BODIES: usize = 262_144;
 
 /// The agent. Without a configuration it allows everything; a proxy's
 /// configuration takes the place of the one before.
@@ -81,7 +83,7 @@ impl Agent for BodyGuard {
     }
 
     async fn request_body_chunk(&self, event: &BodyChunk<'_>) -> Result<Decision, AgentError> {
-        self.chunk(Direction::Request, event)
+        Ok(self.chunk(Direction::Request, event))
     }
 
     async fn response_headers(&self, event: &ResponseHeaders<'_>) -> Result<Decision, AgentError> {
@@ -97,7 +99,7 @@ impl Agent for BodyGuard {
     }
 
     async fn response_body_chunk(&self, event: &BodyChunk<'_>) -> Result<Decision, AgentError> {
-        self.chunk(Direction::Response, event)
+        Ok(self.chunk(Direction::Response, event))
     }
 
     async fn request_complete(&self, event: &RequestComplete<'_>) {
@@ -111,33 +113,35 @@ impl BodyGuard {
         Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn chunk(&self, direction: Direction, event: &BodyChunk<'_>) -> Result<Decision, AgentError> {
+    fn chunk(&self, direction: Direction, event: &BodyChunk<'_>) -> Decision {
         let bodies = match direction {
             Direction::Request => &self.requests,
             Direction::Response => &self.responses,
         };
         let id = event.correlation_id;
         let look = |body: &mut Body| body.look(&event.data, event.is_last);
-        let outcome = if event.index == 0 {
-            bodies.remove(id);
-            bodies.with(id, || Body::new(self.rules(), direction), look)
-        } else {
-            // The beginning was seen by another, or there was no room for what was kept of it.
-            bodies
-                .with_existing(id, look)
-                .ok_or_else(|| AgentError::new("the beginning of this body is not known"))?
+        let seen = match event.index {
+            0 => {
+                bodies.remove(id);
+                Some(bodies.with(id, || Body::new(self.rules(), direction), look))
+            }
+            _ => bodies.with_existing(id, look),
         };
+        // The beginning was seen by another, or there was no room for what was kept of it. That is a verdict and no error:
+        // errors add up to an agent that is not asked at all for a while.
+        let outcome = seen
+            .unwrap_or_else(|| Outcome::Refused(self.rules(), "body:unknown-beginning".to_owned()));
         if event.is_last || matches!(outcome, Outcome::Refused(..)) {
             bodies.remove(id);
         }
-        Ok(match outcome {
+        match outcome {
             Outcome::Clean => Decision::allow(),
             Outcome::Refused(rules, reason) => block(&rules, reason),
             Outcome::Other(data) => match direction {
                 Direction::Request => Decision::allow().replace_request_body(data),
                 Direction::Response => Decision::allow().replace_response_body(data),
             },
-        })
+        }
     }
 }
 

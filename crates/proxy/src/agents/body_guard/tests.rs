@@ -40,7 +40,7 @@ fn stream(guard: &BodyGuard, pieces: &[&[u8]]) -> (Vec<u8>, Option<String>) {
     for (index, piece) in pieces.iter().enumerate() {
         let is_last = index + 1 == pieces.len();
         let event = event(u32::try_from(index).unwrap(), piece, is_last);
-        let decision = guard.chunk(Direction::Response, &event).unwrap();
+        let decision = guard.chunk(Direction::Response, &event);
         if decision.verdict != Verdict::Allow {
             assert!(guard.responses.is_empty());
             return (passed, Some(decision.audit.unwrap().reason_codes.join(",")));
@@ -161,9 +161,7 @@ fn nothing_of_a_match_leaves_before_it_is_decided() {
     let guard = guard(&config);
     let text = b"pay 4111111111111111 now";
     for place in 0..text.len() {
-        let first = guard
-            .chunk(Direction::Response, &event(0, &text[..place], false))
-            .unwrap();
+        let first = guard.chunk(Direction::Response, &event(0, &text[..place], false));
         let passed = first
             .response_body
             .unwrap_or_else(|| text[..place].to_vec().into());
@@ -179,7 +177,7 @@ fn nothing_of_a_match_leaves_before_it_is_decided() {
 fn cost(guard: &BodyGuard, pieces: &[&[u8]]) -> (u64, usize) {
     for (index, piece) in pieces.iter().enumerate() {
         let event = event(u32::try_from(index).unwrap(), piece, false);
-        let decision = guard.chunk(Direction::Response, &event).unwrap();
+        let decision = guard.chunk(Direction::Response, &event);
         assert_eq!(decision.verdict, Verdict::Allow);
     }
     let cost = guard.responses.with_existing("c", |body| {
@@ -286,11 +284,15 @@ fn content_types() {
 #[test]
 fn a_body_whose_beginning_is_not_known_is_never_allowed() {
     let guard = guard(&json!({"response": {"deny": "x"}}));
-    assert!(
-        guard
-            .chunk(Direction::Response, &event(1, b"a", true))
-            .is_err()
-    );
+    // Refused like what is denied, not failed at: errors would open the circuit breaker for everybody.
+    let decision = guard.chunk(Direction::Response, &event(1, b"a", true));
+    assert!(matches!(
+        decision.verdict,
+        Verdict::Block { status: 403, .. }
+    ));
+    let audit = decision.audit.unwrap();
+    assert_eq!(audit.reason_codes, ["body:unknown-beginning"]);
+    assert!(guard.responses.is_empty());
 }
 
 #[test]

@@ -23,9 +23,11 @@ use serde_json::Value;
 use self::rules::{MessageRules, Rules};
 use super::content::{Depth, Search, Seen};
 
-/// Messages of several frames that are under way at once, of each direction.
-/// What is kept of one is bounded by the tables of the denied expressions.
-const MOST_MESSAGES: usize = 16_384;
+/// Messages of several frames that are under way at once, of each direction:
+/// more than a dozen clients can have open with all the connections and streams
+/// that a listener lets each of them have. What is kept of one goes with its
+/// socket, and is bounded by the tables of the denied expressions.
+const MOST_MESSAGES: usize = 262_144;
 
 /// Policy violation (RFC 6455, section 7.4.1).
 const POLICY: u16 = 1008;
@@ -73,7 +75,7 @@ impl Agent for FrameGuard {
     }
 
     async fn websocket_frame(&self, event: &WebSocketFrame<'_>) -> Result<Decision, AgentError> {
-        let refusal = self.frame(event)?;
+        let refusal = self.frame(event);
         Ok(refusal.map_or_else(Decision::allow, Refusal::decision))
     }
 
@@ -88,7 +90,7 @@ impl FrameGuard {
         Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn frame(&self, frame: &WebSocketFrame<'_>) -> Result<Option<Refusal>, AgentError> {
+    fn frame(&self, frame: &WebSocketFrame<'_>) -> Option<Refusal> {
         let messages = match frame.client_to_server {
             true => &self.from_clients,
             false => &self.from_servers,
@@ -96,11 +98,12 @@ impl FrameGuard {
         let id = frame.correlation_id;
         let look = |message: &mut Message| message.look(frame);
         let refusal = match frame.opcode {
-            opcode if opcode.is_control() => return Ok(None),
-            // The beginning was seen by another, or there was no room for what was kept of it.
+            opcode if opcode.is_control() => return None,
+            // The beginning was seen by another, or there was no room for what was kept of it. That is a verdict and no
+            // error: errors add up to an agent that is not asked at all for a while.
             FrameOpcode::Continuation => messages
                 .with_existing(id, look)
-                .ok_or_else(|| AgentError::new("the beginning of this message is not known"))?,
+                .unwrap_or_else(|| Some(Refusal::policy("frame:unknown-beginning".to_owned()))),
             _ if frame.fin => Message::new(self.rules()).look(frame),
             _ => {
                 messages.remove(id);
@@ -110,7 +113,7 @@ impl FrameGuard {
         if frame.fin || refusal.is_some() {
             messages.remove(id);
         }
-        Ok(refusal)
+        refusal
     }
 }
 

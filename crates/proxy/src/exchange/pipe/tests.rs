@@ -3,9 +3,11 @@
 use super::*;
 use crate::exchange::plan::Member;
 use futures::FutureExt;
-use portcullis_config::OnOversize;
+use portcullis_config::{OnOversize, Share};
 use proptest::prelude::*;
 use std::sync::Mutex;
+
+const WHOLE: Share = Share::of_hundredths(Share::WHOLE);
 
 /// What an agent makes of a piece: nothing, other bytes, or an end.
 type Says = Box<dyn Fn(usize, &Piece) -> Result<Option<Bytes>, u16> + Sync + Send>;
@@ -98,7 +100,7 @@ fn run(
     pieces: &[Bytes],
     length: Option<u64>,
 ) -> Result<(Vec<Vec<u8>>, Form), Reply> {
-    let memory = Arc::new(BufferMemory::new(1 << 20));
+    let memory = Arc::new(BufferMemory::new(1 << 20, WHOLE));
     let body = Body {
         coding: Coding::Identity,
         length,
@@ -133,7 +135,7 @@ fn d26_what_agents_put_in_place_of_bodies_has_its_place_in_the_memory() {
         (false, &two[..], 56, false),
     ] {
         let agents = Scripted::new(64, grows(by));
-        let memory = Arc::new(BufferMemory::new(100));
+        let memory = Arc::new(BufferMemory::new(100, WHOLE));
         let body = Body {
             coding: Coding::Identity,
             length: None,
