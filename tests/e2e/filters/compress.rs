@@ -330,5 +330,8 @@ fn trailers_pass_behind_a_compressed_body() {
         let trailers = response.extensions().get::<http2::Trailers>();
         let checked = trailers.is_some_and(|trailers| trailers.0["x-checked"] == "yes");
         assert_eq!(checked, passes, "{case}");
+        // HTTP/1.1 has no place for them.
+        let over_http1 = accepting(&proxy, "/", "gzip");
+        assert_eq!(decoded(&over_http1), text().as_bytes(), "{case}");
     }
 }

@@ -125,7 +125,7 @@ fn floods_of_frames_end_the_connection(transport: Transport) {
     ];
     beside_others(&proxy, |step| {
         for (number, (name, first, frame)) in floods.iter().enumerate() {
-            let code = flood(&proxy, first, many(frame.clone()), 40, step);
+            let code = flood(&proxy, first, many(frame.clone()), 400, step);
             // What was still on its way may have swept away what was said.
             assert!(
                 matches!(code, Some(ENHANCE_YOUR_CALM) | None),

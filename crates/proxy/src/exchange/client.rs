@@ -260,9 +260,10 @@ async fn write(
             trace::stamp(request, &passage.upstream(), head)?;
         }
     }
-    let is_compressed = filter::compress::is_prepared(session);
-    let Some(trailers) = tasks.pop_if(|last| is_compressed && matches!(last, HttpTask::Trailer(_)))
-    else {
+    let is_behind = |last: &mut HttpTask| {
+        matches!(last, HttpTask::Trailer(_)) && filter::compress::is_prepared(session)
+    };
+    let Some(trailers) = tasks.pop_if(is_behind) else {
         return session.write_response_tasks(tasks).await;
     };
     // What is left of a compressed body has to go out before them.
