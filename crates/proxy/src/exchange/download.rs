@@ -3,6 +3,7 @@
 use super::{
     coding::Coding,
     deadline::Deadline,
+    forward::Passage,
     gathered::Gathered,
     head::{self, Length},
     pipe::{Agents, Body, End, Form, Pieces, Pipe, Released},
@@ -71,6 +72,7 @@ pub(super) struct Ways {
     pub(super) next: Option<HttpTask>,
     /// Where agents see frames: what the client sends behind an upgrade.
     pub(super) switched: Option<oneshot::Receiver<Upload>>,
+    pub(super) passage: Arc<Passage>,
 }
 
 impl Ways {
@@ -168,6 +170,9 @@ impl Download<'_> {
                 _ => return Err(Halt::Lost),
             }
         };
+        ways.passage
+            .restore_length(&mut head)
+            .map_err(Halt::Failed)?;
         self.head_seen.store(true, Relaxed);
         if head::is_event_stream(&head) {
             self.deadline.lift();

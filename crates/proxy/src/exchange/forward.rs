@@ -9,7 +9,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, header};
 use pingora::{
     Error,
     ErrorType::InternalError,
@@ -43,6 +43,8 @@ pub(crate) struct Passage {
     upstream: Mutex<UpstreamRun>,
     /// Somebody else gets a copy.
     copying: Mutex<Option<Box<Copying>>>,
+    /// How long the response is by its own word, while the inner pass does not know.
+    length: Mutex<Option<HeaderValue>>,
 }
 
 impl Passage {
@@ -63,7 +65,28 @@ impl Passage {
             head: Mutex::new(Some(head)),
             upstream: Mutex::new(upstream),
             copying: Mutex::default(),
+            length: Mutex::default(),
         })
+    }
+
+    /// An inner pass that knows the length is over when so much is through, and has no time for trailers that come after it.
+    fn keep_length(&self, head: &mut ResponseHeader) {
+        *self.length() = head.remove_header(&header::CONTENT_LENGTH);
+    }
+
+    /// Puts back what was kept.
+    ///
+    /// # Errors
+    /// None that can be caused from outside; the signature is Pingora's.
+    pub(super) fn restore_length(&self, head: &mut ResponseHeader) -> Result<()> {
+        match self.length().take() {
+            Some(length) => head.insert_header(header::CONTENT_LENGTH, length),
+            None => Ok(()),
+        }
+    }
+
+    fn length(&self) -> MutexGuard<'_, Option<HeaderValue>> {
+        self.length.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What passes is copied.
@@ -219,6 +242,10 @@ impl ProxyHttp for Forward {
             };
             let route = &passage.route;
             upstream::answered(route, passage.started, run, may_repeat, response)?;
+            let is_http2 = route.upstream().is_some_and(|upstream| upstream.is_http2());
+            if passage.takes_trailers && is_http2 && response.status != 101 {
+                passage.keep_length(response);
+            }
         }
         Ok(())
     }

@@ -296,6 +296,7 @@ impl Exchange<'_> {
             client: tasks,
             next: None,
             switched: handed_over,
+            passage: passage.clone(),
         };
         let outcome = {
             let mut inner = pin!(source.run());
