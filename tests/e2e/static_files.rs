@@ -38,7 +38,8 @@ fn folder() -> TempDir {
     folder
 }
 
-fn write(path: &Path, content: &[u8]) {
+/// Writes a file that was changed long ago.
+pub(crate) fn write(path: &Path, content: &[u8]) {
     fs::write(path, content).unwrap();
     let file = fs::File::options().write(true).open(path).unwrap();
     let long_ago =

@@ -1,7 +1,10 @@
 //! Files, compression and pages for errors on one route: each knows what the others have done.
 
-use crate::harness::{Proxy, Response, http2, proxy::Builder};
-use std::{fs, io::Read, path::Path};
+use crate::{
+    harness::{Proxy, Response, http2, proxy::Builder},
+    static_files::write,
+};
+use std::io::Read;
 use tempfile::TempDir;
 
 const PAGE: &str = "<p>{status} {status.text}</p>";
@@ -29,14 +32,6 @@ fn folder() -> TempDir {
         write(&folder.path().join(name), content);
     }
     folder
-}
-
-fn write(path: &Path, content: &[u8]) {
-    fs::write(path, content).unwrap();
-    let file = fs::File::options().write(true).open(path).unwrap();
-    let long_ago =
-        std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
-    file.set_modified(long_ago).unwrap();
 }
 
 fn serving(folder: &TempDir, page: &str) -> Builder {

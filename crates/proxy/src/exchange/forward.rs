@@ -69,6 +69,12 @@ impl Passage {
         })
     }
 
+    /// Whether the client takes trailers and the upstream may send them: over HTTP/2.
+    fn may_have_trailers(&self) -> bool {
+        let upstream = self.route.upstream();
+        self.takes_trailers && upstream.is_some_and(|upstream| upstream.is_http2())
+    }
+
     /// An inner pass that knows the length is over when so much is through, and has no time for trailers that come after it.
     fn keep_length(&self, head: &mut ResponseHeader) {
         *self.length() = head.remove_header(&header::CONTENT_LENGTH);
@@ -215,9 +221,7 @@ impl ProxyHttp for Forward {
             return Ok(());
         };
         upstream::as_agreed(&passage.route, upstream)?;
-        let upstream_of = passage.route.upstream();
-        let is_http2 = upstream_of.is_some_and(|upstream| upstream.is_http2());
-        if passage.takes_trailers && is_http2 {
+        if passage.may_have_trailers() {
             let te = HeaderName::from_static("te");
             upstream.insert_header(te, HeaderValue::from_static("trailers"))?;
         }
@@ -242,8 +246,7 @@ impl ProxyHttp for Forward {
             };
             let route = &passage.route;
             upstream::answered(route, passage.started, run, may_repeat, response)?;
-            let is_http2 = route.upstream().is_some_and(|upstream| upstream.is_http2());
-            if passage.takes_trailers && is_http2 && response.status != 101 {
+            if passage.may_have_trailers() && response.status != 101 {
                 passage.keep_length(response);
             }
         }
